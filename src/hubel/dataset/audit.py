@@ -1,0 +1,337 @@
+"""Look at the decoded images before anybody trains on them, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hubel.data.catalog import Catalog
+from hubel.data.near import near_pairs
+from hubel.data.tree import count, few, were
+from hubel.errors import DataError
+from hubel.records import PARTS, Finding, ImageFacts, Severity, from_json
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Indices: TypeAlias = npt.NDArray[np.int64]
+
+SMALL_CLASS = 10  # images; with fewer, a class's recall says next to nothing
+UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class by smallest: a note, a warning
+TINY = 8  # pixels
+LONG = 5.0  # aspect ratio
+OUTLIER = 8.0  # longer side against the median, either way
+CONSTANT = 2  # grey levels that a one-colour image may vary by
+COPIES = ("duplicate", "label-conflict", "leak", "near-duplicate", "near-conflict", "near-leak")
+
+
+def audit(
+    catalog: Catalog,
+    images: Pixels,
+    facts: Sequence[ImageFacts | None],
+    reasons: Mapping[int, str],
+    *,
+    parts: Sequence[str] | None,
+) -> tuple[Finding, ...]:
+    """Findings about single images, copies, classes, sizes and kinds of images.
+
+    Args:
+        images: (N, H, W, C) uint8 in the order of ``catalog.paths``, may be a memory map.
+        facts: of each image; None marks an unusable one, whose reason is in `reasons`.
+        parts: the part of each image; None if the data isn't split, or as the catalog has it.
+    """
+    parts = catalog.parts if parts is None else parts
+    usable = np.array([i for i, fact in enumerate(facts) if fact is not None], np.int64)
+    known = [fact for fact in facts if fact is not None]
+    copies = [np.array(same) for same in _same_bytes(known, usable)]
+    first = np.setdiff1d(usable, np.concatenate([[], *(same[1:] for same in copies)]))
+    return (
+        *_unusable(catalog, reasons),
+        *(_copy_finding(catalog, same, parts) for same in copies),
+        *_near_findings(catalog, images, first, parts),
+        *_about_classes(catalog, usable, parts),
+        *_about_sizes(catalog, usable, known),
+        *_about_kinds(catalog, usable, known),
+        *_one_colour(catalog, images, usable),
+    )
+
+
+def groups_from(findings: Iterable[Finding], catalog: Catalog) -> Indices:
+    """(N,) group of each image: copies of any kind, and the groups of a CSV, belong on the same side of a split."""
+    index = {path: i for i, path in enumerate(catalog.paths)}
+    groups: list[list[int]] = []
+    if catalog.groups is not None:
+        members: dict[str, list[int]] = {}
+        for i, name in enumerate(catalog.groups):
+            members.setdefault(name, []).append(i)
+        groups += members.values()
+    for finding in findings:
+        if finding.code in COPIES:
+            groups.append([index[path] for path in finding.paths if path in index])
+    return _components(len(catalog.paths), groups)
+
+
+def read_exclusions(path: str | Path) -> set[str]:
+    """The paths to leave out, from a findings.json or from a text with one path a line and comments after #.
+
+    Raises:
+        DataError: the file can't be read as either.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"The exclusions {path} can't be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"The exclusions {path} are not UTF-8 text: give a findings.json or a list of paths."
+        ) from error
+    if not text.lstrip().startswith(("[", "{")) and Path(path).suffix.lower() != ".json":
+        lines = (line.strip() for line in text.splitlines())
+        return {line for line in lines if line and not line.startswith("#")}
+    try:
+        values = json.loads(text)
+        if not isinstance(values, list):
+            raise ValueError("expected a list of findings")
+        return {name for value in values for name in from_json(Finding, value).exclude}
+    except ValueError as error:
+        raise DataError(f"The exclusions {path} are no findings.json: {error}.") from error
+
+
+# Unusable images and copies
+
+
+def _unusable(catalog: Catalog, reasons: Mapping[int, str]) -> Iterator[Finding]:
+    for i, reason in sorted(reasons.items()):
+        path = catalog.paths[i]
+        yield Finding(
+            code="unreadable",
+            severity="warning",
+            message=f"{path} can't be used and is left out: {reason}.",
+            paths=(path,),
+            exclude=(path,),
+            left_out=True,
+            evidence={"reason": reason},
+        )
+
+
+def _same_bytes(known: Sequence[ImageFacts], usable: Indices) -> Iterator[list[int]]:
+    by_digest: dict[str, list[int]] = {}
+    for i, fact in zip(usable.tolist(), known, strict=True):
+        if fact.sha256:
+            by_digest.setdefault(fact.sha256, []).append(i)
+    return (same for same in by_digest.values() if len(same) > 1)
+
+
+def _copy_finding(catalog: Catalog, same: Indices, parts: Sequence[str] | None) -> Finding:
+    """Say of files with the same bytes what is wrong with that."""
+    paths = tuple(catalog.paths[i] for i in same)
+    labels = [catalog.classes[k] for k in np.unique(catalog.labels[same])]
+    held, lower = _held(same, parts)
+    if len(labels) > 1:
+        message = f"The same image is labelled {' and '.join(labels)}: {few(paths)}; keep the right one."
+        return _copies("label-conflict", message, paths, paths, {"labels": labels})
+    if lower:
+        message = (
+            f"The same image is in {' and '.join(held)}: {few(paths)}; the score counts it as new although it was "
+            f"learned: leave the copy in {' and '.join(held[:-1])} out."
+        )
+        return _copies("leak", message, paths, tuple(catalog.paths[i] for i in lower), {"parts": held})
+    message = f"{len(paths)} files are the same image: {few(paths)}; keep one."
+    return _copies("duplicate", message, paths, paths[1:], {})
+
+
+def _near_findings(
+    catalog: Catalog, images: Pixels, members: Indices, parts: Sequence[str] | None
+) -> Iterator[Finding]:
+    pairs, residuals = near_pairs(images, catalog.labels, members)
+    group = _components(len(catalog.paths), pairs.tolist())
+    together: dict[int, list[int]] = {}
+    for i in np.unique(pairs).tolist():
+        together.setdefault(int(group[i]), []).append(i)
+    worst = dict.fromkeys(together, 0.0)
+    for (i, _), residual in zip(pairs.tolist(), residuals.tolist(), strict=True):
+        worst[int(group[i])] = max(worst[int(group[i])], residual)
+    for name, same in sorted(together.items()):
+        yield _near_finding(catalog, np.array(same), parts, worst[name])
+
+
+def _near_finding(catalog: Catalog, same: Indices, parts: Sequence[str] | None, residual: float) -> Finding:
+    """Say of images that show the same picture what is wrong with that."""
+    paths = tuple(catalog.paths[i] for i in same)
+    labels = [catalog.classes[k] for k in np.unique(catalog.labels[same])]
+    held, lower = _held(same, parts)
+    evidence = {"residual": round(residual, 4), "labels": labels, "parts": held}
+    if lower:
+        message = (
+            f"Nearly the same image is in {' and '.join(held)}: {few(paths)}; the score may count as new what was "
+            f"learned: leave the one in {' and '.join(held[:-1])} out."
+        )
+        return _copies("near-leak", message, paths, tuple(catalog.paths[i] for i in lower), evidence)
+    if len(labels) > 1:
+        message = f"Nearly the same image is labelled {' and '.join(labels)}: {few(paths)}; look which is right."
+        return _copies("near-conflict", message, paths, (), evidence)
+    message = f"{len(paths)} images are nearly the same: {few(paths)}; they count as one when the data is split."
+    return _copies("near-duplicate", message, paths, paths[1:], evidence)
+
+
+def _held(same: Indices, parts: Sequence[str] | None) -> tuple[list[str], list[int]]:
+    """The parts that copies are in, training first, and those copies that aren't in the last of these."""
+    if parts is None:
+        return [], []
+    inside = {parts[i] for i in same}
+    held = [part for part in PARTS if part in inside]
+    return list(held), [int(i) for i in same if parts[i] != held[-1]]
+
+
+def _copies(
+    code: str, message: str, paths: tuple[str, ...], exclude: tuple[str, ...], evidence: dict[str, Any]
+) -> Finding:
+    severity: Severity = "note" if code == "near-duplicate" else "warning"
+    return Finding(
+        code=code,
+        severity=severity,
+        message=message,
+        paths=paths,
+        exclude=exclude,
+        evidence={**evidence, "n": len(paths)},
+    )
+
+
+def _components(number: int, groups: Iterable[Sequence[int]]) -> Indices:
+    """(number,) consecutive ids, equal for indices that are connected through the groups."""
+    parent = list(range(number))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for group in groups:
+        for i in group[1:]:
+            a, b = root(group[0]), root(i)
+            parent[max(a, b)] = min(a, b)
+    return np.unique([root(i) for i in range(number)], return_inverse=True)[1].astype(np.int64).reshape(number)
+
+
+# Classes
+
+
+def _about_classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> Iterator[Finding]:
+    learned = usable if parts is None else np.array([i for i in usable if parts[i] == "train"], np.int64)
+    where = "" if parts is None else " training"
+    counts = np.bincount(catalog.labels[learned], minlength=len(catalog.classes))
+    evidence = {"counts": dict(zip(catalog.classes, counts.tolist(), strict=True))}
+    none = [name for name, n in zip(catalog.classes, counts, strict=True) if n == 0]
+    if none:
+        message = f"There is no usable{where} image of {few(none)}: it can't be learned; add some or remove the class."
+        yield Finding(code="class-without-images", severity="error", message=message, evidence=evidence)
+    rare = [f"{name} ({n})" for name, n in zip(catalog.classes, counts, strict=True) if 0 < n < SMALL_CLASS]
+    if rare:
+        message = (
+            f"{count(len(rare), 'class') if len(rare) == 1 else f'{len(rare)} classes'} with fewer than {SMALL_CLASS}"
+            f"{where} images: {few(rare, 5)}; what is measured on so few says little."
+        )
+        yield Finding(code="small-class", severity="warning", message=message, evidence=evidence)
+    ratio = counts.max() / max(counts[counts > 0].min(), 1) if counts.any() else 1.0
+    if ratio >= UNEVEN:
+        most, least = (
+            catalog.classes[counts.argmax()],
+            catalog.classes[np.where(counts > 0, counts, counts.max()).argmin()],
+        )
+        message = (
+            f"{most} has {ratio:.1f} times as many{where} images as {least} ({counts.max()} against "
+            f"{counts[counts > 0].min()}): look at the balanced accuracy, and at --balance."
+        )
+        yield Finding(
+            code="imbalance",
+            severity="warning" if ratio >= VERY_UNEVEN else "note",
+            message=message,
+            evidence={**evidence, "ratio": round(float(ratio), 2)},
+        )
+
+
+# Sizes and kinds
+
+
+def _about_sizes(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) -> Iterator[Finding]:
+    if not known:
+        return
+    sizes = np.array([(fact.width, fact.height) for fact in known])
+    longer, shorter = sizes.max(1), sizes.min(1)
+    median = float(np.median(longer))
+    apart = (longer > OUTLIER * median) | (longer * OUTLIER < median)
+    checks: tuple[tuple[str, npt.NDArray[np.bool_], str], ...] = (
+        ("tiny", shorter < TINY, f"smaller than {TINY} pixels"),
+        ("aspect", longer > LONG * shorter, f"more than {LONG:g} times as long as wide"),
+        (
+            "size-outlier",
+            apart,
+            f"more than {OUTLIER:g} times larger or smaller than the median of {median:.0f} pixels",
+        ),
+    )
+    for code, hit, words in checks:
+        yield from _note(catalog, usable[hit], code, "warning", f"{words}: {{names}}; look whether they belong here.")
+    if len(np.unique(sizes, axis=0)) > 1:
+        low, high = sizes[longer.argmin()], sizes[longer.argmax()]
+        message = (
+            f"The images differ in size: {low[0]}x{low[1]} to {high[0]}x{high[1]}, median of the longer side "
+            f"{median:.0f} pixels."
+        )
+        evidence = {"smallest": low.tolist(), "largest": high.tolist(), "median": median}
+        yield Finding(code="mixed-sizes", severity="note", message=message, evidence=evidence)
+
+
+_KINDS: tuple[tuple[str, Callable[[ImageFacts], bool], str], ...] = (
+    (
+        "deep",
+        lambda fact: fact.mode.startswith("I") or fact.mode == "F",
+        "of more than 8 bits and scaled to 8: {names}.",
+    ),
+    ("cmyk", lambda fact: fact.mode == "CMYK", "in CMYK and converted to RGB: {names}."),
+    ("transparent", lambda fact: fact.transparent, "transparent and laid on the background colour: {names}."),
+    ("rotated", lambda fact: fact.orientation != 1, "turned upright as their EXIF block says: {names}."),
+    ("frames", lambda fact: fact.frames > 1, "of several frames or pages, of which the first is used: {names}."),
+)
+
+
+def _about_kinds(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) -> Iterator[Finding]:
+    for code, holds, words in _KINDS:
+        hit = np.array([holds(fact) for fact in known], bool)
+        yield from _note(catalog, usable[hit], code, "note", words)
+    grey = np.array([not fact.colour for fact in known], bool)
+    if 0 < grey.sum() < len(grey):
+        words = f"grey, the other {len(grey) - grey.sum()} in colour: {{names}}."
+        yield from _note(catalog, usable[grey], "grey-among-colour", "note", words)
+
+
+def _one_colour(catalog: Catalog, images: Pixels, usable: Indices) -> Iterator[Finding]:
+    step = max(1, min(images.shape[1:3]) // 32)
+    suspects = [
+        i for i in _constant(images, usable, step) if next(_constant(images, np.array([i]), 1), None) is not None
+    ]
+    words = "of one colour only: {names}; look whether they belong here."
+    yield from _note(catalog, np.array(suspects, np.int64), "one-colour", "warning", words)
+
+
+def _constant(images: Pixels, chosen: Indices, step: int) -> Iterator[int]:
+    """Those whose every `step`-th pixel has the same colour."""
+    for start in range(0, len(chosen), 2048):
+        some = chosen[start : start + 2048]
+        span = images[some[0] : some[-1] + 1, ::step, ::step]
+        taken = (span if len(span) == len(some) else span[some - some[0]]).reshape(len(some), -1, images.shape[3])
+        near_first = (taken <= np.minimum(taken[:, :1], 255 - CONSTANT) + CONSTANT) & (
+            taken >= np.maximum(taken[:, :1], CONSTANT) - CONSTANT
+        )
+        yield from some[near_first.all((1, 2))].tolist()
+
+
+def _note(catalog: Catalog, hit: Indices, code: str, severity: Severity, words: str) -> Iterator[Finding]:
+    if len(hit):
+        paths = tuple(catalog.paths[i] for i in hit)
+        verb = were(len(paths), "image").replace("was", "is").replace("were", "are")
+        message = f"{verb} {words.format(names=few(paths))}"
+        yield Finding(code=code, severity=severity, message=message, paths=paths, evidence={"count": len(paths)})

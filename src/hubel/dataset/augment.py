@@ -1,0 +1,252 @@
+"""Random changes to a batch of training images, drawn per image and computed for the whole batch on its device.
+
+All randomness is a function of (seed, epoch, sample), so that an image meets the same fate whatever batch it is in,
+on whichever device, and whether or not a run was interrupted before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as TF
+
+from hubel.dataset.config import Augmentation
+
+PRESETS: dict[str, Augmentation] = {
+    "none": Augmentation(),
+    "small": Augmentation(shift=1 / 16),
+    "upright": Augmentation(shift=0.08, scale=(0.65, 1.3), rotate=15.0, brightness=0.3, contrast=0.3, saturation=0.3),
+    "photo": Augmentation(scale=(0.3, 1.0), ratio=1.3, brightness=0.3, contrast=0.3, saturation=0.3),
+    "strong": Augmentation(
+        scale=(0.2, 1.0), ratio=1.4, rotate=15.0, erase=0.25, cutmix=1.0, brightness=0.3, contrast=0.3, saturation=0.3
+    ),
+    "trivial": Augmentation(shift=1 / 8, policy="trivial", erase=0.25),
+    "rand": Augmentation(shift=1 / 8, policy="rand"),
+}
+
+DRAWS = 24  # random numbers per image and epoch; each change has its own columns, so that they stay independent
+
+
+def uniform(seed: int, epoch: int, ids: Tensor, columns: int = DRAWS) -> Tensor:
+    """Return (N, columns) float32 in [0, 1) that depend on nothing but (seed, epoch, id, column).
+
+    A counter is mixed with the finaliser of SplitMix64 (Steele, Lea and Flood 2014), in wrapping 64-bit integers.
+
+    Args:
+        ids: (N,) int64.
+    """
+    column = torch.arange(columns, device=ids.device)
+    key = _mix(torch.tensor(seed * 1_000_003 + epoch, device=ids.device))
+    bits = _mix(_mix(ids[:, None] * columns + column) ^ key)
+    return ((bits >> 40) & 0xFFFFFF).float() / 2**24
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # logical, not arithmetic
+
+
+def augment(images: Tensor, how: Augmentation, draws: Tensor, size: int) -> Tensor:
+    """Change a batch of images; colours stay in [0, 1].
+
+    Args:
+        images: (N, C, H, W) uint8. draws: (N, DRAWS) from `uniform`. size: side of the result in pixels.
+
+    Returns:
+        (N, C, size, size) float32 in [0, 1].
+    """
+    if how.policy != "none":
+        images = _policy(images, how.policy, draws[:, 16:22])
+    x = images.float() / 255
+    x = _place(x, how, draws[:, 0:7], size)
+    x = _recolour(x, how, draws[:, 7:10])
+    if how.cutout:
+        x = _cut(x, draws[:, 10], draws[:, 11], torch.full_like(draws[:, 0], how.cutout), 1.0, fill=0.5)
+    if how.erase:
+        area = 0.02 + 0.31 * draws[:, 12]
+        side = torch.where(draws[:, 13] < how.erase, area.sqrt(), torch.zeros_like(area))
+        x = _cut(x, draws[:, 14], draws[:, 15], side, torch.exp(2 * draws[:, 22] - 1), fill=None)
+    return x
+
+
+def _place(x: Tensor, how: Augmentation, u: Tensor, size: int) -> Tensor:
+    """Flip, shift, crop, rotate and resize as one affine sampling with mirrored borders."""
+    zoom = _zoom(how, u[:, 0], u[:, 1])
+    if how.scale is None and not how.rotate and x.shape[-1] == size == x.shape[-2]:
+        return _shift_and_flip(x, how, u)
+    angle = math.radians(how.rotate) * (2 * u[:, 2] - 1)
+    mirror = torch.where(u[:, 3] < 0.5, -1.0, 1.0) if how.flip else torch.ones_like(angle)
+    room = (1 - zoom).clamp(min=0) + 2 * how.shift
+    centre = room * (2 * u[:, 4:6] - 1)
+    cos, sin = angle.cos(), angle.sin()
+    row_x = torch.stack([zoom[:, 0] * cos * mirror, -zoom[:, 0] * sin, centre[:, 0]], 1)
+    row_y = torch.stack([zoom[:, 1] * sin * mirror, zoom[:, 1] * cos, centre[:, 1]], 1)
+    grid = F.affine_grid(torch.stack([row_x, row_y], 1), [len(x), x.shape[1], size, size], align_corners=False)
+    shrink = x.shape[-1] // size
+    if shrink >= 2:  # sampling alone would alias
+        x = F.avg_pool2d(x, shrink)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+
+
+def _zoom(how: Augmentation, u: Tensor, v: Tensor) -> Tensor:
+    """Return (N, 2): which share of width and height is seen."""
+    if how.scale is None:
+        return torch.ones(len(u), 2, device=u.device)
+    area = how.scale[0] + (how.scale[1] - how.scale[0]) * u
+    aspect = torch.exp((2 * v - 1) * math.log(how.ratio) / 2)
+    sides = torch.stack([area.sqrt() * aspect, area.sqrt() / aspect], 1)
+    return sides.clamp(max=max(1.0, how.scale[1]))
+
+
+def _shift_and_flip(x: Tensor, how: Augmentation, u: Tensor) -> Tensor:
+    """Shift by whole pixels with mirrored borders, exact and cheaper than sampling."""
+    if not how.shift and not how.flip:
+        return x
+    n, channels, height, width = x.shape
+    reach = round(how.shift * width)
+    top = (u[:, 4] * (2 * reach + 1)).long() - reach
+    left = (u[:, 5] * (2 * reach + 1)).long() - reach
+    rows = _mirrored(torch.arange(height, device=x.device) + top[:, None], height)
+    columns = _mirrored(torch.arange(width, device=x.device) + left[:, None], width)
+    if how.flip:
+        columns = torch.where(u[:, 3:4] < 0.5, columns.flip(1), columns)
+    flat = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1).expand(n, channels, -1)
+    return x.reshape(n, channels, -1).gather(2, flat).view(n, channels, height, width)
+
+
+def _mirrored(position: Tensor, length: int) -> Tensor:
+    """Fold positions outside of 0..length-1 back in, without repeating the border pixel."""
+    position = position.abs()
+    return torch.where(position >= length, 2 * (length - 1) - position, position).clamp(0, length - 1)
+
+
+def _recolour(x: Tensor, how: Augmentation, u: Tensor) -> Tensor:
+    if not (how.brightness or how.contrast or how.saturation):
+        return x
+    brightness, contrast, saturation = (
+        (1 + strength * (2 * u[:, i] - 1)).view(-1, 1, 1, 1)
+        for i, strength in enumerate((how.brightness, how.contrast, how.saturation))
+    )
+    if how.saturation and x.shape[1] == 3:
+        grey = x.mean(1, keepdim=True)
+        x = grey + (x - grey) * saturation
+    x = x * brightness
+    mean = x.mean((1, 2, 3), keepdim=True)
+    return (mean + (x - mean) * contrast).clamp(0, 1)
+
+
+def _cut(x: Tensor, u: Tensor, v: Tensor, side: Tensor, aspect: Tensor | float, *, fill: float | None) -> Tensor:
+    """Blank one rectangle an image, centred at (u, v); `fill` None is noise."""
+    height, width = x.shape[-2:]
+    aspect = torch.as_tensor(aspect, device=x.device).expand_as(side)
+    rows = (torch.arange(height, device=x.device) + 0.5) / height
+    columns = (torch.arange(width, device=x.device) + 0.5) / width
+    inside = ((rows - u[:, None]).abs() < (side * aspect.sqrt() / 2)[:, None])[:, None, :, None] & (
+        (columns - v[:, None]).abs() < (side / aspect.sqrt() / 2)[:, None]
+    )[:, None, None, :]
+    if fill is not None:
+        return x.masked_fill(inside, fill)
+    ids = torch.arange(x.shape[-1] * x.shape[-2], device=x.device)
+    noise = uniform(0, 0, ids, 1).view(1, 1, *x.shape[-2:])
+    return torch.where(inside, noise, x)
+
+
+Op = Callable[[Tensor, float], Tensor]  # (N, C, H, W) uint8 and a strength in [-1, 1]
+OPERATIONS: dict[str, Op] = {
+    "identity": lambda x, _: x,
+    "shear x": lambda x, m: TF.affine(x, 0, [0, 0], 1.0, [math.degrees(math.atan(0.99 * m)), 0.0]),
+    "shear y": lambda x, m: TF.affine(x, 0, [0, 0], 1.0, [0.0, math.degrees(math.atan(0.99 * m))]),
+    "move x": lambda x, m: TF.affine(x, 0, [round(0.3 * m * x.shape[-1]), 0], 1.0, [0.0, 0.0]),
+    "move y": lambda x, m: TF.affine(x, 0, [0, round(0.3 * m * x.shape[-2])], 1.0, [0.0, 0.0]),
+    "rotate": lambda x, m: TF.rotate(x, 135 * m),
+    "brightness": lambda x, m: TF.adjust_brightness(x, 1 + 0.99 * m),
+    "saturation": lambda x, m: TF.adjust_saturation(x, 1 + 0.99 * m) if x.shape[1] == 3 else x,
+    "contrast": lambda x, m: TF.adjust_contrast(x, 1 + 0.99 * m),
+    "sharpness": lambda x, m: TF.adjust_sharpness(x, 1 + 0.99 * m),
+    "posterize": lambda x, m: TF.posterize(x, 8 - round(6 * abs(m))),
+    "solarize": lambda x, m: TF.solarize(x, 255 * (1 - abs(m))),
+    "autocontrast": lambda x, _: TF.autocontrast(x),
+    "equalize": lambda x, _: TF.equalize(x),
+}
+
+
+def _policy(images: Tensor, policy: str, u: Tensor) -> Tensor:
+    """TrivialAugment: one operation of any strength (Müller and Hutter 2021). RandAugment: two of 30 % (Cubuk 2020).
+
+    Images that drew the same operation and the same of eight strengths are changed together.
+    """
+    if policy == "trivial":
+        return _one_operation(images, u[:, 0], (u[:, 1] * 8).floor() / 7, u[:, 2])
+    for i in (0, 2):
+        images = _one_operation(images, u[:, i], torch.full_like(u[:, 0], 0.3), u[:, i + 1])
+    return images
+
+
+def _one_operation(images: Tensor, which: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
+    signed = torch.where(sign < 0.5, -strength, strength)
+    chosen = (which * len(OPERATIONS)).long()
+    result = images.clone()
+    for index, operation in enumerate(OPERATIONS.values()):
+        for magnitude in signed[chosen == index].unique().tolist():
+            mask = (chosen == index) & (signed == magnitude)
+            result[mask] = operation(images[mask], magnitude)
+    return result
+
+
+def mix(images: Tensor, targets: Tensor, how: Augmentation, seed: int, epoch: int, first: int) -> tuple[Tensor, Tensor]:
+    """MixUp (Zhang et al. 2018) or CutMix (Yun et al. 2019) of each image with its neighbour in the batch.
+
+    Args:
+        images: (N, C, H, W) float. targets: (N, K) float, rows sum to 1. first: id of the batch's first sample.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 1_000_003 + first)
+    coin = float(torch.rand((), generator=generator))
+    cut = bool(how.cutmix) and (not how.mixup or coin < 0.5)
+    alpha = how.cutmix if cut else how.mixup
+    if not alpha:
+        return images, targets
+    gamma = torch._standard_gamma(torch.full((2,), alpha), generator=generator)
+    share = float(gamma[0] / gamma.sum())
+    if cut:
+        height, width = images.shape[-2:]
+        side = math.sqrt(1 - share)
+        u, v = torch.rand(2, generator=generator).tolist()
+        top, bottom = (round(min(max(u + s * side / 2, 0), 1) * height) for s in (-1, 1))
+        left, right = (round(min(max(v + s * side / 2, 0), 1) * width) for s in (-1, 1))
+        images = images.clone()
+        images[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
+        share = 1 - (bottom - top) * (right - left) / (height * width)
+    else:
+        images = share * images + (1 - share) * images.roll(1, 0)
+    return images, share * targets + (1 - share) * targets.roll(1, 0)
+
+
+def describe(how: Augmentation) -> str:
+    """Say in words what is done to training images."""
+    said = [
+        how.flip and "mirrored left and right",
+        how.shift and f"moved by up to {how.shift:.0%} of the side",
+        how.scale and f"cropped to {how.scale[0]:.0%} to {how.scale[1]:.0%} of the area",
+        how.rotate and f"rotated by up to {how.rotate:g}° either way",
+        (how.brightness or how.contrast or how.saturation) and "brightness, contrast and saturation changed",
+        how.cutout and f"a square of {how.cutout:.0%} of the side blanked",
+        how.erase and f"a random rectangle erased in {how.erase:.0%} of the images",
+        how.mixup and "blended with another image (MixUp)",
+        how.cutmix and "a rectangle replaced from another image (CutMix)",
+        how.policy != "none" and {"rand": "RandAugment", "trivial": "TrivialAugment"}.get(how.policy),
+    ]
+    return ", ".join(str(s) for s in said if s) or "nothing is changed"

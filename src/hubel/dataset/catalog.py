@@ -1,0 +1,261 @@
+"""Find the images of a data set, their classes and their parts: from folders, a CSV, or a set's name."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from hubel.dataset.pack import cache_home
+from hubel.dataset.sets import SETS, lookup, materialise, similar
+from hubel.dataset.table import Row, read_table
+from hubel.dataset.tree import Tree, count, few, natural, parts_among, printable, same_to_others, were
+from hubel.errors import DataError, UsageError
+from hubel.records import Finding, Part
+
+EXPECTED = (
+    "expected is one folder per class (data/cat/*.jpg, data/dog/*.jpg), or train, val and test folders with these"
+)
+TABLES = (".csv", ".tsv", ".txt")
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """Which images there are, before any is opened.
+
+    Attributes:
+        root: the folder that `paths` are relative to.
+        classes: names in natural order; labels index them.
+        paths: relative, with slashes, by class and then name.
+        labels: (N,) int64.
+        parts: of each image, as folders or the CSV gave it; None when the data came without.
+        groups: of each image, as the CSV gave it: images of a group belong on the same side of a split.
+        findings: what was noticed on the way.
+        reported_part: ``val`` when a val but no test part was given.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    parts: tuple[Part, ...] | None
+    groups: tuple[str, ...] | None
+    findings: tuple[Finding, ...]
+    reported_part: Literal["test", "val"]
+
+
+def scan(source: str | Path) -> Catalog:
+    """Catalogue a folder, a CSV or a set that is known by name; a path that exists goes before a name.
+
+    Example:
+        ``scan("digits").classes`` is ``('0', '1', …, '9')``.
+
+    Raises:
+        UsageError: there is no such path and no such set.
+        DataError: the data can't be used.
+    """
+    path = Path(source)
+    try:
+        kind = "folder" if path.is_dir() else "file" if path.exists() else "nothing"
+    except (OSError, ValueError) as error:  # no permission on the way there, or a NUL in the name
+        raise UsageError(f"{printable(str(source))!r} can't be looked at ({error}).") from error
+    if kind == "folder":
+        return _scan_folder(path)
+    if kind == "file":
+        return _scan_file(path)
+    if name := lookup(str(source)):
+        return _scan_folder(materialise(name, cache_home()))
+    raise UsageError(_nothing_there(str(source)))
+
+
+def _nothing_there(source: str) -> str:
+    near = similar(source)
+    if near:
+        return f"There is no file or folder {source!r} and no set of that name: did you mean {' or '.join(near)}?"
+    if any(mark in source for mark in "/\\."):
+        return f"There is no file or folder {source!r}: check the path, which is seen from {os.getcwd()}."
+    return f"There is no file or folder {source!r} and no set of that name; known sets are {', '.join(SETS)}."
+
+
+# Folders
+
+
+def _scan_folder(root: Path) -> Catalog:
+    tree, notes = _unwrapped(root)
+    listing = tree.listing("")
+    _check_readable(tree, listing.folders, listing.files)
+    parts = _part_folders(tree, listing.folders)
+    rows: list[Row] = []
+    if parts:
+        notes += _beside("part-neighbour", tree.root, [name for name in listing.folders if name not in parts])
+        for folder in sorted(parts, key=natural):
+            inner = tree.listing(folder)
+            notes += _beside("stray-files", tree.root, [f"{folder}/{name}" for name in inner.files])
+            rows += _class_rows(tree, notes, folder, inner.folders, parts[folder])
+    else:
+        rows = _class_rows(tree, notes, "", listing.folders, None)
+    notes += _beside("stray-files", tree.root, listing.files)
+    return _assemble(tree.root, rows, [*notes, *tree.findings()])
+
+
+def _unwrapped(root: Path) -> tuple[Tree, list[Finding]]:
+    """Step into a folder that is alone in its folder and holds folders only: one class alone is no data set."""
+    tree = Tree(root)
+    listing = tree.listing("")
+    for _ in range(8):
+        if len(listing.folders) != 1 or listing.files or (tree.root / listing.folders[0]).is_symlink():
+            break
+        inner = Tree(tree.root / listing.folders[0])
+        listing = inner.listing("")
+        if not listing.folders or listing.files:
+            break
+        tree = inner
+    if tree.root == root:
+        return Tree(root), []
+    message = f"The classes were found one level deeper, in {tree.root}, which is taken as the data's folder."
+    return Tree(tree.root), [Finding(code="nested", severity="note", message=message)]
+
+
+def _check_readable(tree: Tree, folders: Sequence[str], files: Sequence[str]) -> None:
+    for finding in tree.findings():
+        if finding.code == "unreadable-folder":
+            raise DataError(f"The folder {tree.root} can't be opened: {finding.message}")
+    if files and not folders:
+        raise DataError(f"{tree.root} holds {count(len(files), 'image')} but no folder for each class: {EXPECTED}.")
+    if not folders:
+        reasons = " ".join(finding.message for finding in tree.findings())
+        raise DataError(f"There are no images in {tree.root}: {EXPECTED}. {reasons}".rstrip())
+
+
+def _part_folders(tree: Tree, folders: Sequence[str]) -> dict[str, Part]:
+    """Which folders are parts. A folder with images right inside is a class, even if it is called train."""
+    named = parts_among(folders)
+    looked = Tree(tree.root)
+    inside = {name: looked.listing(name) for name in named}
+    parts = {name: part for name, part in named.items() if inside[name].folders and not inside[name].files}
+    if "train" in parts.values():  # with a train part, strays among the others don't make these classes
+        parts = {name: part for name, part in named.items() if inside[name].folders or not inside[name].files}
+    return parts if "train" in parts.values() or len(parts) == len(folders) else {}
+
+
+def _class_rows(tree: Tree, notes: list[Finding], above: str, folders: Iterable[str], part: Part | None) -> list[Row]:
+    """The images below each class folder; an empty one is noted and makes no class."""
+    rows = []
+    for name in folders:
+        folder = f"{above}/{name}" if above else name
+        images = tree.images_below(folder)
+        if not images:
+            message = f"The class folder {folder} holds no image; put some in or remove it."
+            notes.append(Finding(code="empty-class", severity="warning", message=message, paths=(folder,)))
+        label = name if name.isascii() else unicodedata.normalize("NFC", name)
+        rows += [Row(path=image, label=label, part=part) for image in images]
+    return rows
+
+
+def _beside(code: str, root: Path, names: Sequence[str]) -> list[Finding]:
+    """A note about files or folders at a level where they have no meaning."""
+    if not names:
+        return []
+    what, where = ("image", "the class folders") if code == "stray-files" else ("folder", "the parts of the data")
+    message = f"{were(len(names), what)} ignored beside {where}: {few(sorted(names, key=natural))} in {root}."
+    severity: Literal["note", "warning"] = "note" if code == "stray-files" else "warning"
+    return [Finding(code=code, severity=severity, message=message, paths=tuple(sorted(names, key=natural)))]
+
+
+# Tables
+
+
+def _scan_file(path: Path) -> Catalog:
+    if path.suffix.lower() in ARCHIVES:
+        raise DataError(f"{path} is an archive: unpack it and give the folder.")
+    if path.suffix.lower() not in TABLES or not path.is_file():
+        raise DataError(f"{path} is neither a folder nor a CSV with the columns file_name,label.")
+    rows, findings = read_table(path)
+    if not rows:
+        reasons = " ".join(finding.message for finding in findings)
+        raise DataError(f"No row of {path} can be used. {reasons}".rstrip())
+    return _assemble(path.parent, rows, findings)
+
+
+# Both
+
+
+def _assemble(root: Path, rows: list[Row], findings: Sequence[Finding]) -> Catalog:
+    """Bind labels to classes by name, and check what a classifier can't do without."""
+    if not rows:
+        reasons = " ".join(finding.message for finding in findings if finding.severity != "note")
+        raise DataError(f"There are no images in {root}: {EXPECTED}. {reasons}".rstrip())
+    classes = tuple(sorted({row.label for row in rows}, key=natural))
+    if len(classes) == 1:
+        raise DataError(
+            f"Only one class, {classes[0]!r}, was found in {root}: a classifier needs at least two; {EXPECTED}."
+        )
+    index = {name: i for i, name in enumerate(classes)}
+    rows.sort(key=lambda row: natural(row.path))
+    rows.sort(key=lambda row: index[row.label])
+    given = {row.part for row in rows}
+    findings = [*findings, *_check_parts(rows, classes), *_alike(classes)]
+    return Catalog(
+        root=root,
+        classes=classes,
+        paths=tuple(row.path for row in rows),
+        labels=np.array([index[row.label] for row in rows], np.int64),
+        parts=tuple(row.part for row in rows if row.part) if len(given) > 1 else None,
+        groups=None if rows[0].group is None else tuple(row.group or "" for row in rows),
+        findings=tuple(findings),
+        reported_part="val" if "val" in given and "test" not in given and len(given) > 1 else "test",
+    )
+
+
+def _check_parts(rows: Sequence[Row], classes: Sequence[str]) -> list[Finding]:
+    """Refuse classes that can't be learned; note those that can't be measured."""
+    held: dict[Part, Counter[str]] = {}
+    for row in rows:
+        if row.part:
+            held.setdefault(row.part, Counter())[row.label] += 1
+    if len(held) < 2:
+        return []
+    if "train" not in held:
+        raise DataError(f"There are {' and '.join(held)} images but none to train on: add a train folder beside them.")
+    findings = []
+    for part in ("val", "test"):
+        unknown = [name for name in classes if name in held.get(part, {}) and name not in held["train"]]
+        if unknown:
+            raise DataError(
+                f"The {part} part has images of {few([repr(name) for name in unknown])}, but the train part has none, "
+                f"so it can't be learned: add training images or take it out of {part}."
+                f"{_misspelt(unknown, held['train'])}"
+            )
+        missing = tuple(name for name in classes if part in held and name not in held[part])
+        if missing:
+            message = f"The {part} part has no image of {few(missing)}: how well it is recognised can't be said."
+            findings.append(
+                Finding(code="missing-class", severity="warning", message=message, evidence={"classes": list(missing)})
+            )
+    return findings
+
+
+def _misspelt(unknown: Iterable[str], known: Iterable[str]) -> str:
+    forms = {same_to_others(name): name for name in known}
+    pairs = [f"{name!r} and {forms[same_to_others(name)]!r}" for name in unknown if same_to_others(name) in forms]
+    return f" Only the case differs between {few(pairs)}." if pairs else ""
+
+
+def _alike(classes: Sequence[str]) -> list[Finding]:
+    """Warn about classes that other systems can't tell apart by name."""
+    forms: dict[str, list[str]] = {}
+    for name in classes:
+        forms.setdefault(same_to_others(name), []).append(name)
+    pairs = [" and ".join(map(repr, names)) for names in forms.values() if len(names) > 1]
+    if not pairs:
+        return []
+    message = f"Classes differ only by case: {few(pairs)}; if they are the same, merge their folders."
+    return [Finding(code="class-collision", severity="warning", message=message, evidence={"classes": pairs})]

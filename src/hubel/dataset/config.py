@@ -1,0 +1,66 @@
+"""Settings of the data's road from folder to batches. An annotation's text is the flag's help."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from hubel.records import Fit
+
+Preset = Literal["auto", "none", "small", "upright", "photo", "strong", "trivial", "rand"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images are used, how they are split, and what the network gets to see of them.
+
+    None means: derived from the images and the budget, printed, and saved with the run.
+    """
+
+    size: Annotated[int | None, "side of the square that images are brought to, in pixels"] = None
+    channels: Annotated[Literal[1, 3] | None, "1 grey, 3 colour"] = None
+    fit: Annotated[Fit, "crop the centre, pad the rest, or squash the image to a square"] = "crop"
+    background: Annotated[tuple[int, int, int], "RGB that transparency and padding are filled with"] = (255, 255, 255)
+    val: Annotated[float, "share of the training images held out for choosing"] = 0.1
+    test: Annotated[float, "share held out for reporting, where the data has no test part of its own"] = 0.15
+    folds: Annotated[int, "k of a k-fold split; 0 for a single split"] = 0
+    fold: Annotated[int, "which of the folds is held out for reporting, counted from 0"] = 0
+    strict: Annotated[bool, "end the run at the first unusable image instead of leaving it out"] = False
+    exclude: Annotated[str | None, "findings.json or a text file of paths: these images are left out"] = None
+    max_pixels: Annotated[int, "an image whose header claims more pixels is refused"] = 80_000_000
+    augment: Annotated[Preset, "preset of random changes to the training images"] = "auto"
+    flip: Annotated[bool | None, "mirror left and right; by default only where a test says that labels survive it"] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes to training images; everything is drawn per image and 0 or None switches a change off.
+
+    Attributes:
+        flip: mirror left and right with probability 1/2.
+        shift: move by up to this share of the side (crop with reflected padding).
+        scale: random resized crop: smallest and largest share of the area that is kept.
+        ratio: random resized crop: the aspect ratio lies between 1/ratio and ratio.
+        rotate: up to this many degrees either way.
+        brightness, contrast, saturation: factor drawn from [1 - x, 1 + x].
+        cutout: side of one grey square as a share of the image's side.
+        erase: probability of erasing a random rectangle of 2 to 33 % of the area with noise (random erasing).
+        mixup, cutmix: alpha of the Beta distribution; when both are set, each batch takes one of them at random.
+        policy: RandAugment with two operations of magnitude 9, or TrivialAugment (wide).
+    """
+
+    flip: bool = False
+    shift: float = 0.0
+    scale: tuple[float, float] | None = None
+    ratio: float = 1.0
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    cutout: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    policy: Literal["none", "rand", "trivial"] = "none"

@@ -1,0 +1,344 @@
+"""The one image decoder: training, evaluation, explanation and serving all see a file through `decode`.
+
+The road of one file: read (regular files only) → recognise by its first bytes → check the pixel count that the header
+claims → decode the first frame → 8 bits → composite transparency → EXIF orientation → resize → channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import os
+import struct
+import threading
+import warnings
+from types import TracebackType
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFile
+
+from hubel.dataset.recognise import HEAD, fetch, gif_frames, inspect, open_regular, read_file, recognise, tiff_pages
+from hubel.errors import ImageError
+from hubel.records import ImageFacts, Preprocess
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Source: TypeAlias = str | os.PathLike[str] | bytes
+
+MAX_PIXELS = 80_000_000
+COLOUR_STEP = 8  # a pixel has colour when its channels differ by more; JPEG stores greys with small differences
+
+ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_READERS = {
+    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
+    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
+    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
+    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
+    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
+    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
+    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
+    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
+    "HEIF": ("pillow_heif", "HeifImageFile"),
+}
+
+
+def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, ImageFacts]:
+    """Decode one file, or its bytes, to exactly the pixels that a network sees before normalisation.
+
+    Resampling is Pillow's antialiased bilinear filter; an image that has the wanted size already is not touched. JPEG
+    files much larger than needed are decoded at a fraction of their size, never below twice the target.
+
+    Values of more than 8 bits are scaled by a rule that doesn't depend on the single image where it can be helped:
+    16-bit grey is divided by 257. 32-bit integers stay if they lie in 0..255, are divided by 257 if they lie in
+    0..65535. Floats in [0, 1] are multiplied by 255, floats in [0, 255] stay. Anything else is stretched from its own
+    minimum..maximum to 0..255; NaN becomes 0.
+
+    Args:
+        source: a path, or the file's bytes.
+        max_pixels: more than these, as claimed by the header, are refused before anything is decoded.
+
+    Returns:
+        pixels (H, W, C) uint8 of ``preprocess.size`` and ``preprocess.channels``, and what was learned about the file.
+
+    Raises:
+        ImageError: the image can't be used.
+    """
+    data = source if isinstance(source, bytes) else read_file(source, max_pixels)
+    kind = recognise(data[:HEAD])
+    inspect(data, kind)
+    with _QUIET:
+        try:
+            return _decoded(data, kind, preprocess, max_pixels)
+        except ImageError:
+            raise
+        except Exception as error:  # whatever Pillow raises on hostile bytes is the file's fault
+            raise ImageError(_reason(kind, error)) from error
+
+
+def examine(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
+    """Read one file's header only.
+
+    ``colour`` and ``transparent`` are guessed from the mode, ``sha256`` stays empty, and the frames of GIF and TIFF
+    files aren't counted.
+
+    Raises:
+        ImageError: the header says that the image can't be used, or there is none.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)[0] as file:
+        kind = recognise(fetch(file, HEAD))
+        file.seek(0)
+        with _QUIET:
+            try:
+                return _facts(_opened(file, kind, max_pixels), kind)
+            except ImageError:
+                raise
+            except Exception as error:
+                raise ImageError(_reason(kind, error)) from error
+
+
+def _opened(file: Any, kind: str, max_pixels: int) -> ImageFile.ImageFile:
+    """Parse the header; Pillow's own check of sizes, a warning for the whole process, isn't involved."""
+    module, name = _READERS[kind]
+    try:
+        reader = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        remedy = "convert it to JPEG, or pip install 'hubel[heic]'" if kind == "HEIF" else "convert it to JPEG"
+        raise ImageError(f"this installation can't read {kind}: {remedy}") from error
+    image = cast(ImageFile.ImageFile, reader(file))
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"the header claims {width}x{height} pixels, {width * height / 1e6:.4g} megapixels; "
+            f"allowed are {max_pixels / 1e6:.4g} (max_pixels)"
+        )
+    return image
+
+
+def _reason(kind: str, error: Exception) -> str:
+    """Put an exception of Pillow into a few words."""
+    text = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+    if isinstance(error, MemoryError):
+        return f"not enough memory to decode this {kind}"
+    if isinstance(error, Image.DecompressionBombError):
+        return "the header claims more pixels than Pillow decodes"
+    if "truncated" in text.lower() or isinstance(error, (EOFError, struct.error)):
+        return f"truncated {kind}"
+    return f"damaged {kind} ({text})"
+
+
+# Decoding
+
+
+def _decoded(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) -> tuple[Pixels, ImageFacts]:
+    opened = _opened(io.BytesIO(data), kind, max_pixels)
+    width, height = opened.size
+    orientation = _orientation(opened)
+    if kind == "TIFF" and orientation >= 5:
+        width, height = height, width  # Pillow reports a TIFF's size upright, and turns it when loading
+    mode = opened.mode
+    if kind == "JPEG":
+        opened.draft(mode, _draft_size(opened.size, preprocess, orientation >= 5))
+    opened.load()
+    left = _orientation(opened)  # of a PNG it may be known only now, of a TIFF it is done already
+    image, transparent = _plain(opened, kind, preprocess.background)
+    if left != 1:
+        image = image.transpose(_UPRIGHT[left])
+    image = _fitted(image, preprocess)
+    colour = image.mode == "RGB" and _has_colour(np.asarray(image))
+    facts = ImageFacts(
+        width=width,
+        height=height,
+        mode=mode,
+        format=kind,
+        frames=_frames(opened, data, kind),
+        orientation=max(orientation, left),
+        transparent=transparent,
+        colour=colour,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    wanted = "L" if preprocess.channels == 1 else "RGB"
+    pixels = np.array(image if image.mode == wanted else image.convert(wanted))
+    return pixels.reshape(*preprocess.size, preprocess.channels), facts
+
+
+def _facts(image: ImageFile.ImageFile, kind: str) -> ImageFacts:
+    """What the header alone tells."""
+    orientation = _orientation(image)
+    width, height = image.size[::-1] if kind == "TIFF" and orientation >= 5 else image.size
+    return ImageFacts(
+        width=width,
+        height=height,
+        mode=image.mode,
+        format=kind,
+        frames=1 if kind in ("GIF", "TIFF") else int(getattr(image, "n_frames", 1)),
+        orientation=orientation,
+        transparent=_may_be_transparent(image),
+        colour=image.mode not in ("1", "L", "LA", "La", "F") and not image.mode.startswith("I"),
+    )
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; 1 when there is none or the EXIF block is damaged."""
+    if image.info.keys().isdisjoint(("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")) and not hasattr(
+        image, "tag_v2"
+    ):
+        return 1
+    try:
+        value = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+    except Exception:  # damaged metadata is no reason to refuse a sound picture
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
+
+
+def _frames(image: Image.Image, data: bytes, kind: str) -> int:
+    if kind == "GIF":
+        return gif_frames(data)
+    if kind == "TIFF":
+        return tiff_pages(data)
+    return int(getattr(image, "n_frames", 1))
+
+
+# From any mode to 8-bit grey or RGB
+
+
+def _plain(image: Image.Image, kind: str, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
+    """Turn any mode into ``L`` or ``RGB``; also says whether transparency was composited on `background`."""
+    mode = image.mode
+    if mode in ("RGB", "L") and "transparency" not in image.info:
+        return image, False
+    if mode.startswith("I") or mode == "F":
+        return Image.fromarray(_to_bytes(np.asarray(image), mode, kind)), False
+    if _may_be_transparent(image):
+        full = image.convert("RGBA")
+        lowest, _ = cast(tuple[int, int], full.getchannel("A").getextrema())
+        if lowest == 255:
+            return full.convert("RGB"), False
+        canvas = Image.new("RGB", full.size, background)
+        canvas.paste(full, mask=full)
+        return canvas, True
+    return image.convert("L" if mode == "1" else "RGB"), False
+
+
+def _may_be_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def _to_bytes(values: npt.NDArray[Any], mode: str, kind: str) -> Pixels:
+    """Scale (H, W) integers or floats of more than 8 bits to 0..255, as `decode` says."""
+    low, high = (0.0, 65535.0) if mode.startswith("I;16") or kind in ("PNG", "PPM") else _range(values)
+    pixels = np.empty(values.shape, np.uint8)
+    rows = max(1, (1 << 20) // values.shape[1])
+    for start in range(0, values.shape[0], rows):
+        block = (values[start : start + rows].astype(np.float64) - low) * (255 / (high - low))
+        pixels[start : start + rows] = np.rint(np.nan_to_num(block, nan=0).clip(0, 255))
+    return pixels
+
+
+def _range(values: npt.NDArray[Any]) -> tuple[float, float]:
+    """The values that become 0 and 255."""
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ImageError("no pixel has a finite value (all are NaN or infinite)")
+    if not finite.all():
+        values = values[finite]
+    low, high = float(values.min()), float(values.max())
+    for top in (1.0, 255.0) if values.dtype.kind == "f" else (255.0, 65535.0):
+        if low >= 0 and high <= top:
+            return 0.0, top
+    return low, max(high, np.nextafter(low, np.inf))
+
+
+def _has_colour(pixels: Pixels) -> bool:
+    """Whether the channels of any pixel of (H, W, 3) differ by more than `COLOUR_STEP`."""
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return bool(spread.max() > COLOUR_STEP)
+
+
+# To the wanted size
+
+
+def _draft_size(size: tuple[int, int], preprocess: Preprocess, turned: bool) -> tuple[int, int]:
+    """The least size (width, height) a JPEG may be decoded at: twice what the network sees of it."""
+    height, width = preprocess.size
+    if turned:
+        height, width = width, height
+    across, down = width / size[0], height / size[1]
+    if preprocess.fit == "crop":
+        across = down = max(across, down)
+    elif preprocess.fit == "pad":
+        across = down = min(across, down)
+    return max(1, round(2 * across * size[0])), max(1, round(2 * down * size[1]))
+
+
+def _fitted(image: Image.Image, preprocess: Preprocess) -> Image.Image:
+    """Bring an upright ``L`` or ``RGB`` image to the wanted size."""
+    height, width = preprocess.size
+    if image.size == (width, height):
+        return image
+    if preprocess.fit == "squash":
+        return _resized(image, (width, height), (0, 0, *image.size))
+    if preprocess.fit == "crop":
+        box_width = min(image.width, image.height * width / height)
+        box_height = min(image.height, image.width * height / width)
+        left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
+        return _resized(image, (width, height), (left, top, left + box_width, top + box_height))
+    scale = min(width / image.width, height / image.height)
+    inner = (min(width, max(1, round(image.width * scale))), min(height, max(1, round(image.height * scale))))
+    canvas = Image.new("RGB", (width, height), preprocess.background)
+    small = _resized(image, inner, (0, 0, *image.size)) if image.size != inner else image
+    if image.mode == "L":
+        canvas = canvas.convert("L") if _is_grey(preprocess.background) else canvas
+    canvas.paste(small, ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    return canvas
+
+
+def _is_grey(background: tuple[int, int, int]) -> bool:
+    return len(set(background)) == 1
+
+
+def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+    return image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+
+
+class _Quiet:
+    """Silences Pillow's warnings while any thread decodes, and puts the filters back when the last one is done.
+
+    `warnings.catch_warnings` alone would leave its filter behind when two threads overlap.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher: warnings.catch_warnings[None] | None = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._catcher is not None:
+                self._catcher.__exit__(kind, error, trace)
+                self._catcher = None
+
+
+_QUIET = _Quiet()

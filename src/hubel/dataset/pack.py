@@ -1,0 +1,327 @@
+"""Decode every image once, in parallel, into one uint8 array on disk that is memory-mapped from then on.
+
+The parent hands chunks of paths to workers (``python -m hubel.dataset.pack``) that import only numpy and Pillow
+and write straight into the array. They are plain subprocesses, not `multiprocessing`: the caller's script is never
+imported again, so notebooks and scripts without a main guard work alike, and a decoder that dies takes one chunk with
+it, which is then decoded image by image to name the culprit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hubel.dataset.decode import decode
+from hubel.errors import DataError, ImageError
+from hubel.records import ImageFacts, Preprocess, from_json, to_json
+
+FORMAT = 1  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
+CHUNK = 256  # images a worker decodes per request; one request costs about 0.1 ms
+ALONE = 400  # up to this many images are decoded in this process: starting workers takes longer
+Advance = Callable[[int], None]
+Answer = list[Any] | str | None  # the facts as a row, or the reason why not
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """A folder's images, decoded.
+
+    Attributes:
+        images: (N, H, W, C) uint8, memory-mapped; unusable images are zero.
+        facts: what the decoder learned of each, None for unusable ones.
+        reasons: index → why the image can't be used.
+        fresh: False when an earlier pack was found and used.
+    """
+
+    images: npt.NDArray[np.uint8]
+    facts: tuple[ImageFacts | None, ...]
+    reasons: dict[int, str]
+    preprocess: Preprocess
+    folder: Path
+    fresh: bool
+
+    @property
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool: which images were decoded."""
+        return np.array([fact is not None for fact in self.facts], dtype=bool)
+
+
+def cache_home() -> Path:
+    """The folder that packs and downloaded sets live in: $HUBEL_CACHE, else the platform's cache folder."""
+    if given := os.environ.get("HUBEL_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "hubel"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "hubel"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubel"
+
+
+def pack(
+    root: Path,
+    paths: Sequence[str],
+    preprocess: Preprocess,
+    *,
+    max_pixels: int = 80_000_000,
+    advance: Advance = lambda _: None,
+) -> Packed:
+    """Decode ``root/path`` for all paths, or find the pack that was made of the same unchanged files.
+
+    Args:
+        advance: called with the number of images just decoded.
+
+    Raises:
+        DataError: the cache folder can't be written.
+    """
+    folder = cache_home() / "packs" / _key(root, paths, preprocess, max_pixels)
+    if not (folder / "facts.json").exists():
+        with _cache_errors(folder):
+            _make(folder, root, paths, preprocess, max_pixels, advance)
+        return _open(folder, preprocess, fresh=True)
+    try:
+        return _open(folder, preprocess, fresh=False)
+    except (OSError, ValueError):  # damaged by hand or by the disk: it is a cache, make it again
+        shutil.rmtree(folder, ignore_errors=True)
+        return pack(root, paths, preprocess, max_pixels=max_pixels, advance=advance)
+
+
+def cache_entries() -> list[tuple[str, int]]:
+    """Name and size in bytes of every pack and every set in the cache."""
+    entries = [entry for room in ("packs", "sets") for entry in sorted((cache_home() / room).glob("*"))]
+    return [(entry.relative_to(cache_home()).as_posix(), _bytes(entry)) for entry in entries]
+
+
+def cache_clear() -> int:
+    """Delete every pack and every set in the cache; returns the bytes freed."""
+    freed = sum(size for _, size in cache_entries())
+    for room in ("packs", "sets"):
+        shutil.rmtree(cache_home() / room, ignore_errors=True)
+    return freed
+
+
+def _bytes(entry: Path) -> int:
+    return sum(file.stat().st_size for file in [entry, *entry.rglob("*")] if file.is_file())
+
+
+def _key(root: Path, paths: Sequence[str], preprocess: Preprocess, max_pixels: int) -> str:
+    """Name a pack by all that its pixels depend on: each file's name, size and time, and how it is decoded."""
+    shape = (FORMAT, preprocess.size, preprocess.channels, preprocess.fit, preprocess.background, max_pixels)
+    digest = hashlib.sha256(repr((os.fspath(root.resolve()), shape)).encode())
+    for path in paths:
+        try:
+            status = os.stat(root / path)
+            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{path}\0gone\n".encode())
+    return digest.hexdigest()[:24]
+
+
+@contextmanager
+def _cache_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"The decoded images can't be written to {folder.parent} ({error.strerror or error}): free some space, "
+            "or set HUBEL_CACHE to a folder that can be written."
+        ) from error
+
+
+def _open(folder: Path, preprocess: Preprocess, *, fresh: bool) -> Packed:
+    said = json.loads((folder / "facts.json").read_text("utf-8"))
+    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+    names = said["columns"]
+    facts = tuple(None if row is None else ImageFacts(**dict(zip(names, row, strict=True))) for row in said["rows"])
+    if len(facts) != len(images):
+        raise ValueError("facts.json and images.npy disagree")
+    reasons = {int(index): reason for index, reason in said["reasons"].items()}
+    return Packed(images=images, facts=facts, reasons=reasons, preprocess=preprocess, folder=folder, fresh=fresh)
+
+
+def _make(
+    folder: Path, root: Path, paths: Sequence[str], preprocess: Preprocess, max_pixels: int, advance: Advance
+) -> None:
+    """Decode into a temporary sibling folder and rename it when complete: a pack is whole or absent."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-", ignore_cleanup_errors=True) as temporary:
+        target = Path(temporary) / "pack"
+        target.mkdir()
+        shape = (len(paths), *preprocess.size, preprocess.channels)
+        _reserve(target / "images.npy", shape)
+        job = _Job(root=root, target=target / "images.npy", preprocess=preprocess, max_pixels=max_pixels)
+        answers: list[Answer] = [None] * len(paths)
+        for start, chunk in _decode_all(job, paths):
+            answers[start : start + len(chunk)] = chunk
+            advance(len(chunk))
+        columns = list(ImageFacts.__dataclass_fields__)
+        rows = [answer if isinstance(answer, list) else None for answer in answers]
+        reasons = {index: answer for index, answer in enumerate(answers) if isinstance(answer, str)}
+        said = {"columns": columns, "rows": rows, "reasons": reasons}
+        (target / "facts.json").write_text(json.dumps(said), "utf-8")
+        try:
+            target.rename(folder)
+        except OSError:  # another process made the same pack meanwhile
+            if not (folder / "facts.json").exists():
+                raise
+
+
+def _reserve(file: Path, shape: tuple[int, ...]) -> None:
+    """Create the array and claim its space now, so that a full disk is an error here and not a crash later."""
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    array.flush()
+    del array
+    if hasattr(os, "posix_fallocate"):
+        with open(file, "r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    root: Path
+    target: Path
+    preprocess: Preprocess
+    max_pixels: int
+
+
+def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Answer]]]:
+    """Yield (first index, answers) chunk by chunk, in whatever order they become ready."""
+    chunks = [(start, list(paths[start : start + CHUNK])) for start in range(0, len(paths), CHUNK)]
+    if len(paths) <= ALONE or not sys.executable:
+        for start, names in chunks:
+            yield start, _decode_chunk(job, start, names)
+        return
+    lock, done = threading.Condition(), list[tuple[int, list[Answer]] | BaseException]()
+    todo = iter(chunks)
+
+    def drive() -> None:
+        try:
+            with _Worker(job) as worker:
+                while True:
+                    with lock:
+                        chunk = next(todo, None)
+                    if chunk is None:
+                        return
+                    answers = worker.decode(*chunk)
+                    with lock:
+                        done.append((chunk[0], answers))
+                        lock.notify()
+        except BaseException as error:  # handed to the caller's thread, which raises it
+            with lock:
+                done.append(error)
+                lock.notify()
+
+    count = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(chunks))
+    threads = [threading.Thread(target=drive, daemon=True) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in chunks:
+            with lock:
+                lock.wait_for(lambda: done)
+                answer = done.pop()
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+    finally:
+        with lock:
+            todo = iter(())
+        for thread in threads:
+            thread.join()
+
+
+class _Worker:
+    """A subprocess that decodes chunks; one that dies is replaced, and its chunk goes on image by image."""
+
+    def __init__(self, job: _Job) -> None:
+        self.job = job
+        self.process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def decode(self, start: int, names: list[str]) -> list[Answer]:
+        try:
+            return self._ask(start, names)
+        except (OSError, ValueError):  # the pipe broke or ended: the worker died
+            self._stop()
+        if len(names) == 1:
+            return ["the decoder crashed on it"]
+        return [answer for offset, name in enumerate(names) for answer in self.decode(start + offset, [name])]
+
+    def _ask(self, start: int, names: list[str]) -> list[Answer]:
+        process = self.process = self.process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps([start, names]) + "\n")
+        process.stdin.flush()
+        answers = json.loads(process.stdout.readline())
+        assert isinstance(answers, list)
+        return answers
+
+    def _start(self) -> subprocess.Popen[str]:
+        job = self.job
+        said = {
+            "root": os.fspath(job.root.resolve()),
+            "target": os.fspath(job.target.resolve()),
+            "preprocess": to_json(job.preprocess),
+            "max_pixels": job.max_pixels,
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "hubel.dataset.pack", json.dumps(said)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUTF8": "1"},
+            start_new_session=True,  # Ctrl-C reaches the parent only, which then closes the pipes
+        )
+
+    def _stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
+            self.process = None
+
+
+def _decode_chunk(job: _Job, start: int, names: Sequence[str]) -> list[Answer]:
+    images = np.load(job.target, mmap_mode="r+", allow_pickle=False)
+    answers: list[Answer] = []
+    for index, name in enumerate(names, start):
+        try:
+            images[index], facts = decode(job.root / name, job.preprocess, max_pixels=job.max_pixels)
+            answers.append([getattr(facts, field) for field in ImageFacts.__dataclass_fields__])
+        except ImageError as error:
+            answers.append(error.reason)
+    return answers
+
+
+def _work(said: dict[str, Any]) -> None:
+    """Answer requests line by line until standard input closes."""
+    preprocess = from_json(Preprocess, said["preprocess"])
+    job = _Job(
+        root=Path(said["root"]), target=Path(said["target"]), preprocess=preprocess, max_pixels=said["max_pixels"]
+    )
+    for line in sys.stdin:
+        start, names = json.loads(line)
+        print(json.dumps(_decode_chunk(job, start, names)), flush=True)
+
+
+if __name__ == "__main__":
+    _work(json.loads(sys.argv[1]))

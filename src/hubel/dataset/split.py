@@ -1,0 +1,160 @@
+"""Divide images into parts: stratified by class, seeded, and never with one group on two sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hubel.dataset.config import DataConfig
+from hubel.errors import DataError, UsageError
+from hubel.records import Part
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Which image belongs where: sorted indices into the catalog; the parts are disjoint.
+
+    Attributes:
+        reported: the part that the report is about (``val`` when the data came with a val but no test part, and then
+            `test` holds it and `val` was split from train).
+        unmeasured: classes with too few images to appear in the reported part.
+    """
+
+    train: Indices
+    val: Indices
+    test: Indices
+    reported: Part
+    seed: int
+    unmeasured: tuple[str, ...] = ()
+
+    def manifest(self, paths: Sequence[str], left_out: dict[str, str]) -> dict[str, object]:
+        """Return the split as JSON: every path with its part, and why the others were left out."""
+        parts = {name: [paths[i] for i in getattr(self, name)] for name in ("train", "val", "test")}
+        return {"seed": self.seed, "reported": self.reported, **parts, "left_out": left_out}
+
+
+def split(
+    labels: Indices,
+    groups: Indices,
+    parts: npt.NDArray[np.str_] | None,
+    usable: npt.NDArray[np.bool_],
+    classes: Sequence[str],
+    config: DataConfig,
+    *,
+    seed: int,
+) -> Split:
+    """Choose train, validation and test images.
+
+    Args:
+        labels: (N,) class indices. groups: (N,) group ids; a group is never torn apart by a split made here.
+        parts: (N,) ``train``, ``val`` or ``test`` as the data came, or None.
+        usable: (N,) bool; the others belong to no part.
+
+    Raises:
+        UsageError: impossible shares or folds.
+        DataError: too few images to train, choose and report.
+    """
+    _check(config)
+    rng = np.random.default_rng(seed)
+    indices = np.flatnonzero(usable)
+    reported: Part = "test"
+    given = parts is not None and not config.folds
+    if given and parts is not None:
+        has_test = bool((parts[indices] == "test").any())
+        has_val = bool((parts[indices] == "val").any())
+        reported = "val" if has_val and not has_test else "test"
+        test = indices[parts[indices] == reported] if has_test or has_val else indices[:0]
+        val = indices[parts[indices] == "val"] if has_val and has_test else indices[:0]
+        rest = indices[parts[indices] == "train"]
+    else:
+        val, rest, test = indices[:0], indices, indices[:0]
+    if len(test) == 0:
+        test, rest = _hold_out(rest, labels, groups, config, rng)
+    if len(val) == 0:
+        share = config.val if given else config.val / (1 - (1 / config.folds if config.folds else config.test))
+        chosen = assign(labels[rest], groups[rest], (1 - share, share), rng) == 1
+        val, rest = rest[chosen], rest[~chosen]
+    result = Split(train=rest, val=val, test=test, reported=reported, seed=seed)
+    return _measurable(result, labels, classes)
+
+
+def assign(labels: Indices, groups: Indices, shares: Sequence[float], rng: np.random.Generator) -> Indices:
+    """Give every image the number of its part, (N,) with values below ``len(shares)``.
+
+    Whole groups are dealt out class by class in random order, each to the part that lags furthest behind its share;
+    an image is its own group where ids are unique, and then every class is divided exactly. The first part comes
+    first: a class with a single group goes there.
+    """
+    _, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    sizes = np.bincount(group_of)
+    part_of_group = np.empty(len(first), dtype=np.int64)
+    wanted = np.asarray(shares, dtype=float) / sum(shares)
+    for label in np.unique(labels[first]):
+        members = rng.permutation(np.flatnonzero(labels[first] == label))
+        part_of_group[members] = _deal(sizes[members], wanted)
+    result: Indices = part_of_group[group_of]
+    return result
+
+
+def _deal(sizes: npt.NDArray[np.intp], wanted: npt.NDArray[np.float64]) -> Indices:
+    """Deal groups of the given sizes to parts; every part gets one before any gets a second, as far as they go."""
+    total = sizes.sum()
+    if sizes.max() == 1:  # ordinary images: cut the shuffled row at the quotas, at least one each
+        ends = np.maximum(np.round(total * wanted[1:]), 1).astype(int)
+        while len(ends) and ends.sum() > total - 1:
+            if ends.max() <= 0:
+                break
+            ends[np.argmax(ends)] -= 1
+        return np.repeat(np.arange(len(wanted)), [total - ends.sum(), *ends])
+    filled = np.zeros(len(wanted))
+    dealt = np.empty(len(sizes), dtype=np.int64)
+    for position in np.argsort(-sizes, kind="stable"):  # the large ones first, or they overshoot a small part
+        part = int(np.argmax(wanted - filled / total))
+        dealt[position] = part
+        filled[part] += sizes[position]
+    return dealt
+
+
+def _hold_out(
+    indices: Indices, labels: Indices, groups: Indices, config: DataConfig, rng: np.random.Generator
+) -> tuple[Indices, Indices]:
+    if config.folds:
+        fold = assign(labels[indices], groups[indices], (1.0,) * config.folds, rng)
+        chosen = fold == config.fold
+    else:
+        chosen = assign(labels[indices], groups[indices], (1 - config.test, config.test), rng) == 1
+    return indices[chosen], indices[~chosen]
+
+
+def _check(config: DataConfig) -> None:
+    for name in ("val", "test"):
+        share = getattr(config, name)
+        if not 0 < share < 1:
+            raise UsageError(f"--{name} {share}: a share of the images is expected, between 0 and 1 (0.1 is 10 %).")
+    if config.val + config.test >= 1:
+        raise UsageError(f"--val {config.val} and --test {config.test} leave nothing to train on: lower one of them.")
+    if config.folds == 1 or config.folds < 0 or not 0 <= config.fold < max(config.folds, 1):
+        raise UsageError(
+            f"--folds {config.folds} --fold {config.fold}: use at least 2 folds and a fold from 0 to folds - 1."
+        )
+
+
+def _measurable(result: Split, labels: Indices, classes: Sequence[str]) -> Split:
+    counts = {name: np.bincount(labels[getattr(result, name)], minlength=len(classes)) for name in ("train", "test")}
+    if (counts["train"] > 0).sum() < 2 or (counts["test"] > 0).sum() < 2 or len(result.val) == 0:
+        raise DataError(
+            f"There are too few images to train, choose and report: {int(counts['train'].sum())} for training, "
+            f"{len(result.val)} for validation and {int(counts['test'].sum())} for the report; "
+            "at least two classes need three different images each, ten or more are advisable."
+        )
+    if empty := [classes[i] for i in np.flatnonzero((counts["train"] == 0) & (counts["test"] > 0)).tolist()]:
+        raise DataError(
+            f"The class {empty[0]!r} has no usable training image but is in the reported part: add images or remove it."
+        )
+    unmeasured = tuple(classes[i] for i in np.flatnonzero(counts["test"] == 0).tolist())
+    return replace(result, unmeasured=unmeasured)

@@ -1,0 +1,195 @@
+"""Read a CSV that says which image has which label."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubel.dataset.tree import few, parts_among, printable, were
+from hubel.errors import DataError
+from hubel.records import Finding, Part
+
+HEADERS = {
+    "path": ("file_name", "filename", "file", "path", "filepath", "file_path", "image", "image_path", "img"),
+    "label": ("label", "class", "kind", "category", "target", "class_name", "label_name"),
+    "group": ("group", "group_id", "patient", "subject", "source", "video"),
+    "part": ("split", "part", "set", "subset", "fold_name"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One image of the table; `path` is relative to the table's folder."""
+
+    path: str
+    label: str
+    group: str | None = None
+    part: Part | None = None
+
+
+def read_table(table: Path) -> tuple[list[Row], list[Finding]]:
+    """Read ``file_name,label[,group][,split]``; rows that can't be used become findings, not errors.
+
+    Raises:
+        DataError: the file can't be read, or its header doesn't name a path and a label.
+    """
+    lines = _lines(table)
+    header = _columns(table, next(lines, (0, []))[1])
+    records = [(number, _record(cells, header)) for number, cells in lines if any(cell.strip() for cell in cells)]
+    known = parts_among({record["part"] for _, record in records})
+    folder = _Folder(table.parent)
+    rows: list[Row] = []
+    bad: list[tuple[str, str]] = []
+    for number, record in records:
+        path, reason = folder.find(record["path"])
+        if not record["label"]:
+            reason = reason or "there is no label"
+        if known and record["part"] not in known:
+            reason = reason or f"the split {record['part']!r} is neither train, val nor test"
+        if reason:
+            bad.append((printable(record["path"]), f"line {number}: {reason}"))
+            continue
+        group = (record["group"] or path) if "group" in header else None
+        rows.append(Row(path=path, label=record["label"], group=group, part=known.get(record["part"])))
+    kept, findings = _once(rows)
+    return kept, ([_bad_rows(bad)] if bad else []) + findings
+
+
+def _record(cells: Sequence[str], header: Mapping[str, int]) -> dict[str, str]:
+    """The cells by what they mean; missing ones are empty."""
+    places = {meaning: header.get(meaning, len(cells)) for meaning in HEADERS}
+    return {meaning: cells[place].strip() if place < len(cells) else "" for meaning, place in places.items()}
+
+
+def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells; commas, semicolons or tabs, as the first line has them."""
+    try:
+        text = table.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{table} can't be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table} is not a CSV in UTF-8 (byte {error.start}): save it as UTF-8 text.") from error
+    first = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
+    try:
+        for cells in reader:
+            yield reader.line_num, cells
+    except csv.Error as error:
+        raise DataError(f"{table} is no CSV: line {reader.line_num + 1}, {error}.") from error
+
+
+def _columns(table: Path, cells: list[str]) -> dict[str, int]:
+    """Which column holds what, by the header's names."""
+    names = [cell.strip().lower().replace(" ", "_") for cell in cells]
+    found = {}
+    for meaning, aliases in HEADERS.items():
+        places = [names.index(alias) for alias in aliases if alias in names]
+        if places:
+            found[meaning] = places[0]
+    missing = [word for word, meaning in (("file_name", "path"), ("label", "label")) if meaning not in found]
+    if missing:
+        raise DataError(
+            f"{table} has no column {' and no column '.join(missing)}: its first line must name the columns, such as "
+            f"file_name,label or file_name,label,group,split; found: {few([printable(name) for name in names], 6)}."
+        )
+    return found
+
+
+class _Folder:
+    """The folder a table lies in; nothing outside of it is given out."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._real = os.path.join(os.path.realpath(root), "")
+        self._inside: dict[str, bool] = {}
+
+    def find(self, given: str) -> tuple[str, str]:
+        """Path relative to the folder, with slashes, and ``""`` or the reason why it can't be used."""
+        if not given:
+            return "", "there is no file name"
+        if "\0" in given:
+            return "", "the name contains a NUL character"
+        path = given if "\\" not in given or os.path.lexists(self._root / given) else given.replace("\\", "/")
+        if os.path.isabs(path) or path.startswith(("/", "~")) or path[1:3] == ":/":
+            return "", "the path is absolute; it must be relative to the table's folder"
+        pieces = [piece for piece in path.split("/") if piece not in ("", ".")]
+        if ".." in pieces:
+            return "", "the path leads out of the table's folder (..)"
+        path = "/".join(pieces)
+        return path, self._check(path)
+
+    def _check(self, path: str) -> str:
+        full = os.path.join(self._root, path)
+        try:
+            status = os.stat(full)
+            if not stat.S_ISREG(status.st_mode):
+                return "it is not a regular file"
+            above = os.path.dirname(full)
+            if above not in self._inside:
+                self._inside[above] = os.path.join(os.path.realpath(above), "").startswith(self._real)
+            inside = self._inside[above]
+            if os.path.islink(full):
+                inside = os.path.realpath(full).startswith(self._real)
+        except OSError as error:
+            return "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        except ValueError:
+            return "the name can't be a file's name"
+        return "" if inside else "a link leads out of the table's folder"
+
+
+def _once(rows: list[Row]) -> tuple[list[Row], list[Finding]]:
+    """Keep each file once: in the part held back longest, and not at all if its labels disagree."""
+    by_path: dict[str, list[Row]] = {}
+    for row in rows:
+        by_path.setdefault(row.path, []).append(row)
+    if len(by_path) == len(rows):
+        return rows, []
+    kept, repeated, torn = [], [], []
+    for path, same in by_path.items():
+        if len({row.label for row in same}) > 1:
+            torn.append(path)
+            continue
+        if len(same) > 1:
+            repeated.append(path)
+        kept.append(max(same, key=lambda row: ("train", "val", "test").index(row.part or "train")))
+    findings = []
+    if repeated:
+        message = (
+            f"{were(len(repeated), 'file')} listed more than once and used once, in test before val before train: "
+            f"{few(repeated)}."
+        )
+        findings.append(Finding(code="repeated-row", severity="warning", message=message, paths=tuple(repeated)))
+    if torn:
+        message = (
+            f"{len(torn)} files are listed with different labels and left out: {few(torn)}; keep one row for each."
+        )
+        findings.append(
+            Finding(
+                code="label-conflict",
+                severity="warning",
+                message=message,
+                paths=tuple(torn),
+                exclude=tuple(torn),
+                left_out=True,
+            )
+        )
+    return kept, findings
+
+
+def _bad_rows(bad: list[tuple[str, str]]) -> Finding:
+    paths = tuple(path for path, _ in bad)
+    reasons = [f"{path or 'no name'} ({reason})" for path, reason in bad]
+    return Finding(
+        code="table-row",
+        severity="warning",
+        message=f"{were(len(bad), 'row')} left out of the table: {few(reasons)}.",
+        paths=paths,
+        exclude=paths,
+        left_out=True,
+        evidence={"rows": [f"{path}: {reason}" for path, reason in bad]},
+    )

@@ -1,0 +1,48 @@
+"""Between stored pixels and what a network sees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hubel.errors import UsageError
+from hubel.records import Preprocess
+
+
+def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
+    """(N, H, W, C) uint8 → (N, C, H, W) uint8, a view in channels-last order.
+
+    Memory is shared where torch allows it: an array that is read-only (a memory map) or runs backwards is copied.
+
+    Raises:
+        UsageError: not four axes of uint8.
+    """
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise UsageError(f"expected images (N, H, W, C) of uint8, got {images.shape} of {images.dtype}.")
+    pixels = np.ascontiguousarray(images)
+    if not pixels.flags.writeable:
+        pixels = np.array(pixels)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
+    """(N, C, H, W) uint8, or float in [0, 1] → float32 of the same layout: (x / 255 - mean) / std, channel by channel.
+
+    Raises:
+        UsageError: another number of channels than `preprocess` has means for.
+    """
+    channels = images.shape[1]
+    if not channels == len(preprocess.mean) == len(preprocess.std):
+        raise UsageError(
+            f"the images have {channels} channels, but the preprocessing {len(preprocess.mean)} means and "
+            f"{len(preprocess.std)} standard deviations: decode the images with {len(preprocess.mean)} channels."
+        )
+    as_channels: dict[str, Any] = {"dtype": torch.float32, "device": images.device}
+    mean = torch.tensor(preprocess.mean, **as_channels).view(1, -1, 1, 1)
+    std = torch.tensor(preprocess.std, **as_channels).view(1, -1, 1, 1)
+    full = 1.0 if images.is_floating_point() else 255.0
+    return (images * (1 / (full * std))).sub_(mean / std)

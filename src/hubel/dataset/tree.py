@@ -1,0 +1,247 @@
+"""Walk a folder that nobody vouches for: no link leads out or round in circles, and all that is left out is named."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hubel.records import Finding, Part
+
+ACCEPTED = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
+RARELY = (".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jpg_large")
+REFUSED = (
+    ".svg",
+    ".psd",
+    ".ico",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".jxl",
+    ".tga",
+    ".xcf",
+    ".eps",
+    ".exr",
+    ".hdr",
+    ".pcx",
+    ".qoi",
+)
+CAMERAS = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm", ".pcx")
+IMAGE_ENDINGS = frozenset(ACCEPTED + RARELY + REFUSED + CAMERAS)  # of the last two rows the decoder says why not
+JUNK = frozenset(
+    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found")
+)
+PART_NAMES: dict[str, Part] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+_DIGITS = re.compile(r"([0-9]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The names in one folder that matter, in no particular order."""
+
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+
+
+def natural(text: str) -> tuple[list[str | int], str]:
+    """Sort key under which 10 comes after 9."""
+    pieces: list[str | int] = list(_DIGITS.split(text))
+    pieces[1::2] = [int(piece) for piece in pieces[1::2]]
+    return pieces, text
+
+
+def parts_among(names: Iterable[str]) -> dict[str, Part]:
+    """Which of these names mean a part of the data.
+
+    ``eval`` is the test part beside a validation part, otherwise the validation part.
+    """
+    names = list(names)
+    found = {name: PART_NAMES[name.lower()] for name in names if name.lower() in PART_NAMES}
+    beside_val = "val" in found.values() and "test" not in found.values()
+    found.update({name: "test" if beside_val else "val" for name in names if name.lower() in ("eval", "evaluation")})
+    return found
+
+
+def same_to_others(name: str) -> str:
+    """What is left of a name on systems that ignore case and Unicode's normal form."""
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
+
+
+def printable(name: str) -> str:
+    """The name with bytes that are no UTF-8 written as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def count(number: int, thing: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"1 {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def were(number: int, thing: str) -> str:
+    """``1 file was``, ``2 files were``."""
+    return f"{count(number, thing)} {'was' if number == 1 else 'were'}"
+
+
+class Tree:
+    """A folder and what was noticed while it was read.
+
+    Links to files and folders inside the root are followed, but a link that is reached through a linked folder isn't:
+    that bounds the walk, whatever the links look like.
+
+    Args:
+        root: an existing folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._real = os.path.realpath(root)
+        self._through_link: set[str] = set()
+        self._noticed: dict[str, list[tuple[str, str]]] = {}
+
+    def listing(self, folder: str) -> Listing:
+        """List one folder, given relative to the root (``""`` is the root itself)."""
+        folders: list[str] = []
+        files: list[str] = []
+        try:
+            with os.scandir(self.root / folder) as entries:
+                for entry in entries:
+                    if self._usable(folder, entry.name):
+                        self._sort_in(folder, entry, folders, files)
+        except OSError as error:
+            self._notice("unreadable-folder", folder or ".", error.strerror or str(error))
+        self._find_collisions(folder, folders + files)
+        return Listing(folders=tuple(folders), files=tuple(files))
+
+    def images_below(self, folder: str) -> list[str]:
+        """Paths, relative to the root, of all files in and below a folder that are to be decoded."""
+        found: list[str] = []
+        waiting = [folder]
+        while waiting:
+            at = waiting.pop()
+            listing = self.listing(at)
+            prefix = f"{at}/" if at else ""
+            found += [prefix + name for name in listing.files]
+            waiting += [prefix + name for name in listing.folders]
+        return found
+
+    def findings(self) -> tuple[Finding, ...]:
+        """One finding for each kind of thing that was noticed."""
+        return tuple(_finding(code, noticed) for code, noticed in sorted(self._noticed.items()))
+
+    def _notice(self, code: str, path: str, detail: str = "") -> None:
+        self._noticed.setdefault(code, []).append((printable(path), printable(detail)))
+
+    def _usable(self, folder: str, name: str) -> bool:
+        if name[0] == "." or name.lower() in JUNK:
+            self._notice("hidden", _join(folder, name))
+            return False
+        if not name.isascii() and printable(name) != name:
+            self._notice("name-encoding", _join(folder, name))
+            return False
+        return True
+
+    def _sort_in(self, folder: str, entry: os.DirEntry[str], folders: list[str], files: list[str]) -> None:
+        if entry.is_file(follow_symlinks=False):
+            kind = "file"
+        elif entry.is_dir(follow_symlinks=False):
+            kind = "folder"
+            if folder in self._through_link:
+                self._through_link.add(_join(folder, entry.name))
+        else:
+            kind = self._follow(folder, entry) if entry.is_symlink() else "special-file"
+        if kind == "folder":
+            folders.append(entry.name)
+        elif kind != "file":
+            self._notice(kind, _join(folder, entry.name), os.path.realpath(entry.path) if entry.is_symlink() else "")
+        elif looks_like_image(entry.name):
+            files.append(entry.name)
+        else:
+            self._notice("other-files", _join(folder, entry.name))
+
+    def _follow(self, folder: str, entry: os.DirEntry[str]) -> str:
+        """``file`` or ``folder`` if a link may be followed, otherwise the code of the finding."""
+        target = os.path.realpath(entry.path)
+        if not os.path.exists(target):
+            return "broken-link"
+        if target != self._real and not target.startswith(os.path.join(self._real, "")):
+            return "outside-link"
+        if os.path.isfile(target):
+            return "file"
+        if not os.path.isdir(target):
+            return "special-file"
+        here = os.path.realpath(os.path.dirname(entry.path))
+        if folder in self._through_link or os.path.join(here, "").startswith(os.path.join(target, "")):
+            return "link-loop"
+        self._through_link.add(_join(folder, entry.name))
+        return "folder"
+
+    def _find_collisions(self, folder: str, names: list[str]) -> None:
+        seen: dict[str, str] = {}
+        if len({same_to_others(name) for name in names}) == len(names):
+            return
+        for name in sorted(names):
+            other = seen.setdefault(same_to_others(name), name)
+            if other != name:
+                self._notice("name-collision", _join(folder, name), other)
+
+
+def looks_like_image(name: str) -> bool:
+    """Whether a file is taken for an image by its name: an image's ending, or none."""
+    stem, dot, ending = name.rpartition(".")
+    return not dot or not stem or f".{ending.lower()}" in IMAGE_ENDINGS
+
+
+def _join(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+_LEFT_OUT = {
+    "broken-link": "{count} left out because they lead nowhere: {names}.",
+    "link-loop": "{count} left out because they lead back to a folder above, or through another link: {names}.",
+    "name-encoding": "{count} left out because the name is not UTF-8: {names}; rename them.",
+    "outside-link": "{count} left out because they lead out of the data's folder: {names}; copy the files in instead.",
+    "special-file": "{count} left out because they are pipes, sockets or devices: {names}.",
+    "unreadable-folder": "{count} left out because they can't be opened: {names}.",
+}
+_THINGS = {"broken-link": "link", "outside-link": "link", "link-loop": "link", "unreadable-folder": "folder"}
+
+
+def _finding(code: str, noticed: Sequence[tuple[str, str]]) -> Finding:
+    noticed = sorted(noticed)
+    paths = tuple(path for path, _ in noticed)
+    evidence = {"count": len(paths)}
+    if code == "hidden":
+        message = f"{were(len(paths), 'hidden or system file')} ignored."
+        return Finding(code=code, severity="note", message=message, paths=paths, evidence=evidence)
+    if code == "other-files":
+        message = f"{were(len(paths), 'file')} ignored because of an ending that isn't an image's: {few(paths)}."
+        return Finding(code=code, severity="note", message=message, paths=paths, evidence=evidence)
+    if code == "name-collision":
+        pairs = [f"{path} ({other})" for path, other in noticed]
+        message = (
+            f"{were(len(paths), 'name')} found that differ from another only by case or Unicode form, which collide "
+            f"on other systems: {few(pairs)}; rename them."
+        )
+        return Finding(code=code, severity="warning", message=message, paths=paths, evidence=evidence)
+    names = few([f"{path} → {detail}" if detail and code != "link-loop" else path for path, detail in noticed])
+    message = _LEFT_OUT[code].format(count=were(len(paths), _THINGS.get(code, "file")), names=names)
+    return Finding(
+        code=code, severity="warning", message=message, paths=paths, exclude=paths, left_out=True, evidence=evidence
+    )

@@ -1,0 +1,73 @@
+"""The one way from stored images to logits, the same in training, evaluation and serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from hubel.dataset.tensors import normalise, to_tensor
+from hubel.errors import UsageError
+from hubel.nn.capture import evaluating
+from hubel.records import Preprocess
+
+
+def predict(
+    model: nn.Module,
+    images: npt.NDArray[np.uint8],
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    autocast: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """(N, H, W, C) uint8 images, in memory or mapped → (N, K) float32 logits on the CPU, in the same order.
+
+    The model runs in eval mode, and every module gets its train flag back. Batches are always cut the same way and
+    nothing is autocast unless asked for, so that another process with the same settings gets the same bits.
+
+    Args:
+        preprocess: what the model was trained with; the images have its size and channels already.
+        device: where the model's weights are.
+        autocast: compute in this type where torch thinks it safe, such as ``torch.bfloat16``.
+        progress: called with the number of images done, after each batch.
+
+    Raises:
+        UsageError: no images, an impossible batch size, or a model that doesn't return (N, K).
+    """
+    if len(images) == 0 or batch_size < 1:
+        raise UsageError(f"nothing to predict: got {len(images)} images in batches of {batch_size}.")
+    target = torch.device(device)
+    channels_last = is_channels_last(model)
+    logits: list[Tensor] = []
+    with evaluating(model), torch.inference_mode(), _precision(target, autocast):
+        for start in range(0, len(images), batch_size):
+            batch = normalise(to_tensor(images[start : start + batch_size]).to(target), preprocess)
+            batch = batch.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+            logits.append(_answers(model, batch).float().cpu())
+            if progress is not None:
+                progress(start + len(batch))
+    return torch.cat(logits)
+
+
+def is_channels_last(model: nn.Module) -> bool:
+    """Whether the convolution weights lie in channels-last order (where the two orders differ at all)."""
+    filters = [p for p in model.parameters() if p.ndim == 4 and not p.is_contiguous()]
+    return any(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
+
+
+def _precision(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+
+
+def _answers(model: nn.Module, batch: Tensor) -> Tensor:
+    answer = model(batch)
+    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(batch):
+        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+        raise UsageError(f"the model must return logits (N, K) for {len(batch)} images, but returned {got}.")
+    return answer

@@ -1,0 +1,201 @@
+"""From a folder to a decoded, audited catalog: the part of the road that `data` and `train` share. Imports no torch."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hubel.dataset.audit import audit, groups_from, read_exclusions
+from hubel.dataset.catalog import Catalog, scan
+from hubel.dataset.config import DataConfig
+from hubel.dataset.decode import examine
+from hubel.dataset.pack import Packed, pack
+from hubel.dataset.split import Split, split
+from hubel.errors import DataError, ImageError
+from hubel.records import PARTS, DataSeen, Event, Finding, ImageFacts, Preprocess, Progress
+
+SAMPLED = 400  # image headers that the view is derived from
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """Images that were decoded and audited.
+
+    Attributes:
+        usable: (N,) bool: neither unreadable nor excluded.
+        groups: (N,) ids; duplicates and the catalog's own groups share one.
+    """
+
+    catalog: Catalog
+    packed: Packed
+    findings: tuple[Finding, ...]
+    usable: npt.NDArray[np.bool_]
+    groups: npt.NDArray[np.int64]
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Path → why it is in no part."""
+        reasons = {self.catalog.paths[i]: reason for i, reason in self.packed.reasons.items()}
+        excluded = {
+            path: "excluded as asked" for path, ok in zip(self.catalog.paths, self.usable, strict=True) if not ok
+        }
+        return {**excluded, **reasons}
+
+    def split(self, config: DataConfig, seed: int) -> Split:
+        """Divide the usable images into parts."""
+        parts = None if self.catalog.parts is None else np.array(self.catalog.parts)
+        return split(self.catalog.labels, self.groups, parts, self.usable, self.catalog.classes, config, seed=seed)
+
+    def seen(self, source: str, division: Split | None = None) -> DataSeen:
+        """Describe the data, and the split where there is one."""
+        labels, count = self.catalog.labels, len(self.catalog.classes)
+        rows: dict[str, npt.NDArray[np.int64]] = {}
+        if division is not None:
+            rows = {part: getattr(division, part) for part in PARTS}
+        elif self.catalog.parts is not None:
+            given = np.array(self.catalog.parts)
+            rows = {part: np.flatnonzero((given == part) & self.usable) for part in PARTS if (given == part).any()}
+        else:
+            rows = {"all": np.flatnonzero(self.usable)}
+        counts = {part: tuple(np.bincount(labels[r], minlength=count).tolist()) for part, r in rows.items()}
+        return DataSeen(
+            source=source,
+            images=int(self.usable.sum()),
+            classes=self.catalog.classes,
+            counts=counts,
+            findings=self.findings,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What the headers of a sample say: the typical sides in pixels, and whether any image has colour."""
+
+    side: int
+    uniform: bool
+    colour: bool
+    count: int
+
+
+def look(catalog: Catalog, config: DataConfig) -> View:
+    """Read the headers of up to 400 images, evenly spread."""
+    step = max(len(catalog.paths) // SAMPLED, 1)
+    facts: list[ImageFacts] = []
+    for path in catalog.paths[::step]:
+        try:
+            facts.append(examine(catalog.root / path, max_pixels=config.max_pixels))
+        except ImageError:  # the audit names it
+            continue
+    if not facts:
+        raise DataError(f"None of the images looked at in {catalog.root} can be read: check the folder's files.")
+    sides = [min(f.width, f.height) for f in facts]
+    return View(
+        side=int(np.median(sides)),
+        uniform=len({(f.width, f.height) for f in facts}) == 1,
+        colour=any(f.colour for f in facts),
+        count=len(catalog.paths),
+    )
+
+
+def preprocess_for(view: View, config: DataConfig, size: int) -> Preprocess:
+    """Decide how files are decoded; mean and std are measured later, on the training part."""
+    channels = config.channels or (3 if view.colour else 1)
+    half = (0.5,) * channels
+    return Preprocess(
+        size=(size, size), channels=channels, fit=config.fit, mean=half, std=half, background=config.background
+    )
+
+
+def prepare(catalog: Catalog, preprocess: Preprocess, config: DataConfig) -> Generator[Event, None, Dataset]:
+    """Decode and audit; yields progress and returns the `Dataset`.
+
+    Raises:
+        DataError: nothing usable is left, or, with ``strict``, an image can't be used.
+    """
+    packed = yield from decoded(catalog, preprocess, config)
+    has_colour = any(fact is not None and fact.colour for fact in packed.facts)
+    if preprocess.channels == 1 and config.channels is None and has_colour:  # the sample of headers had missed it
+        half = (0.5,) * 3
+        packed = yield from decoded(catalog, replace(preprocess, channels=3, mean=half, std=half), config)
+    excluded = _excluded(catalog, config)
+    usable = packed.usable & ~excluded
+    if config.strict and packed.reasons:
+        index, reason = next(iter(sorted(packed.reasons.items())))
+        raise DataError(
+            f"{catalog.paths[index]} can't be used ({reason}), and --strict was given: repair or remove it "
+            f"({len(packed.reasons)} such images in all)."
+        )
+    if not usable.any():
+        raise DataError(f"No usable image is left of {len(catalog.paths)} in {catalog.root}: see `hubel data`.")
+    yield Progress(task="auditing", done=0, total=1)
+    found = (*catalog.findings, *audit(catalog, packed.images, packed.facts, packed.reasons, parts=catalog.parts))
+    yield Progress(task="auditing", done=1, total=1)
+    return Dataset(catalog=catalog, packed=packed, findings=found, usable=usable, groups=groups_from(found, catalog))
+
+
+def decoded(catalog: Catalog, preprocess: Preprocess, config: DataConfig) -> Generator[Event, None, Packed]:
+    """Decode all images of a catalog; yields progress and returns the pack."""
+    total = len(catalog.paths)
+    return (
+        yield from counted(
+            "decoding",
+            total,
+            lambda advance: pack(
+                catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels, advance=advance
+            ),
+        )
+    )
+
+
+def counted(task: str, total: int, work: Callable[[Callable[[int], None]], T]) -> Generator[Event, None, T]:
+    """Run work that reports progress by calling a function, in a thread, and turn the reports into events."""
+    reports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(work(reports.put))
+        except BaseException as error:  # raised again below, in the caller's thread
+            failure.append(error)
+        finally:
+            reports.put(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    done = 0
+    for report in iter(reports.get, None):
+        done += report
+        yield Progress(task=task, done=done, total=total)
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
+
+
+def _excluded(catalog: Catalog, config: DataConfig) -> npt.NDArray[np.bool_]:
+    names = read_exclusions(config.exclude) if config.exclude else set[str]()
+    return np.array([path in names for path in catalog.paths], dtype=bool)
+
+
+def audited(source: str, config: DataConfig) -> Generator[Event, None, Dataset]:
+    """Scan, decode and audit at the images' own size: what `hubel data` does."""
+    catalog = scan(source)
+    view = look(catalog, config)
+    size = config.size or min(view.side, 128)
+    return (yield from prepare(catalog, preprocess_for(view, config, max(size, 1)), config))
+
+
+def severities(findings: Iterable[Finding]) -> dict[str, int]:
+    """Count findings by severity."""
+    result = {"error": 0, "warning": 0, "note": 0}
+    for finding in findings:
+        result[finding.severity] += 1
+    return result

@@ -1,0 +1,65 @@
+"""The device, its best number format, and how fast it really trains."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from hubel.dataset.loader import Loader
+from hubel.errors import UsageError
+from hubel.learning.config import Precision, TrainConfig
+from hubel.learning.engine import Step, TrainState, fit
+
+WARM_UP = 2  # steps before the clock counts: the first ones choose kernels and fill caches
+LEAST = 0.4  # seconds and
+STEPS = 3  # steps that a measurement takes at least
+
+
+def find_device(name: str) -> torch.device:
+    """Turn auto, cpu, cuda, cuda:N or mps into a device that is there.
+
+    Raises:
+        UsageError: no such device on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"The device {name!r} is not there: use auto, cpu, cuda, cuda:N or mps.") from error
+    return device
+
+
+def best_precision(device: torch.device) -> Precision:
+    """Return the number format that the device multiplies fastest and that trains well."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bfloat16"
+    return "float32"
+
+
+def step_seconds(state: TrainState, loader: Loader, config: TrainConfig, size: int) -> float:
+    """Measure one optimizer step in seconds, augmentation included: the median over steps of the real loop.
+
+    The given state is trained along; hand in a throwaway.
+    """
+    steady = replace(config, epochs=1_000_000, schedule="constant", warmup=0.0, small_first=1.0, lr=1e-6)
+    taken: list[float] = []
+    began = 0.0
+    for event in fit(state, loader, steady, size=size):
+        if not isinstance(event, Step):
+            continue
+        event.loss.item()  # wait for the device
+        now = time.perf_counter()
+        if event.step > WARM_UP:
+            taken.append(now - began)
+        began = now
+        if len(taken) >= STEPS and sum(taken) >= LEAST:
+            break
+    return sorted(taken)[len(taken) // 2]

@@ -1,0 +1,96 @@
+"""The small networks of introductory courses, for any input size, channels and classes."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+
+from torch import nn
+
+from hubel.errors import UsageError
+from hubel.nn.blocks import Activation, Down, HeadKind, Norm, conv_block, head
+
+
+def simple_cnn(
+    *,
+    classes: int,
+    channels: int = 3,
+    size: tuple[int, int] = (32, 32),
+    widths: tuple[int, ...] = (32, 64, 128),
+    hidden: int | None = 256,
+    dropout: float = 0.5,
+    kernel: int = 3,
+    norm: Norm = "batch",
+    activation: Activation = "relu",
+    down: Down = "max",
+    head_kind: HeadKind = "flatten",
+) -> nn.Sequential:
+    """Three convolution blocks 32-64-128, each halving the map, and a dense head.
+
+    620,810 parameters at (3, 32, 32) and 10 classes. The convolutions keep their biases although a batch norm follows,
+    as the courses write them; 224 parameters that do nothing.
+
+    Args:
+        size: height and width of the images in pixels; the flatten head is made for it.
+        head_kind: ``flatten`` sees every position, ``gap`` their mean.
+
+    Raises:
+        UsageError: the images are too small for that many halvings.
+
+    >>> sum(p.numel() for p in simple_cnn(classes=10).parameters())
+    620810
+    """
+    if not widths:
+        raise UsageError("widths must name the channels of at least one block, such as (32, 64, 128).")
+    height, width = _after_halvings(size, 0 if down == "none" else len(widths), rounds_up=down == "stride")
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for number, (inputs, outputs) in enumerate(zip((channels, *widths), widths, strict=False), start=1):
+        layers[f"block{number}"] = conv_block(
+            inputs, outputs, kernel=kernel, bias=True, norm=norm, activation=activation, down=down
+        )
+    features = widths[-1] * height * width if head_kind == "flatten" else widths[-1]
+    layers["head"] = head(head_kind, features, classes, hidden=hidden, dropout=dropout, activation=activation)
+    return nn.Sequential(layers)
+
+
+# The same blocks with global average pooling: 129,290 parameters at 3 channels and 10 classes, whatever the input size.
+simple_cnn_gap = partial(simple_cnn, size=(224, 224), head_kind="gap")
+
+
+def two_block(
+    *,
+    classes: int,
+    channels: int = 1,
+    size: tuple[int, int] = (28, 28),
+    hidden: int | None = 128,
+    dropout: float = 0.3,
+    head_kind: HeadKind = "flatten",
+) -> nn.Sequential:
+    """Two blocks 32-64 for small grey images, with one batch norm, after the first convolution only.
+
+    421,706 parameters at (1, 28, 28) and 10 classes. ``head_kind="gap"`` replaces flattening by global average pooling.
+
+    >>> sum(p.numel() for p in two_block(classes=10).parameters())
+    421706
+    """
+    height, width = _after_halvings(size, 2)
+    features = 64 * height * width if head_kind == "flatten" else 64
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    layers["block1"] = conv_block(channels, 32, bias=True, down="max")
+    layers["block2"] = conv_block(32, 64, norm="none", down="max")
+    layers["head"] = head(head_kind, features, classes, hidden=hidden, dropout=dropout)
+    return nn.Sequential(layers)
+
+
+def _after_halvings(size: tuple[int, int], halvings: int, *, rounds_up: bool = False) -> tuple[int, int]:
+    """Height and width after that many 2x2 poolings (rounded down) or strides of 2 (rounded up)."""
+    height, width = size
+    smallest = 1 if rounds_up else 2**halvings
+    if min(height, width) < smallest:
+        raise UsageError(
+            f"images of {height}x{width} are too small for {halvings} halvings: "
+            f"the smallest size is {smallest}x{smallest}."
+        )
+    if rounds_up:
+        return -(-height // 2**halvings), -(-width // 2**halvings)
+    return height // 2**halvings, width // 2**halvings

@@ -1,0 +1,151 @@
+"""A network on disk: model.safetensors, config.json and a model card. Loading runs no code from the folder.
+
+config.json follows the layout that timm and the Hub read (``architecture``, ``label_names``, ``pretrained_cfg``); what
+only hubel needs stands under ``hubel``. Both files carry a SHA-256 of what they say, so that a flipped bit is an error
+and not another model. Each file is replaced in one step, and the parts that both must agree on never change in a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from hubel.errors import HubelError, ModelError
+from hubel.nn.zoo import build
+from hubel.records import ModelCard, from_json, to_json
+from hubel.runs import write_bytes, write_json, write_text
+
+
+def save_model(folder: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write a model folder; an earlier model in it is replaced file by file."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    content = save_tensors(tensors, metadata={"format": "pt", "sha256": _digest(tensors)})
+    write_bytes(folder / "model.safetensors", content)
+    said = _config(card)
+    write_json(folder / "config.json", {**said, "sha256": _digest_json(said)})
+    write_text(folder / "README.md", model_card_text(card))
+
+
+def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Build the network that a model folder describes and load its weights; it comes in eval mode.
+
+    Raises:
+        ModelError: a file is missing, damaged, of another network, or from a newer hubel.
+    """
+    folder = Path(folder)
+    card = read_card(folder)
+    tensors = _read_tensors(folder / "model.safetensors")
+    try:
+        model = build(
+            card.architecture,
+            classes=len(card.classes),
+            channels=card.preprocess.channels,
+            size=card.preprocess.size,
+            **card.arguments,
+        )
+        model.load_state_dict(tensors)
+    except (HubelError, RuntimeError, TypeError) as error:
+        what = str(error).splitlines()[0]
+        raise ModelError(f"{folder} does not hold weights of the network {card.architecture!r} ({what}).") from error
+    return model.to(memory_format=torch.channels_last).to(torch.device(device)).eval(), card
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Read config.json of a model folder."""
+    file = folder / "config.json"
+    try:
+        said = json.loads(file.read_text("utf-8"))
+        digest = said.pop("sha256", None)
+        if digest is not None and digest != _digest_json(said):
+            raise ValueError("its checksum is wrong: it was changed or damaged")
+        return from_json(
+            ModelCard,
+            {
+                "architecture": said["architecture"],
+                "classes": said["label_names"],
+                **{key: said["hubel"][key] for key in ("arguments", "preprocess", "metrics")},
+            },
+        )
+    except FileNotFoundError as error:
+        raise ModelError(f"{folder} is no model folder: it has no config.json.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file} can't be used ({error}): restore it from a copy.") from error
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        content = file.read_bytes()
+        tensors = load_tensors(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        said = header.get("__metadata__", {}).get("sha256")
+    except FileNotFoundError as error:
+        raise ModelError(f"{file} does not exist: the model folder is incomplete.") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
+    if said != _digest(tensors):
+        raise ModelError(f"{file} was changed or damaged (its checksum is wrong): restore it from a copy.")
+    return tensors
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest_json(said: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+
+
+def _config(card: ModelCard) -> dict[str, Any]:
+    preprocess = card.preprocess
+    return {
+        "architecture": card.architecture,
+        "num_classes": len(card.classes),
+        "label_names": list(card.classes),
+        "pretrained_cfg": {
+            "input_size": [preprocess.channels, *preprocess.size],
+            "mean": list(preprocess.mean),
+            "std": list(preprocess.std),
+            "interpolation": "bilinear",
+            "crop_pct": 1.0,
+            "crop_mode": {"crop": "center", "pad": "border", "squash": "squash"}[preprocess.fit],
+            "num_classes": len(card.classes),
+        },
+        "hubel": {key: to_json(getattr(card, key)) for key in ("arguments", "preprocess", "metrics")},
+    }
+
+
+def model_card_text(card: ModelCard) -> str:
+    """Write the model card: what it is, what it was measured at, how to use it."""
+    height, width = card.preprocess.size
+    kind = "grey" if card.preprocess.channels == 1 else "RGB"
+    measured = "".join(f"- {name.replace('_', ' ')}: {value:.6g}\n" for name, value in card.metrics.items())
+    names = ", ".join(_plain(name) for name in card.classes)
+    return (
+        "---\nlibrary_name: hubel\npipeline_tag: image-classification\n---\n\n"
+        f"# {card.architecture}, {len(card.classes)} classes\n\n"
+        f"A convolutional image classifier for {height}×{width} {kind} images.\n\n"
+        f"Classes: {names}\n\n## Measured\n\n{measured or '- not yet'}\n\n"
+        '## Use\n\n```python\nimport hubel\n\nmodel = hubel.load(".")\nfor answer in model.predict(["photo.jpg"]):\n'
+        "    print(answer.label, answer.confidence)\n```\n\n## Limits\n\n"
+        "It always answers with one of its classes, also for images that show none of them. "
+        "Its accuracy holds for images like those it was measured on.\n"
+    )
+
+
+def _plain(name: str) -> str:
+    """Keep a class name from becoming Markdown or HTML."""
+    return "`" + name.replace("`", "'").replace("\n", " ") + "`"

@@ -1,0 +1,92 @@
+"""`quick`: a small network that learns much in few minutes on a processor, for any image size.
+
+A first layer that whitens patches of the training data, three stages that halve the map, and a global maximum. The idea
+of whitening, of pooling right after the first convolution of a stage, of identity initialisation and of a small logit
+scale comes from Page (2018) and Jordan (2024).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hubel.errors import UsageError
+
+MAP = 32  # the stem's stride brings larger images near this side: the stages cost the same at any image size
+FEATURES = 48  # of the stem: principal patches and their negatives
+LOGIT_SCALE = 1 / 9
+EPSILON = 5e-4  # added to the variances before whitening: patches of hardly any variance stay small
+
+
+class Stage(nn.Module):
+    """conv - max pool - norm - ReLU - conv - norm - ReLU: (N, C, H, W) → (N, K, H/2, W/2)."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(width)
+        for conv in (self.conv1, self.conv2):  # the first filters pass their input on, the others are random
+            with torch.no_grad():
+                nn.init.dirac_(conv.weight[: conv.in_channels])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.conv1(x), 2)
+        x = F.relu(self.norm1(x))
+        return F.relu(self.norm2(self.conv2(x)))
+
+
+class Quick(nn.Module):
+    """(N, channels, S, S) → (N, classes) logits, for sides near the one it was built for.
+
+    Args:
+        side: of the images, in pixels; decides the stem's stride. width: channels of the first stage; the others have
+            two and four times as many.
+    """
+
+    def __init__(self, *, classes: int, channels: int, side: int, width: int, dropout: float) -> None:
+        super().__init__()
+        stride = max(1, round(side / MAP))
+        kernel = max(stride, 3 if channels == 1 else 2)  # a grey patch of four pixels says little
+        features = min(FEATURES, 2 * channels * kernel * kernel)
+        self.stem = nn.Conv2d(channels, features, kernel, stride, padding=0)
+        widths = (features, width, 2 * width, 4 * width)
+        self.stages = nn.Sequential(*(Stage(a, b) for a, b in itertools.pairwise(widths)))
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(widths[-1], classes, bias=False)
+
+    @torch.no_grad()
+    def whiten(self, images: Tensor) -> None:
+        """Set the stem to the principal patches of `images` (N, C, S, S), at unit variance, and their negatives."""
+        kernel, half = self.stem.kernel_size[0], self.stem.out_channels // 2
+        patches = F.unfold(images, kernel, stride=max(1, kernel // 2)).transpose(1, 2).flatten(0, 1)
+        patches = patches[:: max(len(patches) // 200_000, 1)]
+        variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (vectors / (variances + EPSILON).sqrt()).T.flip(0)[:half]
+        self.stem.weight.copy_(torch.cat((filters, -filters)).view_as(self.stem.weight))
+        assert self.stem.bias is not None
+        self.stem.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(F.relu(self.stem(x)))
+        logits: Tensor = self.head(self.dropout(x.amax((2, 3)))) * LOGIT_SCALE
+        return logits
+
+
+def quick(
+    *, classes: int, channels: int = 3, size: tuple[int, int] = (32, 32), width: int = 32, dropout: float = 0.0
+) -> Quick:
+    """Build the network for images of about `size` pixels.
+
+    Raises:
+        UsageError: images of less than 8 pixels can't be halved three times.
+    """
+    if min(size) < 8:
+        raise UsageError(
+            f"The network quick needs images of at least 8×8 pixels, not {size[0]}×{size[1]}: raise --size."
+        )
+    return Quick(classes=classes, channels=channels, side=max(size), width=width, dropout=dropout)

@@ -1,0 +1,316 @@
+"""The records that hubel's parts hand to each other: frozen, free of torch, and JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+Severity = Literal["error", "warning", "note"]
+Fit = Literal["crop", "pad", "squash"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How a file becomes the tensor that a network sees; it travels with the model.
+
+    Decode (EXIF orientation applied, transparency composited on `background`), convert to `channels`, bring to `size`
+    by `fit`, divide by 255, subtract `mean`, divide by `std`.
+
+    Attributes:
+        size: height and width in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        fit: ``crop`` scales the shorter side and cuts the centre out, ``pad`` scales the longer side and fills up with
+            `background`, ``squash`` ignores the aspect ratio.
+        mean, std: one number per channel, for values in [0, 1].
+        background: RGB in 0..255.
+    """
+
+    size: tuple[int, int]
+    channels: int = 3
+    fit: Fit = "crop"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    background: tuple[int, int, int] = (255, 255, 255)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What must be known to build a saved network again and to read its answers.
+
+    Attributes:
+        architecture: a name from the zoo.
+        arguments: the keyword arguments it was built with (JSON values).
+        classes: label names; index i of the logits is ``classes[i]``.
+        metrics: the figures measured when it was saved (``accuracy``, ``n``, …).
+    """
+
+    architecture: str
+    arguments: dict[str, Any]
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """What the decoder learned about one file.
+
+    Attributes:
+        width, height: as stored, before EXIF orientation, in pixels.
+        mode: Pillow's mode as stored (``RGB``, ``L``, ``I;16``, ``CMYK``, …).
+        format: Pillow's name of the format (``JPEG``).
+        frames: number of frames or pages; only the first is used.
+        orientation: EXIF orientation 1..8.
+        transparent: whether transparency was composited.
+        colour: whether the decoded pixels have any colour (False for grey images stored as RGB).
+        sha256: of the file's bytes, in hexadecimal.
+    """
+
+    width: int
+    height: int
+    mode: str
+    format: str
+    frames: int = 1
+    orientation: int = 1
+    transparent: bool = False
+    colour: bool = True
+    sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong, or worth knowing, with its evidence.
+
+    Attributes:
+        code: a short stable name (``unreadable``, ``duplicate``, ``leak``, …).
+        message: one sentence: what, why, and what to do.
+        paths: the files concerned, relative to the data's root.
+        exclude: the part of `paths` that is dropped when the findings are given to ``--exclude``.
+        left_out: whether `exclude` is already left out of every run.
+        evidence: the numbers behind it.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    paths: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    left_out: bool = False
+    evidence: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """Precision, recall and F1 (0 where undefined) of one class, and the number of its images."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How well predictions match labels.
+
+    Attributes:
+        n: number of images.
+        loss: mean cross-entropy in nats.
+        accuracy: share of right predictions; `interval` is its 95 % Wilson interval.
+        top5: share of images whose label is among the five likeliest; None for ten classes or fewer.
+        balanced_accuracy: mean recall over the classes that occur.
+        confusion: ``confusion[i][j]`` counts images of class i predicted as class j.
+    """
+
+    n: int
+    loss: float
+    accuracy: float
+    interval: tuple[float, float]
+    top5: float | None
+    balanced_accuracy: float
+    per_class: tuple[ClassScore, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """What a fool and a straight line reach on the same images.
+
+    Attributes:
+        majority: accuracy of always answering the most frequent training class.
+        logistic: accuracy of logistic regression on small pixels, None if it was not fitted.
+        logistic_n: number of training images it was fitted on.
+    """
+
+    majority: float
+    logistic: float | None = None
+    logistic_n: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """One line of results.csv: what was seen when an epoch ended.
+
+    Attributes:
+        epoch: 1-based.
+        step: optimizer steps so far.
+        lr: learning rate of the epoch's last step.
+        train_loss, train_accuracy: mean over the epoch's augmented training batches.
+        val_loss, val_accuracy: over the whole validation part.
+        worst_class, worst_recall: the class with the lowest validation recall.
+        recalls: validation recall per class, in the order of the classes.
+        images_per_second: training only.
+        seconds: since the process started; `seconds_left` is an estimate.
+        best: whether this epoch's weights are the best so far.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    lr: float
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    worst_class: str
+    worst_recall: float
+    recalls: tuple[float, ...]
+    images_per_second: float
+    seconds: float
+    seconds_left: float
+    best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A long task has come so far; `done` counts from 0 to `total`."""
+
+    task: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """One sentence that the user should read."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSeen:
+    """The images were read and audited.
+
+    Attributes:
+        images: usable images. counts: part → images of each class, in the order of `classes`; empty before a split.
+    """
+
+    source: str
+    images: int
+    classes: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What will be done, as (what, value, why), and the folder that holds it."""
+
+    rows: tuple[tuple[str, str, str], ...]
+    folder: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """How good the model is on a part that was not used for choosing."""
+
+    part: str
+    scores: Scores
+    baselines: Baselines | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The run is complete. seconds: since the process started. stopped: why it ended early, or None."""
+
+    folder: str
+    report: str | None
+    seconds: float
+    stopped: str | None
+
+
+Event = Progress | Note | DataSeen | Planned | EpochRow | Measured | Finished
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """Return an event as a JSON object whose key ``event`` says which (``epoch_row``, ``measured``, …)."""
+    name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(event).__name__).lstrip("_")
+    return {"event": name, **to_json(event)}
+
+
+T = TypeVar("T")
+
+
+def to_json(record: Any) -> Any:
+    """Turn a record, or a container of records, into plain JSON values."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {f.name: to_json(getattr(record, f.name)) for f in dataclasses.fields(record)}
+    if isinstance(record, dict):
+        return {str(key): to_json(value) for key, value in record.items()}
+    if isinstance(record, (list, tuple)):
+        return [to_json(value) for value in record]
+    return record
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """Build a record of the given kind from what `to_json` made; unknown keys are an error.
+
+    Raises:
+        ValueError: a key is unknown or missing, or a value has the wrong shape.
+    """
+    return typing.cast(T, _read(kind, value, kind.__name__))
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _read_record(hint, value, where)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _read(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise ValueError(f"{where}: expected a list, got {value!r}")
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(inner) != len(value):
+            raise ValueError(f"{where}: expected {len(inner)} values, got {len(value)}")
+        return tuple(_read(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(inner, value, strict=True)))
+    if origin is Literal and value not in arguments:
+        raise ValueError(f"{where}: expected one of {', '.join(map(str, arguments))}, got {value!r}")
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise ValueError(f"{where}: expected {hint.__name__}, got {value!r}")
+    return value
+
+
+def _read_record(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where}: expected an object, got {value!r}")
+    hints = typing.get_type_hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(hints)}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.name not in value and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise ValueError(f"{where}: the key {missing[0]!r} is missing")
+    return kind(**{name: _read(hints[name], v, f"{where}.{name}") for name, v in value.items()})

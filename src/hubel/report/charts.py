@@ -1,0 +1,249 @@
+"""The report's charts: each is defined once and drawn as an SVG for the page and as a PNG file.
+
+Importing this module imports altair and vl_convert (about a second); `hubel.report.html` does so when it draws.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from hubel.records import Baselines, ClassScore, EpochRow, Scores
+from hubel.report.colour import PAPER, ROLES
+from hubel.report.confusion import Grid
+from hubel.report.evidence import Evidence
+from hubel.report.story import best_epoch
+from hubel.report.wording import percent, plain, shortened
+
+INK, MUTED, LINE, ACCENT, SECOND = (ROLES[role][0] for role in ("ink", "muted", "line", "accent", "second"))
+FONTS = "Roboto, Helvetica Neue, Arial, sans-serif"
+PERCENT_AXIS = "format(100 * datum.value, '.2~f') + ' %'"
+WIDTH, HEIGHT = 225, 190
+MOST_ROWS = 60
+
+
+def svg(chart: Any) -> str:
+    """Draw a chart on a transparent ground; colours are the paper column of `hubel.report.colour.ROLES`."""
+    version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
+    drawn: str = vl_convert.vegalite_to_svg(_styled(chart).to_dict(validate=False), vl_version=version)
+    return drawn
+
+
+def png(drawn: str) -> bytes:
+    """Turn an SVG into a PNG of twice its size on white."""
+    opening = re.match(r"<svg[^>]*>", drawn)
+    assert opening is not None
+    ground = f'<rect width="100%" height="100%" fill="{PAPER}"/>'
+    picture: bytes = vl_convert.svg_to_png(drawn[: opening.end()] + ground + drawn[opening.end() :], scale=2)
+    return picture
+
+
+def for_page(evidence: Evidence) -> dict[str, str]:
+    """The page's charts as SVG: headline, and loss, accuracy and rate if there is a history."""
+    drawn = {"headline": svg(headline(evidence.scores, evidence.baselines))}
+    if evidence.history:
+        drawn |= {draw.__name__: svg(draw(evidence.history)) for draw in (loss, accuracy, rate)}
+    return drawn
+
+
+def for_files(evidence: Evidence, grid: Grid, shades: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The charts that also become PNG files, as SVG by the name of the file."""
+    weakest_first = sorted(evidence.scores.per_class, key=lambda c: (c.support == 0, c.recall))
+    drawn = {"confusion": svg(confusion(grid, shades)), "per_class": svg(per_class(weakest_first))}
+    return drawn | ({"curves": svg(curves(evidence.history))} if evidence.history else {})
+
+
+def headline(scores: Scores, baselines: Baselines) -> Any:
+    """The network's accuracy with its interval, above the baselines it has to beat."""
+    low, high = scores.interval
+    network: dict[str, Any] = {"name": "this network", "value": scores.accuracy, "kind": "network"}
+    rows = [network | {"low": low, "high": high}]
+    if baselines.logistic is not None:
+        rows.append({"name": "logistic regression", "value": baselines.logistic, "kind": "baseline"})
+    rows.append({"name": "most frequent class", "value": baselines.majority, "kind": "baseline"})
+    for row in rows:
+        row["text"] = percent(row["value"], scores.n)
+    base = alt.Chart(alt.Data(values=[_finite(row) for row in rows])).encode(
+        y=alt.Y("name:N", sort=None, title=None, axis=_quiet_axis(labelColor=INK, minExtent=136)),
+        x=alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis(values=[0, 0.5, 1])),
+    )
+    ours, theirs = "datum.kind === 'network'", "datum.kind === 'baseline'"
+    interval = base.transform_filter(ours).mark_rule(color=ACCENT, strokeWidth=2).encode(x="low:Q", x2="high:Q")
+    dot = base.transform_filter(ours).mark_point(color=ACCENT, filled=True, size=70, opacity=1)
+    tick = base.transform_filter(theirs).mark_tick(color=INK, thickness=2, height=16)
+    shown = base.mark_text(align="left", color=INK, fontSize=12).encode(x=alt.value(190), text="text:N")
+    return (interval + tick + dot + shown).properties(width=180, height=28 * len(rows))
+
+
+def loss(history: Sequence[EpochRow]) -> Any:
+    """Training and validation loss by epoch; logarithmic when the values span more than a factor of fifty."""
+    values = [v for row in history for v in (row.train_loss, row.val_loss) if math.isfinite(v) and v > 0]
+    wide = bool(values) and max(values) > 50 * min(values)
+    scale = alt.Scale(type="log") if wide else alt.Scale(zero=False)
+    axis = alt.Axis(format="~g", tickCount=5, domain=False)
+    return _by_epoch(history, ("train_loss", "val_loss"), alt.Y("value:Q", title="loss, nats", scale=scale, axis=axis))
+
+
+def accuracy(history: Sequence[EpochRow]) -> Any:
+    """Training and validation accuracy by epoch."""
+    y = alt.Y("value:Q", title="accuracy", scale=alt.Scale(zero=False), axis=_percent_axis(tickCount=5))
+    return _by_epoch(history, ("train_accuracy", "val_accuracy"), y)
+
+
+def rate(history: Sequence[EpochRow]) -> Any:
+    """Learning rate at the end of each epoch."""
+    rows = [_finite({"epoch": row.epoch, "value": row.lr}) for row in history]
+    axis = alt.Axis(format="~g", tickCount=3, domain=False)
+    y = alt.Y("value:Q", title="learning rate", axis=axis)
+    line = alt.Chart(alt.Data(values=rows)).mark_line(color=MUTED, strokeWidth=1.5, point=_point(history, color=MUTED))
+    return line.encode(x=_epoch_axis(history), y=y).properties(width=115, height=HEIGHT)
+
+
+def curves(history: Sequence[EpochRow]) -> Any:
+    """Loss, accuracy and learning rate in one picture."""
+    return alt.hconcat(loss(history), accuracy(history), rate(history), spacing=30)
+
+
+def per_class(classes: Sequence[ClassScore]) -> Any:
+    """Recall and precision of each class in the given order, at most `MOST_ROWS` of them."""
+    rows = [
+        {"name": _label(c.name, i), "measure": measure, "value": value}
+        for i, c in enumerate(classes[:MOST_ROWS])
+        for measure, value in (("recall", c.recall), ("precision", c.precision))
+    ]
+    base = alt.Chart(alt.Data(values=[_finite(row) for row in rows])).encode(
+        y=alt.Y("name:N", sort=None, title=None, axis=_quiet_axis(labelColor=INK, labelExpr=_NAME)),
+    )
+    x = alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis(tickCount=5))
+    colour = alt.Color("measure:N", title=None, scale=_two_colours("recall", "precision"))
+    shape = alt.Shape(
+        "measure:N", title=None, scale=alt.Scale(domain=["recall", "precision"], range=["circle", "square"])
+    )
+    span = base.mark_line(color=LINE, strokeWidth=2).encode(x=x, detail="name:N")
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(x=x, color=colour, shape=shape)
+    return (span + dots).properties(width=420, height=alt.Step(20))
+
+
+def confusion(grid: Grid, shades: Sequence[tuple[str, str]]) -> Any:
+    """The confusion matrix of the grid's classes: counts, shaded by the share of their row."""
+    names = [_label(name, i) for i, name in enumerate(grid.names)]
+    rows = [
+        {
+            "true": names[cell.row_place],
+            "predicted": names[cell.column_place],
+            "count": str(cell.count) if cell.count else "",
+            "fill": shades[cell.level][0],
+            "ink": shades[cell.level][1],
+        }
+        for line in grid.rows
+        for cell in line
+    ]
+    size = 30 if len(names) <= 15 else 24
+    across = _quiet_axis(labelExpr=_NAME, labelColor=INK, labelAngle=-50, orient="bottom")
+    base = alt.Chart(alt.Data(values=rows)).encode(
+        x=alt.X("predicted:N", sort=None, title="predicted", axis=across),
+        y=alt.Y("true:N", sort=None, title="label", axis=_quiet_axis(labelExpr=_NAME, labelColor=INK)),
+    )
+    cells = base.mark_rect(stroke=LINE, strokeWidth=0.5).encode(color=alt.Color("fill:N", scale=None))
+    counts = base.mark_text(fontSize=10).encode(text="count:N", color=alt.Color("ink:N", scale=None))
+    return (cells + counts).properties(width=alt.Step(size), height=alt.Step(size))
+
+
+# Class names may repeat once they are shortened, so charts tell them apart by a number that is not shown.
+_NAME = "slice(datum.value, indexof(datum.value, ' ') + 1)"
+
+
+def _label(name: str, place: int) -> str:
+    return f"{place} {shortened(plain(name), 28)}"
+
+
+def _by_epoch(history: Sequence[EpochRow], fields: tuple[str, str], y: Any) -> Any:
+    rows = [
+        _finite({"epoch": row.epoch, "part": part, "value": getattr(row, field)})
+        for row in history
+        for field, part in zip(fields, ("training", "validation"), strict=True)
+    ]
+    lines = alt.Chart(alt.Data(values=rows)).mark_line(strokeWidth=2, point=_point(history))
+    dash = alt.Scale(domain=["validation", "training"], range=[[1, 0], [5, 3]])
+    legend = alt.Legend(symbolType="stroke", columnPadding=18, offset=20)
+    lines = lines.encode(
+        x=_epoch_axis(history),
+        y=y,
+        color=alt.Color("part:N", title=None, scale=_two_colours("validation", "training"), legend=legend),
+        strokeDash=alt.StrokeDash("part:N", title=None, scale=dash, legend=legend),
+    )
+    best = best_epoch(tuple(history))
+    chart = lines if best is None else _best_mark(history, best) + lines
+    return chart.properties(width=WIDTH, height=HEIGHT)
+
+
+def _best_mark(history: Sequence[EpochRow], best: EpochRow) -> Any:
+    base = alt.Chart(alt.Data(values=[{"epoch": best.epoch, "text": f"best: epoch {best.epoch}"}]))
+    late = best.epoch > (history[0].epoch + history[-1].epoch) / 2
+    x = _epoch_axis(history)
+    rule = base.mark_rule(color=MUTED, strokeDash=[2, 3]).encode(x=x)
+    text = base.mark_text(color=MUTED, align="right" if late else "left", dy=-4, baseline="bottom")
+    return rule + text.encode(x=x, y=alt.value(0), text="text:N")
+
+
+def _epoch_axis(history: Sequence[EpochRow]) -> Any:
+    first, last = (history[0].epoch, history[-1].epoch) if history else (1, 1)
+    domain = [first - 1, last + 1] if first == last else [first, last]
+    axis = alt.Axis(tickMinStep=1, format="d", grid=False, tickCount=6)
+    if first == last:
+        axis = alt.Axis(values=[first], format="d", grid=False)
+    return alt.X("epoch:Q", title="epoch", scale=alt.Scale(domain=domain, nice=False), axis=axis)
+
+
+def _point(history: Sequence[EpochRow], **settings: Any) -> Any:
+    return alt.OverlayMarkDef(size=22, filled=True, opacity=1, **settings) if len(history) <= 40 else False
+
+
+def _two_colours(first: str, second: str) -> Any:
+    return alt.Scale(domain=[first, second], range=[ACCENT, SECOND])
+
+
+def _percent_axis(**settings: Any) -> Any:
+    return alt.Axis(labelExpr=PERCENT_AXIS, domain=False, **settings)
+
+
+def _quiet_axis(**settings: Any) -> Any:
+    return alt.Axis(domain=False, ticks=False, grid=False, labelLimit=200, labelPadding=6, **settings)
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+
+
+def _styled(chart: Any) -> Any:
+    axis = {
+        "labelColor": MUTED,
+        "titleColor": MUTED,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    }
+    lines = {"gridColor": LINE, "tickColor": LINE, "domainColor": LINE}
+    legend = {
+        "labelColor": INK,
+        "labelFontSize": 12,
+        "orient": "top",
+        "symbolStrokeWidth": 2,
+        "symbolSize": 120,
+        "offset": 4,
+    }
+    return chart.configure(
+        aria=False,
+        background="transparent",
+        font=FONTS,
+        padding=4,
+        view={"stroke": None},
+        axis=axis | lines,
+        axisY={"titlePadding": 12},
+        legend=legend,
+    )

@@ -1,0 +1,217 @@
+"""What the numbers say, in plain sentences: the verdict, and the likeliest causes of error."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from hubel.records import Baselines, ClassScore, EpochRow, Finding, Scores
+from hubel.report.confusion import Answers, Pair, pairs
+from hubel.report.evidence import Evidence
+from hubel.report.wording import NBSP, bare_percent, counted, named, percent, plain, points, whole
+
+OVERFIT = 0.10
+# Parts of a finding's code that name a cause of wrong answers, rather than a file that was merely left out.
+CAUSING = ("label", "conflict", "imbalance", "small", "few", "leak", "contradict", "shortcut", "blank")
+MOST_PICTURES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """One likely cause of wrong answers: a title, a sentence with its numbers, and images that show it.
+
+    Attributes:
+        images: indices of images. cell: (label, prediction) of the confusion cell with more of them.
+    """
+
+    title: str
+    text: str
+    images: tuple[int, ...] = ()
+    cell: tuple[int, int] | None = None
+
+
+def part_name(evidence: Evidence) -> str:
+    """How the reported images are called: ``test`` or ``validation``."""
+    return "validation" if evidence.reported_part == "val" else evidence.reported_part
+
+
+def best_epoch(history: tuple[EpochRow, ...]) -> EpochRow | None:
+    """The epoch whose weights were kept: the last one that was marked as best."""
+    return next((row for row in reversed(history) if row.best), None)
+
+
+def verdict(evidence: Evidence) -> list[str]:
+    """The result in a few sentences: against the baselines, training against validation, the weakest class."""
+    if not evidence.scores.n:
+        return ["No image was measured, so nothing can be said about this network."]
+    sentences = [against_baselines(evidence.scores, evidence.baselines, part_name(evidence))]
+    gap = training_gap(evidence.history)
+    more = [gap, divergence(evidence.history), weakest_class(evidence.scores)]
+    return [*sentences, *(sentence for sentence in more if sentence)]
+
+
+def against_baselines(scores: Scores, baselines: Baselines, part: str) -> str:
+    """Say whether the interval lies above the better of the baselines."""
+    low, high = scores.interval
+    rivals = [(baselines.majority, "always answering the most frequent class")]
+    if baselines.logistic is not None and math.isfinite(baselines.logistic):
+        rivals.append((baselines.logistic, "logistic regression on small pixels"))
+    best, name = max(rivals)
+    told = f"{percent(scores.accuracy, scores.n)} of {counted(scores.n, f'{part} image')} are answered right"
+    rival = f"{name} ({percent(best, scores.n)})"
+    if not math.isfinite(scores.accuracy):
+        return "The accuracy is not a number; the run has diverged, see the curves."
+    if low > best:
+        return f"{told}, {points(scores.accuracy - best)} above the best baseline, {rival}."
+    if high < best:
+        return f"{told}, {points(best - scores.accuracy)} below {rival}: the network is worse than a simple method."
+    return f"{told}: no clear difference from {rival}, which lies within the 95{NBSP}% interval."
+
+
+def training_gap(history: tuple[EpochRow, ...]) -> str:
+    """Compare training with validation accuracy at the best epoch; empty without finite numbers."""
+    row = best_epoch(history) or (history[-1] if history else None)
+    if row is None:
+        return ""
+    if not math.isfinite(row.train_accuracy) or not math.isfinite(row.val_accuracy):
+        return ""
+    train, val = row.train_accuracy, row.val_accuracy
+    figures = f"{percent(train)} on training images against {percent(val)} on validation images at epoch {row.epoch}"
+    if train - val > OVERFIT:
+        return f"A sign of overfitting: {figures}; more images or stronger augmentation would help."
+    if train >= val:
+        return f"Training and validation stay close together: {figures}."
+    return f"No sign of overfitting: {figures}; augmented training images are the harder ones."
+
+
+def divergence(history: tuple[EpochRow, ...]) -> str:
+    """Say from which epoch on the loss is not a finite number; empty if it always is."""
+    bad = [row.epoch for row in history if not (math.isfinite(row.train_loss) and math.isfinite(row.val_loss))]
+    if not bad:
+        return ""
+    kept = best_epoch(history)
+    rest = f"the weights of epoch {kept.epoch} were kept" if kept is not None else "no epoch was better than the start"
+    return f"The run diverged: from epoch {bad[0]} on the loss is not a finite number; {rest}."
+
+
+def weakest_class(scores: Scores) -> str:
+    """Name the class with the lowest recall and what it is taken for; empty if nothing is wrong."""
+    weakest = weakest_index(scores)
+    if weakest is None:
+        return ""
+    score, taken = scores.per_class[weakest], mostly_taken_for(scores, weakest)
+    text = f"The weakest class is {named(score.name)}: {_found(score)}"
+    if taken is None:
+        return text + "."
+    other, count = taken
+    name = named(scores.per_class[other].name)
+    return (
+        f"{text}; it is most often taken for {name} ({whole(count)} of {counted(_missed(scores, weakest), 'error')})."
+    )
+
+
+def weakest_index(scores: Scores) -> int | None:
+    """The class with the lowest recall among those that occur; None if every image is right."""
+    present = [i for i, c in enumerate(scores.per_class) if c.support and c.recall < 1]
+    return min(present, key=lambda i: (scores.per_class[i].recall, -scores.per_class[i].support), default=None)
+
+
+def mostly_taken_for(scores: Scores, label: int) -> tuple[int, int] | None:
+    """The other class that most images of a class are predicted as, and how many."""
+    others = [(count, -j) for j, count in enumerate(scores.confusion[label]) if j != label and count]
+    return (-max(others)[1], max(others)[0]) if others else None
+
+
+def causes(evidence: Evidence, said: Answers) -> list[Cause]:
+    """The three likeliest causes of error: a confused pair, the weakest class, a fault of the data or of the fit."""
+    matrix = np.asarray(evidence.scores.confusion, dtype=np.int64)
+    wrong = int(matrix.sum() - np.trace(matrix)) if matrix.size else 0
+    if not wrong:
+        return []
+    mixed = [_pair_cause(evidence, said, pair, wrong) for pair in pairs(matrix)[:3]]
+    weak = _weak_cause(evidence, said)
+    if weak is not None and weak.cell == mixed[0].cell:
+        weak = None
+    elif weak is not None:
+        mixed = [mixed[0], *(pair for pair in mixed[1:] if pair.cell != weak.cell)]
+    data = [_finding_cause(f) for f in _causing(evidence.findings)]
+    fit = _overfit_cause(evidence.history)
+    ranked = [mixed[0], *([weak] if weak else []), *data[:1], *fit, *mixed[1:2], *data[1:], *mixed[2:]]
+    return ranked[:3]
+
+
+def _pair_cause(evidence: Evidence, said: Answers, pair: Pair, wrong: int) -> Cause:
+    first, second = (named(evidence.card.classes[i]) for i in (pair.first, pair.second))
+    back = f", {whole(pair.back)} the other way round" if pair.back else ""
+    were = "was" if pair.there == 1 else "were"
+    text = (
+        f"{counted(pair.there, 'image')} of {first} {were} taken for {second}{back}: "
+        f"{percent(pair.count / wrong, wrong)} of all {counted(wrong, 'error')}."
+    )
+    shown = _cell_images(evidence, said, pair.first, pair.second)
+    title = f"{first} and {second} are mixed up"
+    return Cause(title=title, text=text, images=shown, cell=(pair.first, pair.second))
+
+
+def _weak_cause(evidence: Evidence, said: Answers) -> Cause | None:
+    weakest = weakest_index(evidence.scores)
+    if weakest is None:
+        return None
+    score, missed = evidence.scores.per_class[weakest], _missed(evidence.scores, weakest)
+    trained = evidence.counts.get("train", ())
+    seen = f", learned from {counted(trained[weakest], 'training image')}" if weakest < len(trained) else ""
+    mean = f"the mean over the classes is {percent(evidence.scores.balanced_accuracy, evidence.scores.n)}"
+    taken = ", ".join(
+        f"{named(evidence.card.classes[j])} {whole(count)}"
+        for count, j in _ranked_mistakes(evidence.scores.confusion[weakest], weakest)[:3]
+    )
+    text = f"{_found(score)}{seen}; {mean}. Its {counted(missed, 'error')} went to: {taken}."
+    wrong = np.flatnonzero((evidence.labels == weakest) & (said.predictions != weakest))
+    shown = wrong[np.argsort(-said.confidence[wrong], kind="stable")][:MOST_PICTURES]
+    other, most = mostly_taken_for(evidence.scores, weakest) or (weakest, 0)
+    cell = (weakest, other) if 2 * most > missed else None
+    return Cause(title=f"{named(score.name)} is hard", text=text, images=tuple(int(i) for i in shown), cell=cell)
+
+
+def _causing(findings: tuple[Finding, ...]) -> list[Finding]:
+    order = {"error": 0, "warning": 1}
+    hits = [f for f in findings if f.severity in order and not f.left_out and any(c in f.code for c in CAUSING)]
+    return sorted(hits, key=lambda finding: order[finding.severity])
+
+
+def _finding_cause(finding: Finding) -> Cause:
+    files = f" ({counted(len(finding.paths), 'file')})" if finding.paths else ""
+    title = f"The data: {plain(finding.code).replace('_', ' ').replace('-', ' ')}{files}"
+    return Cause(title=title, text=plain(finding.message))
+
+
+def _overfit_cause(history: tuple[EpochRow, ...]) -> list[Cause]:
+    row = best_epoch(history)
+    if row is None or not row.train_accuracy - row.val_accuracy > OVERFIT:
+        return []
+    text = (
+        f"Training accuracy is {percent(row.train_accuracy)}, validation accuracy {percent(row.val_accuracy)}, "
+        f"{points(row.train_accuracy - row.val_accuracy)} apart at epoch {row.epoch}: the network has learned things "
+        "that hold for the training images only."
+    )
+    return [Cause(title="Too little carries over from the training images", text=text)]
+
+
+def _cell_images(evidence: Evidence, said: Answers, label: int, prediction: int) -> tuple[int, ...]:
+    members = np.flatnonzero((evidence.labels == label) & (said.predictions == prediction))
+    return tuple(int(i) for i in members[np.argsort(-said.confidence[members], kind="stable")][:MOST_PICTURES])
+
+
+def _ranked_mistakes(row: tuple[int, ...], label: int) -> list[tuple[int, int]]:
+    return sorted(((count, j) for j, count in enumerate(row) if j != label and count), key=lambda c: -c[0])
+
+
+def _missed(scores: Scores, label: int) -> int:
+    return sum(scores.confusion[label]) - scores.confusion[label][label]
+
+
+def _found(score: ClassScore) -> str:
+    found = bare_percent(score.recall, score.support)
+    return f"{found}{NBSP}% of its {counted(score.support, 'image')} are found"

@@ -1,0 +1,214 @@
+"""The run folder: its only reader and writer.
+
+Every file is written to a temporary sibling, synced and renamed, so that a file is whole or absent whatever happens;
+log.jsonl and results.csv grow line by line and are synced at the end of each epoch. manifest.json lists the SHA-256
+of every file and is written last.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hubel.errors import RunError, UsageError
+from hubel.records import to_json
+
+LAYOUT = 1  # of the run folder; raise it when readers must tell old from new
+DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes cells that begin so for formulas
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        RunError: disk full, no permission, read-only, I/O error.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
+    with _explained(file):
+        try:
+            with open(temporary, "wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(file.parent)
+
+
+def write_text(file: Path, content: str) -> None:
+    """Write UTF-8 text whole or not at all."""
+    write_bytes(file, content.encode("utf-8"))
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write a record, or plain values, as indented JSON, whole or not at all."""
+    write_text(file, json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+
+
+def csv_text(rows: Sequence[Sequence[Any]]) -> str:
+    """Write rows as CSV that is safe to open in a spreadsheet: text that would be a formula gets a quote in front."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(DANGEROUS) else cell for cell in row])
+    return text.getvalue()
+
+
+class RunFolder:
+    """One run's folder, open for writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.model = path / "model"
+        self.pictures = path / "pictures"
+
+    @classmethod
+    def check(cls, output: str | Path | None, name: str, *, overwrite: bool = False) -> Path:
+        """Return the folder a run would go to, `output` or ``runs/<name>[-N]``; nothing is changed yet.
+
+        Raises:
+            RunError: the folder is not empty and `overwrite` is off, or it holds something else than a run.
+            UsageError: it is no folder.
+        """
+        path = _free_name(Path("runs"), name) if output is None else Path(output)
+        with _explained(path):
+            if path.is_symlink() or (path.exists() and not path.is_dir()):
+                raise UsageError(f"The output {path} is not a folder: give another --output.")
+            if path.is_dir() and any(path.iterdir()):
+                _may_replace(path, overwrite=overwrite)
+            _try_writing(next(folder for folder in [path, *path.absolute().parents] if folder.exists()))
+        return path
+
+    @classmethod
+    def create(cls, path: Path, *, overwrite: bool = False) -> RunFolder:
+        """Make the folder that `check` returned, empty."""
+        with _explained(path):
+            if path.is_dir() and any(path.iterdir()):
+                _may_replace(path, overwrite=overwrite)
+                shutil.rmtree(path)
+            for folder in (path, path / "model", path / "pictures"):
+                folder.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    def write(self, name: str, value: Any) -> None:
+        """Write ``name`` in the folder: text as it is, anything else as JSON."""
+        if isinstance(value, str):
+            write_text(self.path / name, value)
+        else:
+            write_json(self.path / name, value)
+
+    def append(self, name: str, line: str, *, sync: bool = False) -> None:
+        """Add a line to a growing file."""
+        file = self.path / name
+        with _explained(file), open(file, "a", encoding="utf-8", newline="\n") as handle:
+            handle.write(line.rstrip("\n") + "\n")
+            if sync:
+                handle.flush()
+                os.fsync(handle.fileno())
+
+    def log(self, event: dict[str, Any], *, sync: bool = False) -> None:
+        """Add an event to log.jsonl."""
+        self.append("log.jsonl", json.dumps(event, ensure_ascii=False), sync=sync)
+
+    def seal(self) -> None:
+        """Write manifest.json: the SHA-256 of every other file."""
+        files = sorted(f for f in self.path.rglob("*") if f.is_file() and f.name != "manifest.json")
+        digests = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
+        self.write("manifest.json", {"layout": LAYOUT, "sha256": digests})
+
+
+def verify(path: Path) -> None:
+    """Compare a sealed run folder with its manifest; a folder without one (a run that is going on) passes.
+
+    Raises:
+        RunError: names the first file that is missing or was changed.
+    """
+    file = path / "manifest.json"
+    if not file.exists():
+        return
+    for name, digest in read_json(file)["sha256"].items():
+        if not (path / name).is_file():
+            raise RunError(f"{path / name} is missing, but the run's manifest lists it: restore it from a copy.")
+        if sha256(path / name) != digest:
+            raise RunError(f"{path / name} was changed or damaged since the run was saved: restore it from a copy.")
+
+
+def read_json(file: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        RunError: it is missing, or no JSON.
+    """
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"{file} does not exist: give the folder of a finished run.") from error
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} can't be read ({error}): restore it from a copy.") from error
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open(file, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _free_name(parent: Path, name: str) -> Path:
+    path, number = parent / name, 2
+    while path.exists():
+        path, number = parent / f"{name}-{number}", number + 1
+    return path
+
+
+def _may_replace(path: Path, *, overwrite: bool) -> None:
+    """Only what hubel wrote is ever replaced, and only when asked."""
+    if not overwrite:
+        raise RunError(
+            f"The output {path} exists and is not empty: give another --output, or --overwrite to replace it."
+        )
+    if not (path / "recipe.yaml").exists():
+        raise RunError(
+            f"The output {path} is not empty and holds no run of hubel: it is not replaced; give another one."
+        )
+
+
+def _try_writing(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows can't open folders
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
+    """Turn an OSError into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        remedy = {
+            errno.ENOSPC: "free some space and start again",
+            errno.EDQUOT: "free some space and start again",
+            errno.EACCES: "choose a folder that you may write to with --output",
+            errno.EPERM: "choose a folder that you may write to with --output",
+            errno.EROFS: "choose a folder that you may write to with --output",
+        }.get(error.errno or 0, "check the disk, or choose another --output")
+        raise RunError(f"{file} can't be written ({error.strerror or error}): {remedy}.") from error

@@ -1,0 +1,146 @@
+"""Augmentation against torchvision and hand-worked cases; the draws depend on seed, epoch and image alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+from torchvision.transforms.v2 import functional as TF
+
+from hubel.dataset.augment import DRAWS, OPERATIONS, PRESETS, augment, describe, mix, uniform
+from hubel.dataset.config import Augmentation
+
+IMAGES = torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def draws(n: int = 6, value: float | None = None) -> torch.Tensor:
+    return uniform(0, 0, torch.arange(n)) if value is None else torch.full((n, DRAWS), value)
+
+
+def test_draws_depend_on_seed_epoch_and_image_alone() -> None:
+    ids = torch.arange(1000)
+    whole = uniform(7, 3, ids)
+    torch.testing.assert_close(uniform(7, 3, ids[[5, 900]]), whole[[5, 900]], rtol=0, atol=0)
+    for other in (uniform(8, 3, ids), uniform(7, 4, ids), uniform(7, 3, ids + 1)):
+        assert (other == whole).float().mean() < 0.001
+
+
+def test_draws_are_uniform_and_uncorrelated() -> None:
+    u = uniform(0, 1, torch.arange(20_000))
+    assert u.min() >= 0
+    assert u.max() < 1
+    for column in (0, 11, 23):
+        assert stats.kstest(u[:, column].numpy(), "uniform").pvalue > 1e-3
+    correlation = torch.corrcoef(u.T) - torch.eye(DRAWS)
+    assert correlation.abs().max() < 0.04
+
+
+def test_no_augmentation_changes_nothing() -> None:
+    torch.testing.assert_close(augment(IMAGES, Augmentation(), draws(), 20), IMAGES / 255)
+
+
+@pytest.mark.parametrize("extra", [{}, {"rotate": 1e-9}], ids=["exact", "sampled"])
+def test_a_flip_is_a_flip(extra: dict[str, float]) -> None:
+    mirrored = augment(IMAGES, Augmentation(flip=True, **extra), draws(value=0.25), 20)
+    torch.testing.assert_close(mirrored, IMAGES.flip(3) / 255, atol=1e-4, rtol=0)
+    kept = augment(IMAGES, Augmentation(flip=True, **extra), draws(value=0.5), 20)
+    torch.testing.assert_close(kept, IMAGES / 255, atol=1e-4, rtol=0)
+
+
+def test_a_shift_is_a_crop_of_the_reflected_image() -> None:
+    u = draws()
+    shifted = augment(IMAGES, Augmentation(shift=0.2), u, 20)
+    padded = F.pad(IMAGES.float() / 255, (4, 4, 4, 4), mode="reflect")
+    for i in range(6):
+        top, left = int(u[i, 4] * 9), int(u[i, 5] * 9)
+        torch.testing.assert_close(shifted[i], padded[i, :, top : top + 20, left : left + 20])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
+def test_rotation_equals_torchvisions(share: float) -> None:
+    smooth = F.interpolate(torch.rand(1, 3, 5, 5), (41, 41), mode="bilinear")
+    pixels = (smooth * 255).round().byte()
+    turned = augment(pixels, Augmentation(rotate=30.0), draws(1, share), 41)
+    angle = 30 * (2 * share - 1)
+    expected = TF.rotate(pixels.float() / 255, angle, interpolation=TF.InterpolationMode.BILINEAR)
+    inner = slice(10, 31)  # corners differ: torchvision fills them with black, hubel mirrors
+    torch.testing.assert_close(turned[..., inner, inner], expected[..., inner, inner], atol=2e-3, rtol=0)
+
+
+def test_a_whole_crop_of_the_same_size_is_the_image() -> None:
+    torch.testing.assert_close(
+        augment(IMAGES, Augmentation(scale=(1.0, 1.0)), draws(), 20), IMAGES / 255, atol=1e-5, rtol=0
+    )
+
+
+def test_crops_stay_inside_of_the_image() -> None:
+    marked = torch.zeros(64, 1, 32, 32, dtype=torch.uint8)
+    u = uniform(1, 1, torch.arange(64))
+    how = Augmentation(scale=(0.3, 1.0), ratio=4 / 3)
+    ramp = torch.arange(32).float().expand(64, 1, 32, 32)
+    seen = augment((ramp * 8).byte(), how, u, 32)
+    assert (seen.diff(dim=3) >= -1e-6).all(), "a mirrored border would make the ramp fall"
+    assert augment(marked, how, u, 16).shape == (64, 1, 16, 16)
+
+
+def test_brightness_multiplies() -> None:
+    grey = torch.full((4, 3, 8, 8), 100, dtype=torch.uint8)
+    brighter = augment(grey, Augmentation(brightness=0.5), draws(4, 1.0), 8)
+    torch.testing.assert_close(brighter, torch.full_like(brighter, 150 / 255))
+
+
+def test_cutout_blanks_its_share() -> None:
+    white = torch.full((200, 1, 40, 40), 255, dtype=torch.uint8)
+    cut = augment(white, Augmentation(cutout=0.5), uniform(0, 0, torch.arange(200)), 40)
+    share = (cut == 0.5).float().mean((1, 2, 3))
+    assert 0.05 < share.min() <= share.max() <= 0.26
+
+
+def test_erasing_happens_as_often_as_asked() -> None:
+    white = torch.full((4000, 1, 16, 16), 255, dtype=torch.uint8)
+    erased = augment(white, Augmentation(erase=0.3), uniform(0, 0, torch.arange(4000)), 16)
+    rate = (erased < 1).flatten(1).any(1).float().mean()
+    assert abs(rate - 0.3) < 0.03
+
+
+def test_mixup_blends_images_and_targets_alike() -> None:
+    images, targets = IMAGES.float() / 255, torch.eye(6)
+    mixed, soft = mix(images, targets, Augmentation(mixup=1.0), 0, 0, 0)
+    share = soft[0, 0]
+    torch.testing.assert_close(soft, share * targets + (1 - share) * targets.roll(1, 0))
+    torch.testing.assert_close(mixed, share * images + (1 - share) * images.roll(1, 0))
+    assert 0 < share < 1
+
+
+def test_cutmix_targets_are_the_shares_of_pixels() -> None:
+    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 20, 20).contiguous()
+    for first in range(20):
+        mixed, soft = mix(images, torch.eye(6), Augmentation(cutmix=1.0), 0, 0, first)
+        own = (mixed[0] == 0).float().mean()
+        torch.testing.assert_close(soft[0, 0], own)
+        torch.testing.assert_close(soft.sum(1), torch.ones(6))
+
+
+@pytest.mark.parametrize("policy", ["trivial", "rand"])
+def test_policies_use_every_operation_and_keep_the_range(policy: str) -> None:
+    many = IMAGES.repeat(100, 1, 1, 1)
+    changed = augment(many, Augmentation(policy=policy), uniform(0, 0, torch.arange(600)), 20)
+    assert 0 <= changed.min() <= changed.max() <= 1
+    same = (changed == many / 255).flatten(1).all(1).float().mean()
+    assert same < 0.4
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_keep_shape_and_type_on_grey_too(name: str) -> None:
+    for images in (IMAGES, IMAGES[:, :1]):
+        changed = OPERATIONS[name](images, 0.5)
+        assert changed.shape == images.shape
+        assert changed.dtype == torch.uint8
+
+
+def test_every_preset_says_what_it_does() -> None:
+    assert describe(PRESETS["none"]) == "nothing is changed"
+    said = {describe(how) for how in PRESETS.values()}
+    assert len(said) == len(PRESETS)
+    assert "MixUp" in describe(Augmentation(mixup=0.2))

@@ -1,0 +1,76 @@
+"""Batches: of one shape, in an order that seed and epoch decide, every image as often as asked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hubel.dataset import loader as module
+from hubel.dataset.config import Augmentation
+from hubel.dataset.loader import Loader
+from hubel.records import Preprocess
+
+VIEW = Preprocess(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,))
+PIXELS = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
+LABELS = np.repeat(np.arange(5), 10).astype(np.int64)
+
+
+def loader(indices: np.ndarray | None = None, **changes: object) -> Loader:
+    rows = np.arange(50) if indices is None else indices
+    options = {"classes": 5, "batch_size": 16, "preprocess": VIEW, "augmentation": Augmentation(), "seed": 1}
+    return Loader(PIXELS, LABELS, rows, device=torch.device("cpu"), **{**options, **changes})
+
+
+def test_an_epoch_is_whole_batches_of_different_images() -> None:
+    batches = list(loader().epoch(0, 8))
+    assert [len(batch.labels) for batch in batches] == [16, 16, 16]
+    ids = torch.cat([batch.ids for batch in batches])
+    assert len(ids.unique()) == 48
+
+
+def test_pixels_are_normalised_and_labels_belong_to_them() -> None:
+    for batch in loader(np.arange(20, 50)).epoch(0, 8):
+        pixels = torch.from_numpy(PIXELS[batch.ids.numpy()]).permute(0, 3, 1, 2)
+        torch.testing.assert_close(batch.images, (pixels / 255 - 0.5) / 0.25)
+        assert torch.equal(batch.labels, torch.from_numpy(LABELS[batch.ids.numpy()]))
+        assert torch.equal(batch.targets.argmax(1), batch.labels)
+
+
+def test_order_depends_on_seed_and_epoch() -> None:
+    assert torch.equal(loader().order(3), loader().order(3))
+    assert not torch.equal(loader().order(3), loader().order(4))
+    assert not torch.equal(loader().order(3), loader(seed=2).order(3))
+
+
+def test_an_epoch_can_begin_in_the_middle() -> None:
+    whole, rest = list(loader().epoch(2, 8)), list(loader().epoch(2, 8, start=1))
+    assert len(rest) == 2
+    assert torch.equal(whole[1].images, rest[0].images)
+
+
+def test_mapped_and_held_images_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = next(loader(augmentation=Augmentation(flip=True, shift=0.2)).epoch(0, 8))
+    monkeypatch.setattr(module, "RESIDENT", 0)
+    mapped = next(loader(augmentation=Augmentation(flip=True, shift=0.2)).epoch(0, 8))
+    assert torch.equal(held.images, mapped.images)
+
+
+def test_smaller_images_are_the_antialiased_ones() -> None:
+    small = next(loader().epoch(0, 4))
+    assert small.images.shape[2:] == (4, 4)
+    full = next(loader().epoch(0, 8))
+    torch.testing.assert_close(small.images.mean(), full.images.mean(), atol=0.02, rtol=0)
+
+
+def test_the_balanced_sampler_evens_classes_out() -> None:
+    rows = np.concatenate([np.arange(10), np.array([10, 20, 30, 40])])
+    drawn = torch.cat([loader(rows, sampler="balanced", batch_size=14).order(e) for e in range(400)])
+    labels = torch.from_numpy(LABELS[rows])[drawn]
+    shares = torch.bincount(labels, minlength=5) / len(labels)
+    torch.testing.assert_close(shares, torch.full((5,), 0.2), atol=0.03, rtol=0)
+
+
+def test_fewer_images_than_a_batch_make_one_batch() -> None:
+    [batch] = loader(np.arange(5)).epoch(0, 8)
+    assert len(batch.labels) == 5

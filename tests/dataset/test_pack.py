@@ -1,0 +1,108 @@
+"""The pack: the decoder's pixels, decoded once, in parallel, and made anew when a file changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hubel.dataset import pack as module
+from hubel.dataset.decode import decode
+from hubel.dataset.pack import cache_clear, cache_entries, pack
+from hubel.errors import DataError
+from hubel.records import Preprocess
+
+VIEW = Preprocess(size=(12, 12), channels=3)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HUBEL_CACHE", str(tmp_path / "cache"))
+    root = tmp_path / "images"
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        Image.fromarray(rng.integers(0, 256, (16, 14, 3), dtype=np.uint8)).save(root / f"{i:02d}.png")
+    (root / "05.png").write_bytes(b"no image")
+    return root
+
+
+def names(root: Path) -> list[str]:
+    return sorted(file.name for file in root.iterdir())
+
+
+@pytest.mark.parametrize("alone", [100, 0], ids=["in this process", "in workers"])
+def test_pixels_are_the_decoders(folder: Path, monkeypatch: pytest.MonkeyPatch, alone: int) -> None:
+    monkeypatch.setattr(module, "ALONE", alone)
+    monkeypatch.setattr(module, "CHUNK", 3)
+    advanced: list[int] = []
+    packed = pack(folder, names(folder), VIEW, advance=advanced.append)
+    assert sum(advanced) == 20
+    assert list(packed.reasons) == [5]
+    assert packed.facts[5] is None
+    assert not packed.images[5].any()
+    for i in (0, 7, 19):
+        pixels, facts = decode(folder / f"{i:02d}.png", VIEW)
+        np.testing.assert_array_equal(packed.images[i], pixels)
+        assert packed.facts[i] == facts
+
+
+def test_a_pack_is_found_again_until_a_file_changes(folder: Path) -> None:
+    assert pack(folder, names(folder), VIEW).fresh
+    assert not pack(folder, names(folder), VIEW).fresh
+    status = (folder / "00.png").stat()
+    os.utime(folder / "00.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert pack(folder, names(folder), VIEW).fresh
+    assert pack(folder, names(folder), Preprocess(size=(8, 8))).fresh
+
+
+def test_a_file_that_vanished_is_named(folder: Path) -> None:
+    listed = names(folder)
+    (folder / "03.png").unlink()
+    packed = pack(folder, listed, VIEW)
+    assert set(packed.reasons) == {3, 5}
+    assert packed.usable.sum() == 18
+
+
+def test_a_damaged_pack_is_made_again(folder: Path) -> None:
+    packed = pack(folder, names(folder), VIEW)
+    (packed.folder / "images.npy").write_bytes(b"rubbish")
+    assert pack(folder, names(folder), VIEW).fresh
+
+
+def test_a_worker_that_dies_costs_one_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ALONE", 0)
+    monkeypatch.setattr(module, "CHUNK", 4)
+    ask = module._Worker._ask
+
+    def dies(self: module._Worker, start: int, listed: list[str]) -> object:
+        if "09.png" in listed:
+            raise BrokenPipeError
+        return ask(self, start, listed)
+
+    monkeypatch.setattr(module._Worker, "_ask", dies)
+    packed = pack(folder, names(folder), VIEW)
+    assert packed.reasons[9] == "the decoder crashed on it"
+    assert packed.usable.sum() == 18
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_reserve", full)
+    with pytest.raises(DataError, match="No space left on device.*HUBEL_CACHE"):
+        pack(folder, names(folder), VIEW)
+    assert cache_entries() == []
+
+
+def test_the_cache_is_listed_and_cleared(folder: Path) -> None:
+    packed = pack(folder, names(folder), VIEW)
+    [(name, size)] = cache_entries()
+    assert name == f"packs/{packed.folder.name}"
+    assert size > 20 * 12 * 12 * 3
+    assert cache_clear() == size
+    assert cache_entries() == []

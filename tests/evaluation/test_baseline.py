@@ -1,0 +1,164 @@
+"""Baselines and the mirror test on data whose answers are known."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from hubel.errors import UsageError
+from hubel.evaluation import baseline
+from hubel.evaluation.baseline import baselines, fit_baseline, stratified, thumbnails
+from hubel.evaluation.mirror import _left_out_scores, mirror_test
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+def digits() -> tuple[Pixels, Labels]:
+    data = load_digits()
+    return (data.images * 255 / 16).astype(np.uint8)[..., None], data.target.astype(np.int64)
+
+
+def blobs(n: int, *, seed: int, side: int = 16, handed: bool = False) -> tuple[Pixels, Labels]:
+    """Three classes by the height of a bright spot, anywhere from left to right; `handed` ones by left and right."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, n)
+    images = rng.normal(110, 25, (n, side, side, 3))
+    fixed, free = (labels + 1) * side // 4, rng.integers(1, side - 1, n)
+    for image, a, b in zip(images, fixed, free, strict=True):
+        y, x = (b, a) if handed else (a, b)
+        image[y - 1 : y + 1, x - 1 : x + 1] += 90
+    return images.clip(0, 255).astype(np.uint8), labels.astype(np.int64)
+
+
+def test_the_line_equals_scikit_learn_on_the_same_features() -> None:
+    images, labels = digits()
+    fitted = fit_baseline(images[:900], labels[:900])
+    x, y = (images[:900].reshape(900, -1) / 255, images[900:].reshape(-1, 64) / 255)
+    mean, std = x.mean(0), x.std(0) + 1e-3
+    line = LogisticRegression(C=baseline.INVERSE_PENALTY, max_iter=500).fit((x - mean) / std, labels[:900])
+    expected = line.predict((y - mean) / std)
+    assert np.mean(fitted.predict(images[900:]) == expected) > 0.99
+    record = fitted.on(images[900:], labels[900:])
+    assert record.logistic == pytest.approx(np.mean(expected == labels[900:]), abs=0.01)
+    assert record.logistic_n == 900
+    assert record.majority == np.mean(labels[900:] == np.bincount(labels[:900]).argmax())
+    assert baselines(images[:900], labels[:900], images[900:], labels[900:]) == record
+
+
+def test_two_classes_with_labels_that_leave_gaps() -> None:
+    images, labels = digits()
+    keep = np.isin(labels, (3, 8))
+    fitted = fit_baseline(images[keep][:250], labels[keep][:250])
+    assert set(fitted.predict(images[keep])) == {3, 8}
+    record = fitted.on(images[keep][250:], labels[keep][250:])
+    assert record.logistic is not None
+    assert record.logistic > 0.9
+
+
+def test_one_class_has_a_majority_only() -> None:
+    images, _ = digits()
+    record = baselines(images[:9], np.full(9, 2), images[:4], np.array([2, 2, 1, 0]))
+    assert (record.majority, record.logistic, record.logistic_n) == (0.5, None, 0)
+
+
+def test_no_warning_leaks_when_the_fit_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = digits()
+    monkeypatch.setattr(baseline, "WORK_LIMIT", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit_baseline(images, labels).weights is not None
+
+
+def test_the_subset_is_stratified_seeded_and_has_every_class() -> None:
+    labels = np.repeat([0, 1, 2, 3], [6000, 3000, 999, 1]).astype(np.int64)
+    chosen = stratified(labels, 1000, seed=1)
+    assert len(np.unique(chosen)) == 1000
+    assert np.bincount(labels[chosen]).tolist() == pytest.approx([600, 300, 100, 1], abs=1)
+    assert np.array_equal(chosen, stratified(labels, 1000, seed=1))
+    assert not np.array_equal(chosen, stratified(labels, 1000, seed=2))
+    assert np.array_equal(stratified(labels[:5], 1000, seed=1), np.arange(5))
+
+
+def test_thumbnails_are_means_over_areas() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 24, 36, 3), dtype=np.uint8)
+    expected = images.reshape(3, 12, 2, 12, 3, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2) / 255
+    np.testing.assert_allclose(thumbnails(images), expected, atol=1e-6)
+    odd = images[:, :17, :31]
+    np.testing.assert_allclose(thumbnails(odd[:, :, ::-1]), thumbnails(odd)[..., ::-1], atol=1e-6)
+    assert thumbnails(images[:, :5]).shape == (3, 3, 5, 12)
+
+
+def test_left_out_scores_equal_fits_without_the_image() -> None:
+    rng = np.random.default_rng(0)
+    plain, mirrored = (rng.random((20, 6)).astype(np.float32) for _ in range(2))
+    labels = rng.integers(0, 3, 20)
+    left, right = _left_out_scores(plain, mirrored, labels)
+    both = np.concatenate([plain, mirrored]).astype(np.float64)
+    both = (both - both.mean(0)) / (both.std(0) + 1e-3)
+
+    def distances(a: Any, b: Any) -> Any:
+        return ((a[:, None] - b[None]) ** 2).sum(-1)
+
+    x, m = both[:20], both[20:]
+    width = np.median(distances(x, x)[np.triu_indices(20, 1)])
+    targets = np.eye(3)[labels] - np.eye(3)[labels].mean(0)
+    for i in (0, 7, 19):
+        rest = np.delete(np.arange(20), i)
+        gram = np.exp(-distances(x[rest], x[rest]) / width) + 0.1 * np.eye(19)
+        coefficients = np.linalg.solve(gram, targets[rest])
+        for asked, score in ((x[i], left[i]), (m[i], right[i])):
+            np.testing.assert_allclose(np.exp(-distances(asked[None], x[rest]) / width)[0] @ coefficients, score)
+
+
+@pytest.mark.parametrize("n", [100, 300, 1797])
+def test_digits_are_unsafe(n: int) -> None:
+    images, labels = digits()
+    result = mirror_test(images[:n], labels[:n])
+    assert result.verdict == "unsafe"
+    assert not result.safe
+    assert result.mirrored_accuracy < 0.5 < result.accuracy
+    assert result.interval[0] < result.lost < result.interval[1]
+
+
+def test_symmetric_data_is_safe_and_the_same_turned_on_its_side_is_not() -> None:
+    assert mirror_test(*blobs(400, seed=0)).verdict == "safe"
+    turned = mirror_test(*blobs(400, seed=0, handed=True), ("left", "middle", "right"))
+    assert turned.verdict == "unsafe"
+    assert "left" in turned.reason
+
+
+def test_one_mirrored_pair_among_symmetric_classes_is_found() -> None:
+    images, labels = blobs(1200, seed=3)
+    sided, side = blobs(240, seed=4, handed=True)
+    pair = side != 1
+    mixed = np.concatenate([images, 255 - sided[pair]]), np.concatenate([labels, side[pair] // 2 + 3])
+    result = mirror_test(*mixed, ("low", "mid", "high", "east", "west"))
+    assert result.verdict == "unsafe"
+    assert "east" in result.reason
+    assert "low" not in result.reason
+
+
+def test_noise_and_tiny_sets_are_undecided() -> None:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (200, 16, 16, 3), dtype=np.uint8)
+    for images, labels in (
+        (noise, rng.integers(0, 4, 200)),
+        (noise[:6], np.array([0, 1, 0, 1, 0, 1])),
+        (noise, np.zeros(200, dtype=np.int64)),
+        (np.zeros((60, 8, 8, 1), dtype=np.uint8), np.arange(60) % 3),
+    ):
+        result = mirror_test(images, labels)
+        assert (result.verdict, result.safe) == ("undecided", False)
+
+
+def test_images_without_labels_are_refused() -> None:
+    for call in (fit_baseline, mirror_test):
+        with pytest.raises(UsageError, match="one label for each image"):
+            call(np.zeros((3, 8, 8, 1), dtype=np.uint8), np.zeros(2, dtype=np.int64))

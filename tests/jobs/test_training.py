@@ -1,0 +1,243 @@
+"""The main road on real digits, from Python: what is said, what is written, what can be read again."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+import hubel
+from hubel.dataset.catalog import scan
+from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
+from hubel.jobs.answering import bind
+from hubel.jobs.plan import batch_size_for, wanted_epochs
+from hubel.jobs.recipe import Recipe, read_recipe, with_settings
+from hubel.jobs.training import training
+from hubel.records import DataSeen, EpochRow, Finished, Measured, Planned, Progress
+
+QUICK = {"epochs": 2, "width": 16, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> hubel.Run:
+    return hubel.train(few_digits, output=tmp_path_factory.mktemp("runs") / "few", show_as="none", epochs=6, width=16)
+
+
+def test_the_events_come_in_order(few_digits: Path, tmp_path: Path) -> None:
+    recipe = with_settings(Recipe(), QUICK)
+    events = list(training(few_digits, recipe, output=tmp_path / "run"))
+    kinds = [type(e) for e in events if not isinstance(e, Progress)]
+    assert kinds[1:] == [DataSeen, Planned, EpochRow, EpochRow, Measured, Finished]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["data_seen", "planned", "epoch_row", "epoch_row", "measured", "finished"]
+
+
+def test_it_learns_three_digits(run: hubel.Run) -> None:
+    assert run.scores.accuracy >= 0.9
+    assert run.baselines.majority < 0.5
+    assert run.scores.interval[0] < run.scores.accuracy <= run.scores.interval[1]
+
+
+def test_the_run_folder_is_complete_and_sealed(run: hubel.Run) -> None:
+    names = {f.relative_to(run.path).as_posix() for f in run.path.rglob("*") if f.is_file()}
+    expected = {"recipe.yaml", "plan.json", "env.json", "split.json", "log.jsonl", "results.csv", "findings.json"}
+    expected |= {"scores.json", "predictions.csv", "report.html", "manifest.json", "model/model.safetensors"}
+    expected |= {"model/config.json", "model/README.md", "pictures/curves.png", "pictures/confusion.png"}
+    assert expected <= names
+    assert not [n for n in names if n.endswith((".pkl", ".pt", ".part"))]
+    run.verify()
+    assert "report.html" in run._repr_html_()
+
+
+def test_results_have_a_column_for_every_class(run: hubel.Run) -> None:
+    rows = list(csv.DictReader((run.path / "results.csv").read_text().splitlines()))
+    assert len(rows) == 6
+    assert {"epoch", "train_loss", "val_accuracy", "lr", "images_per_second", "recall 0", "recall 7"} <= rows[0].keys()
+
+
+def test_the_split_is_a_manifest_of_all_images(run: hubel.Run, few_digits: Path) -> None:
+    said = json.loads((run.path / "split.json").read_text())
+    paths = said["train"] + said["val"] + said["test"]
+    assert sorted(paths) == sorted(scan(few_digits).paths)
+    assert len(set(paths)) == len(paths) == 120
+
+
+def test_the_figures_are_scikit_learns(run: hubel.Run) -> None:
+    rows = list(csv.DictReader((run.path / "predictions.csv").read_text().splitlines()))
+    truth, said = [r["label"] for r in rows], [r["prediction"] for r in rows]
+    scores = run.scores
+    assert scores.accuracy == pytest.approx(accuracy_score(truth, said))
+    names = [c.name for c in scores.per_class]
+    p, r, f, n = precision_recall_fscore_support(truth, said, labels=names, zero_division=0)
+    np.testing.assert_allclose([c.precision for c in scores.per_class], p)
+    np.testing.assert_allclose([c.recall for c in scores.per_class], r)
+    np.testing.assert_allclose([c.f1 for c in scores.per_class], f)
+    assert [c.support for c in scores.per_class] == n.tolist()
+
+
+def test_evaluate_measures_the_held_out_images_of_the_same_folder(run: hubel.Run, few_digits: Path) -> None:
+    again = hubel.evaluate(run.path, few_digits, show_as="none")
+    assert again == run.scores
+
+
+def test_the_loaded_model_predicts_what_the_report_says(run: hubel.Run, few_digits: Path) -> None:
+    rows = list(csv.DictReader((run.path / "predictions.csv").read_text().splitlines()))
+    answers = hubel.load(run.path).predict([few_digits / r["file_name"] for r in rows])
+    assert [a.label for a in answers] == [r["prediction"] for r in rows]
+    assert [f"{a.confidence:.6f}" for a in answers] == [r["confidence"] for r in rows]
+    assert all(sum(a.probabilities.values()) == pytest.approx(1, abs=1e-5) for a in answers)
+
+
+def test_the_recipe_of_a_run_makes_the_same_run_again(run: hubel.Run, few_digits: Path, tmp_path: Path) -> None:
+    again = hubel.train(few_digits, recipe=run.path, output=tmp_path / "again", show_as="none")
+    assert again.scores == run.scores
+    assert read_recipe(again.path) == read_recipe(run.path)
+    for name in ("split.json", "predictions.csv"):
+        assert (again.path / name).read_text() == (run.path / name).read_text()
+
+
+def test_the_log_is_of_the_resolved_recipe(run: hubel.Run) -> None:
+    recipe = read_recipe(run.path)
+    assert None not in (recipe.train.lr, recipe.train.batch_size, recipe.data.size, recipe.train.optimizer)
+    assert recipe.model.model == "quick"
+    assert recipe.data.flip is False, "digits don't survive a mirror"
+
+
+@pytest.mark.parametrize("model", ["lenet5", "two-block", "simple-cnn-gap", "resnet20"])
+def test_other_networks_take_the_same_road(model: str, few_digits: Path, tmp_path: Path) -> None:
+    settings = {"epochs": 1, "size": 32} if model == "lenet5" else {"epochs": 1}
+    run = hubel.train(few_digits, output=tmp_path / "run", show_as="none", model=model, **settings)
+    assert hubel.load(run.path).card.architecture == model
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"balance": "loss"},
+        {"balance": "sampler", "schedule": "cosine", "optimizer": "adam"},
+        {"accumulate": 2, "clip": 1.0, "augment": "strong"},
+        {"find_lr": True, "batch_size": 16},
+        {"folds": 4, "fold": 1, "augment": "trivial", "channels": 3},
+        {"precision": "float32", "channels_last": False, "fit": "pad", "augment": "rand"},
+    ],
+    ids=lambda s: " ".join(s),
+)
+def test_settings_take_the_same_road(settings: dict[str, object], few_digits: Path, tmp_path: Path) -> None:
+    run = hubel.train(few_digits, output=tmp_path / "run", show_as="none", **{**QUICK, "epochs": 1, **settings})
+    saved = read_recipe(run.path)
+    said = {**dataclasses.asdict(saved.data), **dataclasses.asdict(saved.train)}
+    assert {k: said[k] for k in settings} == settings
+    assert run.report.stat().st_size > 20_000
+
+
+def test_patience_stops_early_and_the_report_says_so(few_digits: Path, tmp_path: Path) -> None:
+    run = hubel.train(
+        few_digits, output=tmp_path / "run", show_as="none", **{**QUICK, "epochs": 40, "patience": 1, "lr": 1e-6}
+    )
+    assert len((run.path / "results.csv").read_text().splitlines()) < 30
+    assert "no better validation accuracy" in run.report.read_text()
+
+
+def test_a_loss_that_explodes_ends_in_a_sentence(few_digits: Path, tmp_path: Path) -> None:
+    run = hubel.train(few_digits, output=tmp_path / "run", show_as="none", **{**QUICK, "epochs": 5, "lr": 1e30})
+    assert "try a lower rate" in run.report.read_text()
+
+
+@pytest.mark.parametrize(("number", "error", "code"), [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)])
+def test_a_signal_finishes_the_step_and_keeps_the_model(
+    number: int, error: type[HubelError], code: int, few_digits: Path, tmp_path: Path
+) -> None:
+    steps = 0
+    with pytest.raises(error) as raised:
+        for event in training(few_digits, with_settings(Recipe(), {**QUICK, "epochs": 50}), output=tmp_path / "run"):
+            if isinstance(event, Progress) and event.task.startswith("epoch"):
+                steps += 1
+                if steps == 7:
+                    os.kill(os.getpid(), number)
+    assert raised.value.exit_code == code
+    assert steps == 7
+    model = hubel.load(tmp_path / "run")
+    assert model.predict([next((few_digits / "0").iterdir())])[0].label in model.classes
+    if number == signal.SIGINT:
+        assert "stopped by Ctrl-C" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_an_existing_output_is_not_touched(run: hubel.Run, few_digits: Path) -> None:
+    before = (run.path / "report.html").read_bytes()
+    with pytest.raises(RunError, match="exists and is not empty"):
+        hubel.train(few_digits, output=run.path, show_as="none", **QUICK)
+    assert (run.path / "report.html").read_bytes() == before
+
+
+def test_a_failure_leaves_nothing_behind(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="free some space"):
+        hubel.train(few_digits, output=tmp_path / "run", show_as="none", **QUICK)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model": "resnet19"}, "resnet1"),
+        ({"device": "tpu"}, "'tpu' is not there"),
+        ({"model": "lenet5", "width": 9}, "has no width"),
+        ({"size": 1}, "expected 4 to 2048"),
+        ({"model": "quick", "size": 6}, "at least 8"),
+        ({"exclude": "nowhere.json"}, "nowhere.json"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings: dict[str, object], said: str, few_digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(HubelError) as error:
+        hubel.train(few_digits, output=tmp_path / "run", show_as="none", **{"epochs": 1, **settings})
+    assert said in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_are_bound_by_name(run: hubel.Run, few_digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for name in ("7", "0"):
+        os.symlink(few_digits / name, tmp_path / "new" / name)
+    folder = tmp_path / "copied"
+    for name in ("0", "7"):
+        (folder / name).mkdir(parents=True)
+        for file in sorted((few_digits / name).iterdir())[:5]:
+            (folder / name / file.name).write_bytes(file.read_bytes())
+    catalog = scan(folder)
+    assert bind(catalog, ("0", "1", "7")).tolist() == [0] * 5 + [2] * 5
+    scores = hubel.evaluate(run.path, folder, show_as="none")
+    assert [c.support for c in scores.per_class] == [5, 0, 5]
+    with pytest.raises(HubelError, match="does not know the class '7'"):
+        bind(catalog, ("0", "1"))
+
+
+def test_rules_of_the_plan_are_monotone() -> None:
+    counts = [10, 100, 1_000, 10_000, 100_000]
+    batches = [batch_size_for(n) for n in counts]
+    assert batches == sorted(batches)
+    assert set(batches) <= {16, 32, 64, 128, 256, 512}
+    wanted = [wanted_epochs(n) for n in counts]
+    assert wanted == sorted(wanted, reverse=True)
+
+
+def test_unknown_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        hubel.train(tmp_path / "nowhere", output=tmp_path / "run", show_as="none")
+
+
+def test_cuda_is_used_where_it_is(few_digits: Path, tmp_path: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    run = hubel.train(few_digits, output=tmp_path / "run", show_as="none", device="cuda", **QUICK)
+    assert hubel.load(run.path, device="cpu").predict([next((few_digits / "0").iterdir())])

@@ -1,0 +1,149 @@
+"""One contract for every network of the zoo, and torchvision's through the same door."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from hubel.errors import UsageError
+from hubel.nn.resnet import CifarResNet
+from hubel.nn.zoo import NETWORKS, build
+
+SIZES: dict[str, tuple[int, int]] = {"two-block": (28, 28), "simple-cnn-gap": (64, 48)}
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_contract_forward(name: str) -> None:
+    torch.manual_seed(0)
+    size = SIZES.get(name, (32, 32))
+    model = build(name, classes=7, channels=2, size=size).eval()
+    one = model(torch.randn(1, 2, *size))
+    assert one.shape == (1, 7)
+    assert one.dtype == torch.float32
+    assert torch.isfinite(one).all()
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contract_training(name: str, channels: int) -> None:
+    torch.manual_seed(0)
+    size = SIZES.get(name, (32, 32))
+    model = build(name, classes=5, channels=channels, size=size)
+    loss = nn.functional.cross_entropy(model(torch.randn(4, channels, *size)), torch.tensor([0, 1, 2, 4]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert torch.isfinite(parameter.grad).all(), key
+    assert any(p.grad.any() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_contract_state_dict_and_bfloat16(name: str) -> None:
+    size = SIZES.get(name, (32, 32))
+    model, other = (build(name, classes=3, size=size).eval() for _ in range(2))
+    x = torch.randn(2, 3, *size)
+    other.load_state_dict(copy.deepcopy(model.state_dict()))
+    torch.testing.assert_close(other(x), model(x), rtol=0, atol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.isfinite(model(x)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "parameters"),
+    [
+        ("simple-cnn", {}, 620_810),
+        ("simple-cnn-gap", {"size": (224, 224)}, 129_290),
+        ("two-block", {"channels": 1, "size": (28, 28)}, 421_706),
+        ("lenet5", {"channels": 1}, 61_706),
+        ("resnet18", {"classes": 1000}, 11_689_512),
+        ("resnet34", {"classes": 1000}, 21_797_672),
+        ("resnet50", {"classes": 1000}, 25_557_032),
+        ("resnet101", {"classes": 1000}, 44_549_160),
+        ("resnet152", {"classes": 1000}, 60_192_808),
+    ],
+)
+def test_published_parameter_counts(name: str, arguments: dict[str, Any], parameters: int) -> None:
+    with torch.device("meta"):
+        assert count(build(name, **{"classes": 10, **arguments})) == parameters
+
+
+@pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
+def test_cifar_networks_have_the_papers_size_and_depth(depth: int, millions: float) -> None:
+    model, plain = build(f"resnet{depth}", classes=10), build(f"plain{depth}", classes=10)
+    assert count(model) / 1e6 == pytest.approx(millions, abs=0.03)
+    assert count(plain) == count(model)
+    assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == depth
+    assert not any(block.residual for block in plain.layer1)
+
+
+def test_smallest_sizes() -> None:
+    for name, smallest in (("simple-cnn", 8), ("simple-cnn-gap", 8), ("two-block", 4), ("lenet5", 16)):
+        assert build(name, classes=2, size=(smallest, smallest)).eval()(torch.randn(1, 3, smallest, smallest)).shape
+        with pytest.raises(UsageError, match=f"smallest size is {smallest}x{smallest}"):
+            build(name, classes=2, size=(40, smallest - 1))
+
+
+def test_course_options() -> None:
+    x = torch.randn(2, 3, 30, 31)
+    for arguments in ({"down": "stride"}, {"down": "average", "kernel": 5}, {"widths": (8,), "hidden": None}):
+        assert build("simple-cnn", classes=4, size=(30, 31), **arguments)(x).shape == (2, 4)
+    assert build("two-block", classes=4, size=(30, 31), head_kind="gap")(x).shape == (2, 4)
+    with pytest.raises(UsageError, match="at least one block"):
+        build("simple-cnn", classes=4, widths=())
+
+
+def test_a_small_stem_keeps_the_map() -> None:
+    model = build("resnet18", classes=4, stem="small")
+    assert model.layer4(model.layer3(model.layer2(torch.randn(1, 64, 32, 32)))).shape == (1, 512, 4, 4)
+    with pytest.raises(UsageError, match="unknown stem"):
+        build("resnet18", classes=4, stem="cifar")
+    with pytest.raises(UsageError, match="6n\\+2 layers"):
+        CifarResNet(21, classes=4)
+
+
+@pytest.mark.parametrize(("asked", "near"), [("resnet19", "resnet18"), ("mobilenetv3_small", "mobilenet_v3_small")])
+def test_an_unknown_name_brings_near_ones(asked: str, near: str) -> None:
+    with pytest.raises(UsageError, match=near):
+        build(asked, classes=2)
+
+
+def test_refusals() -> None:
+    with pytest.raises(UsageError, match="simple-cnn has no argument 'depth'"):
+        build("simple-cnn", classes=2, depth=3)
+    with pytest.raises(UsageError, match="at least 1"):
+        build("simple-cnn", classes=0)
+    with pytest.raises(UsageError, match="unknown_thing"):
+        build("squeezenet1_1", classes=2, unknown_thing=1)
+
+
+def test_torchvision_by_bare_name_and_by_prefix() -> None:
+    torch.manual_seed(0)
+    bare = build("mobilenet_v3_small", classes=6, channels=1, size=(48, 48)).eval()
+    assert bare(torch.randn(2, 1, 48, 48)).shape == (2, 6)
+    ours, theirs = build("resnet18", classes=6), build("torchvision:resnet18", classes=6)
+    assert isinstance(theirs, torchvision.models.ResNet)
+    assert not isinstance(ours, torchvision.models.ResNet)
+
+
+def test_torchvision_at_three_channels_is_unchanged() -> None:
+    torch.manual_seed(3)
+    ours = build("torchvision:squeezenet1_1", classes=6, size=(64, 64))
+    torch.manual_seed(3)
+    theirs = torchvision.models.squeezenet1_1(num_classes=6)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_torchvision_says_its_smallest_size() -> None:
+    with pytest.raises(UsageError, match="too small for squeezenet1_0: the smallest size is 21x21"):
+        build("squeezenet1_0", classes=2, size=(20, 64))
+    assert build("squeezenet1_0", classes=2, size=(21, 21)).eval()(torch.randn(1, 3, 21, 21)).shape == (1, 2)

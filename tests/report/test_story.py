@@ -1,0 +1,89 @@
+"""The sentences say what the numbers say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hubel.records import Baselines, Finding
+from hubel.report.confusion import answers
+from hubel.report.story import (
+    against_baselines,
+    causes,
+    divergence,
+    mostly_taken_for,
+    training_gap,
+    verdict,
+    weakest_class,
+    weakest_index,
+)
+
+from . import sample
+
+
+@pytest.mark.parametrize(
+    ("logistic", "words"),
+    [(0.5, "above the best baseline, logistic"), (0.999, "worse than a simple method"), (None, "most frequent class")],
+)
+def test_against_baselines(logistic: float | None, words: str) -> None:
+    scores = sample.evidence().scores
+    assert words in against_baselines(scores, Baselines(majority=0.1, logistic=logistic), "test")
+
+
+def test_a_baseline_within_the_interval_is_no_clear_difference() -> None:
+    scores = sample.evidence().scores
+    sentence = against_baselines(scores, Baselines(majority=0.1, logistic=scores.accuracy + 0.001), "test")
+    assert "no clear difference" in sentence
+
+
+def test_weakest_class_is_the_one_with_the_lowest_recall() -> None:
+    scores = sample.evidence().scores
+    weakest = weakest_index(scores)
+    assert weakest is not None
+    assert scores.per_class[weakest].recall == min(c.recall for c in scores.per_class)
+    other, count = mostly_taken_for(scores, weakest) or (-1, -1)
+    assert count == max(c for j, c in enumerate(scores.confusion[weakest]) if j != weakest)
+    assert f"“{scores.per_class[other].name}” ({count} of " in weakest_class(scores)
+
+
+def test_training_gap() -> None:
+    row = sample.history(5, ("bag",), final=0.8)[-1]
+    far = replace(row, train_accuracy=0.99, val_accuracy=0.7, best=True)
+    near = replace(row, train_accuracy=0.72, val_accuracy=0.7, best=True)
+    under = replace(row, train_accuracy=0.6, val_accuracy=0.7, best=True)
+    assert training_gap((far,)).startswith("A sign of overfitting: 99.0\xa0%")
+    assert "close together" in training_gap((near,))
+    assert "No sign of overfitting" in training_gap((under,))
+    assert training_gap(()) == ""
+
+
+def test_divergence_names_the_first_bad_epoch_and_the_kept_one() -> None:
+    sentence = divergence(sample.history(10, ("bag",), final=0.5, diverged=True))
+    assert "from epoch 6 on" in sentence
+    assert "weights of epoch 5 were kept" in sentence
+    assert divergence(sample.history(10, ("bag",), final=0.5)) == ""
+
+
+def test_three_causes_with_their_numbers() -> None:
+    evidence = sample.evidence()
+    first, *others = causes(evidence, answers(evidence))
+    errors = evidence.scores.n - sum(row[i] for i, row in enumerate(evidence.scores.confusion))
+    assert "mixed up" in first.title
+    assert f"{errors}\xa0errors" in first.text
+    assert len(others) == 2
+    assert first.cell is not None
+    assert {(int(evidence.labels[i]), int(evidence.probabilities[i].argmax())) for i in first.images} == {first.cell}
+
+
+def test_a_fault_of_the_data_is_a_cause_unless_it_is_left_out() -> None:
+    fault = Finding(code="imbalance", severity="warning", message="Class a has 9 times as many images as class b.")
+    told = sample.evidence(findings=(fault,))
+    hidden = sample.evidence(findings=(replace(fault, left_out=True),))
+    assert fault.message in [cause.text for cause in causes(told, answers(told))]
+    assert fault.message not in [cause.text for cause in causes(hidden, answers(hidden))]
+
+
+def test_nothing_measured_is_said() -> None:
+    evidence = sample.evidence()
+    assert verdict(replace(evidence, scores=replace(evidence.scores, n=0)))[0].startswith("No image was measured")

@@ -1,0 +1,201 @@
+"""The command line as its users meet it: another process, exit codes, one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import hubel
+from hubel.cli import main, parser
+
+Done = subprocess.CompletedProcess[str]
+
+
+def command(*arguments: object, cwd: Path | None = None, **variables: str) -> Done:
+    return subprocess.run(
+        [sys.executable, "-m", "hubel", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **variables},
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    output = tmp_path_factory.mktemp("cli") / "run"
+    done = command("train", few_digits, "--output", output, "--epochs", 4, "--width", 16, NO_COLOR="1")
+    assert done.returncode == 0, done.stderr
+    return output, done
+
+
+def test_without_a_terminal_lines_are_plain(trained: tuple[Path, Done]) -> None:
+    _, done = trained
+    assert "\x1b" not in done.stdout
+    assert "120 usable images, 3 classes" in done.stdout
+    assert "   4/4 " in done.stdout
+    assert "Test accuracy" in done.stdout
+    assert "logistic regression" in done.stdout
+    assert "report.html" in done.stdout
+
+
+def test_json_is_one_object_per_line(few_digits: Path, tmp_path: Path) -> None:
+    done = command("train", few_digits, "--output", tmp_path / "run", "--epochs", 1, "--width", 16, "--json")
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [e["event"] for e in events[-3:]] == ["epoch_row", "measured", "finished"]
+
+
+def test_another_process_answers_the_same(trained: tuple[Path, Done], few_digits: Path, tmp_path: Path) -> None:
+    run, _ = trained
+    done = command("evaluate", run, few_digits, "--json")
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert measured["scores"] == json.loads((run / "scores.json").read_text())["scores"]
+    output = tmp_path / "preds.csv"
+    done = command("predict", run, few_digits / "0", few_digits / "1" / "00001.png", "--output", output)
+    assert done.returncode == 0, done.stderr
+    lines = output.read_text().splitlines()
+    assert lines[0] == "file_name,label,confidence,error"
+    here = hubel.load(run).predict([few_digits / "0", few_digits / "1" / "00001.png"])
+    assert [line.split(",")[1] for line in lines[1:]] == [answer.label for answer in here]
+
+
+def test_predict_names_a_bad_image_and_goes_on(trained: tuple[Path, Done], few_digits: Path, tmp_path: Path) -> None:
+    run, _ = trained
+    bad = tmp_path / "bad.jpg"
+    bad.write_text("no image")
+    good = next((few_digits / "0").iterdir())
+    done = command("predict", run, bad, good)
+    assert done.returncode == 0
+    assert f"{bad}: left out, " in done.stdout
+    assert f"{good}: " in done.stdout
+    assert command("predict", run, bad).returncode == 1
+
+
+def test_data_audits_and_its_findings_exclude(few_digits: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for name in ("0", "1", "7"):
+        (folder / name).mkdir(parents=True)
+        for file in (few_digits / name).iterdir():
+            (folder / name / file.name).write_bytes(file.read_bytes())
+    double = next((folder / "0").iterdir())
+    (folder / "0" / "zz-double.png").write_bytes(double.read_bytes())
+    findings = tmp_path / "findings.json"
+    done = command("data", folder, "--output", findings)
+    assert done.returncode == 0, done.stderr
+    assert "zz-double.png" in done.stdout
+    run = tmp_path / "run"
+    done = command("train", folder, "--exclude", findings, "--epochs", 1, "--width", 16, "--output", run)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "split.json").read_text())["left_out"] == {"0/zz-double.png": "excluded as asked"}
+
+
+def test_the_cache_says_where_and_how_big(few_digits: Path, tmp_path: Path) -> None:
+    home = tmp_path / "cache"
+    assert command("data", few_digits, HUBEL_CACHE=str(home)).returncode == 0
+    held = json.loads(command("cache", "--json", HUBEL_CACHE=str(home)).stdout)
+    assert held["home"] == str(home)
+    assert len(held["entries"]) == 1
+    done = command("cache", "--clear", HUBEL_CACHE=str(home))
+    assert "MiB freed" in done.stdout
+    assert json.loads(command("cache", "--json", HUBEL_CACHE=str(home)).stdout)["entries"] == {}
+
+
+def test_ctrl_c_in_another_process(few_digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["train", few_digits, "--output", run, "--epochs", 100_000, "--width", 16, "--json"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "hubel", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if json.loads(line)["event"] == "epoch_row":
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read().splitlines()
+        said = process.stderr.read()
+        assert process.wait() == 130
+    assert json.loads(rest[-1])["event"] == "finished"
+    assert said.strip() == f"hubel: Stopped by Ctrl-C; the best model so far and its report are in {run}."
+    hubel.load(run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["train", "/nowhere"], 2, "There is no file or folder '/nowhere'"),
+        (["train", "cifar11"], 2, "cifar10"),
+        (["train", "{digits}", "--model", "resnet19"], 2, "resnet"),
+        (["train", "{digits}", "--epochs", "0"], 2, "--epochs 0: expected a number above zero"),
+        (["train", "{digits}", "--lr", "-0.1"], 2, "--lr -0.1: expected a number above zero"),
+        (["train", "{digits}", "--epochs", "x"], 2, "invalid int value: 'x'"),
+        (["train", "{digits}", "--minutes", "-3"], 2, "--minutes -3.0: expected a number above zero"),
+        (["train", "{digits}", "--optimizer", "sgdd"], 2, "invalid choice"),
+        (["train", "{digits}", "-c", "/nowhere.yaml"], 2, "/nowhere.yaml can't be used"),
+        (["train", "{digits}", "--output", "/dev/null"], 2, "is not a folder"),
+        (["train", "{empty}"], 1, "holds no"),
+        (["train", "{one_class}"], 1, "one class"),
+        (["train", "{one_each}", "--epochs", "1"], 1, "too few images"),
+        (["evaluate", "/nowhere", "{digits}"], 1, "There is no folder /nowhere"),
+        (["evaluate", "{digits}", "{digits}"], 1, "no config.json"),
+        (["predict", "{empty}", "x.jpg"], 1, "no config.json"),
+        (["frobnicate"], 2, "invalid choice"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else None,
+)
+def test_what_is_wrong_is_one_sentence(
+    arguments: list[str], code: int, said: str, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGTERM)
+    one = (few_digits / "0" / sorted(os.listdir(few_digits / "0"))[0]).read_bytes()
+    two = (few_digits / "1" / sorted(os.listdir(few_digits / "1"))[0]).read_bytes()
+    for path, content in (("one_class/a/1.png", one), ("one_each/a/1.png", one), ("one_each/b/2.png", two)):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    (tmp_path / "empty").mkdir()
+    places = {"digits": few_digits, "empty": tmp_path / "empty", "one_class": tmp_path / "one_class", "one_each": tmp_path / "one_each"}
+    try:
+        result = main([a.format(**places) for a in arguments])
+    except SystemExit as error:
+        result = error.code
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    printed = capsys.readouterr()
+    assert result == code
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_help_names_every_command_and_flag() -> None:
+    text = parser().format_help()
+    for name in ("demo", "data", "train", "evaluate", "predict", "cache"):
+        assert name in text
+    done = command("train", "--help")
+    for flag in ("--model", "--epochs", "--batch-size", "--lr", "--seed", "--device", "--output", "-c", "--minutes"):
+        assert flag in done.stdout
+    assert command("--version").stdout.strip() == f"hubel {hubel.__version__}"
+    assert command().returncode == 0
+
+
+def test_the_python_names_are_all_there() -> None:
+    for name in dir(hubel):
+        assert getattr(hubel, name) is not None
+    with pytest.raises(AttributeError, match="has no 'fly'"):
+        _ = hubel.fly  # type: ignore[attr-defined]
+
+
+def test_started_is_near_the_start_of_the_process() -> None:
+    from hubel.cli import STARTED
+
+    assert STARTED <= time.monotonic()

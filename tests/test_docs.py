@@ -1,0 +1,56 @@
+"""What the documents say still runs: commands parse, Python blocks compile and run, files they name exist."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import hubel
+from hubel.cli import parser
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+COMMAND = re.compile(r"(?:^|&& |`)(?:\.venv/bin/)?(hubel (?:demo|data|train|evaluate|predict|cache)\b[^#`\n|]*)", re.MULTILINE)
+LINK = re.compile(r"\]\((?!http)([^)#]+)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    missing = [link for link in LINK.findall(page.read_text("utf-8")) if not (page.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_commands_parse(page: Path) -> None:
+    for command in COMMAND.findall(page.read_text("utf-8")):
+        if "…" in command or len(command.split()) == 2 and command.split()[1] not in ("demo", "cache"):
+            continue
+        given = parser().parse_args(shlex.split(command)[1:])
+        assert callable(given.verb)
+
+
+def test_the_readmes_python_runs(few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    os.symlink(few_digits, tmp_path / "photos")
+    image = next((few_digits / "0").iterdir())
+    (tmp_path / "image.jpg").write_bytes(image.read_bytes())
+    spoken: list[str] = []
+    first = blocks[0].replace("minutes=10", "epochs=2, width=16")
+    exec(compile(first, "README.md", "exec"), {"hubel": hubel, "print": lambda *a: spoken.append(str(a))})
+    assert len(spoken) == 2
+    compile(blocks[1], "README.md", "exec")
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert "<!-- test -->\n```sh\nscripts/test\n```" in readme
+    assert "README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## {hubel.__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")

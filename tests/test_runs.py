@@ -1,0 +1,100 @@
+"""A run folder: whole or absent, never overwritten unasked, and sealed with checksums."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from hubel.errors import RunError, UsageError
+from hubel.runs import RunFolder, csv_text, read_json, verify, write_bytes, write_json
+
+
+def made(path: Path) -> RunFolder:
+    run = RunFolder.create(path)
+    run.write("recipe.yaml", "seed: 0\n")
+    return run
+
+
+def test_names_count_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = RunFolder.check(None, "flowers")
+    assert first == Path("runs/flowers")
+    made(first)
+    assert RunFolder.check(None, "flowers") == Path("runs/flowers-2")
+
+
+def test_an_existing_run_is_kept_unless_asked(tmp_path: Path) -> None:
+    made(tmp_path / "run")
+    with pytest.raises(RunError, match="exists and is not empty: give another --output"):
+        RunFolder.check(tmp_path / "run", "run")
+    run = RunFolder.create(RunFolder.check(tmp_path / "run", "run", overwrite=True), overwrite=True)
+    assert not (run.path / "recipe.yaml").exists()
+
+
+def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").write_text("years of work")
+    with pytest.raises(RunError, match="holds no run of hubel"):
+        RunFolder.check(tmp_path, "run", overwrite=True)
+    assert (tmp_path / "thesis.doc").read_text() == "years of work"
+
+
+def test_a_file_as_output_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is not a folder"):
+        RunFolder.check(tmp_path / "file", "run")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_permission_is_one_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(RunError, match="Permission denied"):
+        RunFolder.check(tmp_path / "run", "run")
+
+
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    file = tmp_path / "model.safetensors"
+    write_bytes(file, b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if moment == "write":
+        monkeypatch.setattr("builtins.open", full)
+    else:
+        monkeypatch.setattr(os, moment, full)
+    with pytest.raises(RunError, match="No space left on device.*free some space"):
+        write_bytes(file, b"new and longer")
+    monkeypatch.undo()
+    assert file.read_bytes() == b"old"
+    assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_sealed_run_notices_any_change(tmp_path: Path) -> None:
+    run = made(tmp_path / "run")
+    run.write("scores.json", {"accuracy": 0.5})
+    run.seal()
+    verify(run.path)
+    (run.path / "scores.json").write_text('{"accuracy": 0.9}')
+    with pytest.raises(RunError, match="scores.json was changed or damaged"):
+        verify(run.path)
+    (run.path / "scores.json").unlink()
+    with pytest.raises(RunError, match="scores.json is missing"):
+        verify(run.path)
+
+
+def test_formulas_are_disarmed_in_csv() -> None:
+    assert csv_text([["=cmd", "-1+2", -1.5, "plain, with comma"]]) == "'=cmd,'-1+2,-1.5,\"plain, with comma\"\n"
+
+
+def test_json_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(RunError, match="can't be read"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(RunError, match="does not exist"):
+        read_json(tmp_path / "y.json")
+    write_json(tmp_path / "z.json", {"ö": [1, 2]})
+    assert read_json(tmp_path / "z.json") == {"ö": [1, 2]}
