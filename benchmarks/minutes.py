@@ -58,7 +58,8 @@ def main() -> None:
             print(json.dumps(rows[-1]), flush=True)
             if given.output:
                 given.output.write_text(json.dumps(rows, indent=1) + "\n")
-    print("\n| data | minutes | accuracy, mean ± sd (n seeds) | least | logistic on pixels | seconds |\n|---|---|---|---|---|---|")
+    print("\n| data | minutes | accuracy, mean ± sd (n seeds) | least | logistic on pixels | seconds |")
+    print("|---|---|---|---|---|---|")
     for name in dict.fromkeys(row["data"] for row in rows):
         group = [row for row in rows if row["data"] == name]
         accuracies = [float(row["accuracy"]) for row in group]

@@ -60,11 +60,12 @@ def test_another_process_answers_the_same(trained: tuple[Path, Done], few_digits
     measured = json.loads(done.stdout.splitlines()[-1])
     assert measured["scores"] == json.loads((run / "scores.json").read_text())["scores"]
     output = tmp_path / "preds.csv"
-    done = command("predict", run, few_digits / "0", few_digits / "1" / "00001.png", "--output", output)
+    one = sorted((few_digits / "1").iterdir())[0]
+    done = command("predict", run, few_digits / "0", one, "--output", output)
     assert done.returncode == 0, done.stderr
     lines = output.read_text().splitlines()
     assert lines[0] == "file_name,label,confidence,error"
-    here = hubel.load(run).predict([few_digits / "0", few_digits / "1" / "00001.png"])
+    here = hubel.load(run).predict([few_digits / "0", one])
     assert [line.split(",")[1] for line in lines[1:]] == [answer.label for answer in here]
 
 
@@ -142,7 +143,7 @@ def test_ctrl_c_in_another_process(few_digits: Path, tmp_path: Path) -> None:
         (["train", "{digits}", "--optimizer", "sgdd"], 2, "invalid choice"),
         (["train", "{digits}", "-c", "/nowhere.yaml"], 2, "/nowhere.yaml can't be used"),
         (["train", "{digits}", "--output", "/dev/null"], 2, "is not a folder"),
-        (["train", "{empty}"], 1, "holds no"),
+        (["train", "{empty}"], 1, "There are no images in"),
         (["train", "{one_class}"], 1, "one class"),
         (["train", "{one_each}", "--epochs", "1"], 1, "too few images"),
         (["evaluate", "/nowhere", "{digits}"], 1, "There is no folder /nowhere"),
@@ -153,7 +154,13 @@ def test_ctrl_c_in_another_process(few_digits: Path, tmp_path: Path) -> None:
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
 )
 def test_what_is_wrong_is_one_sentence(
-    arguments: list[str], code: int, said: str, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    code: int,
+    said: str,
+    few_digits: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     handler = signal.getsignal(signal.SIGTERM)
@@ -163,7 +170,12 @@ def test_what_is_wrong_is_one_sentence(
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_bytes(content)
     (tmp_path / "empty").mkdir()
-    places = {"digits": few_digits, "empty": tmp_path / "empty", "one_class": tmp_path / "one_class", "one_each": tmp_path / "one_each"}
+    places = {
+        "digits": few_digits,
+        "empty": tmp_path / "empty",
+        "one_class": tmp_path / "one_class",
+        "one_each": tmp_path / "one_each",
+    }
     try:
         result = main([a.format(**places) for a in arguments])
     except SystemExit as error:

@@ -208,7 +208,8 @@ class DataSeen:
     """The images were read and audited.
 
     Attributes:
-        images: usable images. counts: part → images of each class, in the order of `classes`; empty before a split.
+        images: usable images. counts: part → images of each class, in the order of `classes`.
+        divided: whether `counts` are those of a run's own split, and not just of the data as it came.
     """
 
     source: str
@@ -216,6 +217,7 @@ class DataSeen:
     classes: tuple[str, ...]
     counts: dict[str, tuple[int, ...]]
     findings: tuple[Finding, ...]
+    divided: bool
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,9 @@ def test_names_are_unique_and_explained() -> None:
 
 
 def test_a_recipe_survives_yaml(tmp_path: Path) -> None:
-    recipe = with_settings(Recipe(), {"minutes": 2, "lr": 0.1, "background": (1, 2, 3), "flip": False, "model": "lenet5"})
+    recipe = with_settings(
+        Recipe(), {"minutes": 2, "lr": 0.1, "background": (1, 2, 3), "flip": False, "model": "lenet5"}
+    )
     (tmp_path / "recipe.yaml").write_text(to_yaml(recipe))
     assert read_recipe(tmp_path / "recipe.yaml") == recipe
     assert read_recipe(tmp_path) == recipe

@@ -37,7 +37,14 @@ def test_the_events_come_in_order(few_digits: Path, tmp_path: Path) -> None:
     kinds = [type(e) for e in events if not isinstance(e, Progress)]
     assert kinds[1:] == [DataSeen, Planned, EpochRow, EpochRow, Measured, Finished]
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines] == ["data_seen", "planned", "epoch_row", "epoch_row", "measured", "finished"]
+    assert [line["event"] for line in lines] == [
+        "data_seen",
+        "planned",
+        "epoch_row",
+        "epoch_row",
+        "measured",
+        "finished",
+    ]
 
 
 def test_it_learns_three_digits(run: hubel.Run) -> None:
@@ -128,7 +135,7 @@ def test_other_networks_take_the_same_road(model: str, few_digits: Path, tmp_pat
         {"folds": 4, "fold": 1, "augment": "trivial", "channels": 3},
         {"precision": "float32", "channels_last": False, "fit": "pad", "augment": "rand"},
     ],
-    ids=lambda s: " ".join(s),
+    ids=" ".join,
 )
 def test_settings_take_the_same_road(settings: dict[str, object], few_digits: Path, tmp_path: Path) -> None:
     run = hubel.train(few_digits, output=tmp_path / "run", show_as="none", **{**QUICK, "epochs": 1, **settings})
@@ -151,7 +158,9 @@ def test_a_loss_that_explodes_ends_in_a_sentence(few_digits: Path, tmp_path: Pat
     assert "try a lower rate" in run.report.read_text()
 
 
-@pytest.mark.parametrize(("number", "error", "code"), [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)])
+@pytest.mark.parametrize(
+    ("number", "error", "code"), [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)]
+)
 def test_a_signal_finishes_the_step_and_keeps_the_model(
     number: int, error: type[HubelError], code: int, few_digits: Path, tmp_path: Path
 ) -> None:
@@ -198,7 +207,9 @@ def test_a_failure_leaves_nothing_behind(few_digits: Path, tmp_path: Path, monke
         ({"exclude": "nowhere.json"}, "nowhere.json"),
     ],
 )
-def test_wrong_settings_are_one_sentence(settings: dict[str, object], said: str, few_digits: Path, tmp_path: Path) -> None:
+def test_wrong_settings_are_one_sentence(
+    settings: dict[str, object], said: str, few_digits: Path, tmp_path: Path
+) -> None:
     with pytest.raises(HubelError) as error:
         hubel.train(few_digits, output=tmp_path / "run", show_as="none", **{"epochs": 1, **settings})
     assert said in str(error.value)

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from hubel.data.catalog import Catalog
-from hubel.data.near import near_pairs
-from hubel.data.tree import count, few, were
+from hubel.dataset.catalog import Catalog
+from hubel.dataset.census import about_classes, about_kinds, about_one_colour, about_sizes
+from hubel.dataset.near import near_pairs
+from hubel.dataset.tree import few
 from hubel.errors import DataError
 from hubel.records import PARTS, Finding, ImageFacts, Severity, from_json
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
-SMALL_CLASS = 10  # images; with fewer, a class's recall says next to nothing
-UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class by smallest: a note, a warning
-TINY = 8  # pixels
-LONG = 5.0  # aspect ratio
-OUTLIER = 8.0  # longer side against the median, either way
-CONSTANT = 2  # grey levels that a one-colour image may vary by
 COPIES = ("duplicate", "label-conflict", "leak", "near-duplicate", "near-conflict", "near-leak")
 
 
@@ -52,10 +47,10 @@ def audit(
         *_unusable(catalog, reasons),
         *(_copy_finding(catalog, same, parts) for same in copies),
         *_near_findings(catalog, images, first, parts),
-        *_about_classes(catalog, usable, parts),
-        *_about_sizes(catalog, usable, known),
-        *_about_kinds(catalog, usable, known),
-        *_one_colour(catalog, images, usable),
+        *about_classes(catalog, usable, parts),
+        *about_sizes(catalog, usable, known),
+        *about_kinds(catalog, usable, known),
+        *about_one_colour(catalog, images, usable),
     )
 
 
@@ -215,123 +210,3 @@ def _components(number: int, groups: Iterable[Sequence[int]]) -> Indices:
             a, b = root(group[0]), root(i)
             parent[max(a, b)] = min(a, b)
     return np.unique([root(i) for i in range(number)], return_inverse=True)[1].astype(np.int64).reshape(number)
-
-
-# Classes
-
-
-def _about_classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> Iterator[Finding]:
-    learned = usable if parts is None else np.array([i for i in usable if parts[i] == "train"], np.int64)
-    where = "" if parts is None else " training"
-    counts = np.bincount(catalog.labels[learned], minlength=len(catalog.classes))
-    evidence = {"counts": dict(zip(catalog.classes, counts.tolist(), strict=True))}
-    none = [name for name, n in zip(catalog.classes, counts, strict=True) if n == 0]
-    if none:
-        message = f"There is no usable{where} image of {few(none)}: it can't be learned; add some or remove the class."
-        yield Finding(code="class-without-images", severity="error", message=message, evidence=evidence)
-    rare = [f"{name} ({n})" for name, n in zip(catalog.classes, counts, strict=True) if 0 < n < SMALL_CLASS]
-    if rare:
-        message = (
-            f"{count(len(rare), 'class') if len(rare) == 1 else f'{len(rare)} classes'} with fewer than {SMALL_CLASS}"
-            f"{where} images: {few(rare, 5)}; what is measured on so few says little."
-        )
-        yield Finding(code="small-class", severity="warning", message=message, evidence=evidence)
-    ratio = counts.max() / max(counts[counts > 0].min(), 1) if counts.any() else 1.0
-    if ratio >= UNEVEN:
-        most, least = (
-            catalog.classes[counts.argmax()],
-            catalog.classes[np.where(counts > 0, counts, counts.max()).argmin()],
-        )
-        message = (
-            f"{most} has {ratio:.1f} times as many{where} images as {least} ({counts.max()} against "
-            f"{counts[counts > 0].min()}): look at the balanced accuracy, and at --balance."
-        )
-        yield Finding(
-            code="imbalance",
-            severity="warning" if ratio >= VERY_UNEVEN else "note",
-            message=message,
-            evidence={**evidence, "ratio": round(float(ratio), 2)},
-        )
-
-
-# Sizes and kinds
-
-
-def _about_sizes(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) -> Iterator[Finding]:
-    if not known:
-        return
-    sizes = np.array([(fact.width, fact.height) for fact in known])
-    longer, shorter = sizes.max(1), sizes.min(1)
-    median = float(np.median(longer))
-    apart = (longer > OUTLIER * median) | (longer * OUTLIER < median)
-    checks: tuple[tuple[str, npt.NDArray[np.bool_], str], ...] = (
-        ("tiny", shorter < TINY, f"smaller than {TINY} pixels"),
-        ("aspect", longer > LONG * shorter, f"more than {LONG:g} times as long as wide"),
-        (
-            "size-outlier",
-            apart,
-            f"more than {OUTLIER:g} times larger or smaller than the median of {median:.0f} pixels",
-        ),
-    )
-    for code, hit, words in checks:
-        yield from _note(catalog, usable[hit], code, "warning", f"{words}: {{names}}; look whether they belong here.")
-    if len(np.unique(sizes, axis=0)) > 1:
-        low, high = sizes[longer.argmin()], sizes[longer.argmax()]
-        message = (
-            f"The images differ in size: {low[0]}x{low[1]} to {high[0]}x{high[1]}, median of the longer side "
-            f"{median:.0f} pixels."
-        )
-        evidence = {"smallest": low.tolist(), "largest": high.tolist(), "median": median}
-        yield Finding(code="mixed-sizes", severity="note", message=message, evidence=evidence)
-
-
-_KINDS: tuple[tuple[str, Callable[[ImageFacts], bool], str], ...] = (
-    (
-        "deep",
-        lambda fact: fact.mode.startswith("I") or fact.mode == "F",
-        "of more than 8 bits and scaled to 8: {names}.",
-    ),
-    ("cmyk", lambda fact: fact.mode == "CMYK", "in CMYK and converted to RGB: {names}."),
-    ("transparent", lambda fact: fact.transparent, "transparent and laid on the background colour: {names}."),
-    ("rotated", lambda fact: fact.orientation != 1, "turned upright as their EXIF block says: {names}."),
-    ("frames", lambda fact: fact.frames > 1, "of several frames or pages, of which the first is used: {names}."),
-)
-
-
-def _about_kinds(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) -> Iterator[Finding]:
-    for code, holds, words in _KINDS:
-        hit = np.array([holds(fact) for fact in known], bool)
-        yield from _note(catalog, usable[hit], code, "note", words)
-    grey = np.array([not fact.colour for fact in known], bool)
-    if 0 < grey.sum() < len(grey):
-        words = f"grey, the other {len(grey) - grey.sum()} in colour: {{names}}."
-        yield from _note(catalog, usable[grey], "grey-among-colour", "note", words)
-
-
-def _one_colour(catalog: Catalog, images: Pixels, usable: Indices) -> Iterator[Finding]:
-    step = max(1, min(images.shape[1:3]) // 32)
-    suspects = [
-        i for i in _constant(images, usable, step) if next(_constant(images, np.array([i]), 1), None) is not None
-    ]
-    words = "of one colour only: {names}; look whether they belong here."
-    yield from _note(catalog, np.array(suspects, np.int64), "one-colour", "warning", words)
-
-
-def _constant(images: Pixels, chosen: Indices, step: int) -> Iterator[int]:
-    """Those whose every `step`-th pixel has the same colour."""
-    for start in range(0, len(chosen), 2048):
-        some = chosen[start : start + 2048]
-        span = images[some[0] : some[-1] + 1, ::step, ::step]
-        taken = (span if len(span) == len(some) else span[some - some[0]]).reshape(len(some), -1, images.shape[3])
-        near_first = (taken <= np.minimum(taken[:, :1], 255 - CONSTANT) + CONSTANT) & (
-            taken >= np.maximum(taken[:, :1], CONSTANT) - CONSTANT
-        )
-        yield from some[near_first.all((1, 2))].tolist()
-
-
-def _note(catalog: Catalog, hit: Indices, code: str, severity: Severity, words: str) -> Iterator[Finding]:
-    if len(hit):
-        paths = tuple(catalog.paths[i] for i in hit)
-        verb = were(len(paths), "image").replace("was", "is").replace("were", "are")
-        message = f"{verb} {words.format(names=few(paths))}"
-        yield Finding(code=code, severity=severity, message=message, paths=paths, evidence={"count": len(paths)})

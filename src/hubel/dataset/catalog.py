@@ -136,14 +136,20 @@ def _check_readable(tree: Tree, folders: Sequence[str], files: Sequence[str]) ->
 
 
 def _part_folders(tree: Tree, folders: Sequence[str]) -> dict[str, Part]:
-    """Which folders are parts. A folder with images right inside is a class, even if it is called train."""
+    """Which folders are parts: by their names, if they hold folders.
+
+    A folder with images right inside may be a class that is called train, beside bus and car.
+    """
     named = parts_among(folders)
     looked = Tree(tree.root)
     inside = {name: looked.listing(name) for name in named}
-    parts = {name: part for name, part in named.items() if inside[name].folders and not inside[name].files}
-    if "train" in parts.values():  # with a train part, strays among the others don't make these classes
-        parts = {name: part for name, part in named.items() if inside[name].folders or not inside[name].files}
-    return parts if "train" in parts.values() or len(parts) == len(folders) else {}
+    neighbours = len(folders) > len(named)
+    parts = {
+        name: part for name, part in named.items() if inside[name].folders and not (neighbours and inside[name].files)
+    }
+    if "train" not in parts.values():
+        return parts if len(parts) == len(folders) else {}
+    return {name: part for name, part in named.items() if name in parts or not inside[name].files}
 
 
 def _class_rows(tree: Tree, notes: list[Finding], above: str, folders: Iterable[str], part: Part | None) -> list[Row]:

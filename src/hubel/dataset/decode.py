@@ -11,15 +11,13 @@ import importlib
 import io
 import os
 import struct
-import threading
-import warnings
-from types import TracebackType
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
+from hubel.dataset.quiet import QUIET
 from hubel.dataset.recognise import HEAD, fetch, gif_frames, inspect, open_regular, read_file, recognise, tiff_pages
 from hubel.errors import ImageError
 from hubel.records import ImageFacts, Preprocess
@@ -77,7 +75,7 @@ def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXE
     data = source if isinstance(source, bytes) else read_file(source, max_pixels)
     kind = recognise(data[:HEAD])
     inspect(data, kind)
-    with _QUIET:
+    with QUIET:
         try:
             return _decoded(data, kind, preprocess, max_pixels)
         except ImageError:
@@ -98,7 +96,7 @@ def examine(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)[0] as file:
         kind = recognise(fetch(file, HEAD))
         file.seek(0)
-        with _QUIET:
+        with QUIET:
             try:
                 return _facts(_opened(file, kind, max_pixels), kind)
             except ImageError:
@@ -155,7 +153,7 @@ def _decoded(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) ->
     if left != 1:
         image = image.transpose(_UPRIGHT[left])
     image = _fitted(image, preprocess)
-    colour = image.mode == "RGB" and _has_colour(np.asarray(image))
+    pixels = np.array(image)
     facts = ImageFacts(
         width=width,
         height=height,
@@ -164,11 +162,12 @@ def _decoded(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) ->
         frames=_frames(opened, data, kind),
         orientation=max(orientation, left),
         transparent=transparent,
-        colour=colour,
+        colour=image.mode == "RGB" and _has_colour(pixels),
         sha256=hashlib.sha256(data).hexdigest(),
     )
     wanted = "L" if preprocess.channels == 1 else "RGB"
-    pixels = np.array(image if image.mode == wanted else image.convert(wanted))
+    if image.mode != wanted:
+        pixels = np.array(image.convert(wanted))
     return pixels.reshape(*preprocess.size, preprocess.channels), facts
 
 
@@ -310,35 +309,3 @@ def _is_grey(background: tuple[int, int, int]) -> bool:
 
 def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
     return image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
-
-
-class _Quiet:
-    """Silences Pillow's warnings while any thread decodes, and puts the filters back when the last one is done.
-
-    `warnings.catch_warnings` alone would leave its filter behind when two threads overlap.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._catcher: warnings.catch_warnings[None] | None = None
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._catcher = warnings.catch_warnings()
-                self._catcher.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._catcher is not None:
-                self._catcher.__exit__(kind, error, trace)
-                self._catcher = None
-
-
-_QUIET = _Quiet()

@@ -4,24 +4,23 @@ Candidates come from 8x8 thumbnails: each image is compared with those that shar
 are ranked by how much of their difference a small shift and stretch explains, to first order (the tangent distance of
 Simard, LeCun and Denker, 1993), and confirmed on 32x32 pixels after alignment (Lucas and Kanade, 1981). What counts as
 the same picture depends on how alike the class is: trousers on black need a closer match than photographs.
-
-All residuals are shares of the variance that remain unexplained: 0 for a copy, near 1 for unrelated pictures.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from hubel.dataset.align import LUMA, averaging, blocks, confirm, tangent_basis
+
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
-GRID, ALIGN, DETAIL = 8, 24, 32  # sides of the thumbnails for candidates, alignment and confirmation, in pixels
+GRID = 8  # side of the thumbnails that candidates are searched with, in pixels
 FLAT = 3.0  # a thumbnail with less standard deviation (of 255) shows nothing that could be compared
 DIRECTIONS = 24  # of the thumbnails' 64 that candidates are searched in
 LANDMARKS, NEIGHBOURS, CELL = 4, 3, 4000  # landmarks per image, candidates per landmark, images compared at once
@@ -30,7 +29,6 @@ CLOSEST = 12_000  # candidates that are confirmed at most
 RESIDUAL = 0.05  # confirmed below, in classes of dissimilar pictures; CIFAR-10's pairs up to 0.06 are one photograph
 ALIKE = 0.15  # and below this share of what is typical of the class's closest pairs
 PAIRS = 1200  # that this is estimated from
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def near_pairs(images: Pixels, labels: Indices, members: Indices) -> tuple[Indices, Floats]:
@@ -45,15 +43,15 @@ def near_pairs(images: Pixels, labels: Indices, members: Indices) -> tuple[Indic
         (P, 2) indices, the smaller first, and (P,) residuals, ascending.
     """
     thumbs = _thumbnails(images, members)
-    seen = thumbs.reshape(len(members), -1).std(1) >= FLAT
+    seen = thumbs.std((1, 2)) >= FLAT
     members, thumbs = members[seen], thumbs[seen]
-    if len(members) < 2:
-        return np.empty((0, 2), np.int64), np.empty(0, np.float32)
     pairs = members[_by_tangent(thumbs, _candidates(thumbs))]
+    if not len(pairs):
+        return pairs, np.empty(0, np.float32)
     limits = _limits(images, labels, members, pairs)
     pairs = pairs[:CLOSEST]
     limit = np.minimum(limits[labels[pairs[:, 0]]], limits[labels[pairs[:, 1]]])
-    residuals = _confirm(images, pairs, limit)
+    residuals = confirm(images, pairs, limit)
     chosen = np.flatnonzero(residuals < limit)
     chosen = chosen[np.argsort(residuals[chosen], kind="stable")]
     return pairs[chosen], residuals[chosen]
@@ -62,28 +60,15 @@ def near_pairs(images: Pixels, labels: Indices, members: Indices) -> tuple[Indic
 # Thumbnails
 
 
-def _averaging(size: int, side: int) -> Floats:
-    """(size, side) weights that average `size` pixels to `side`."""
-    edges = np.linspace(0, size, side + 1)
-    low, high = np.maximum.outer(np.arange(size), edges[:-1]), np.minimum.outer(np.arange(1, size + 1), edges[1:])
-    overlap = np.maximum(high - low, 0)
-    weights: Floats = (overlap / overlap.sum(0)).astype(np.float32)
-    return weights
-
-
-def _blocks(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, start + size) for start in range(0, count, size))
-
-
 def _thumbnails(images: Pixels, members: Indices) -> Floats:
     """(M, GRID, GRID) luma. Of large images every k-th pixel is enough for an average over a 64th of the area."""
     _, height, width, channels = images.shape
     step = max(1, min(height, width) // 64)
-    rows = _averaging(len(range(0, height, step)), GRID)
-    weights = _LUMA if channels == 3 else np.ones(channels, np.float32) / channels
-    columns = np.kron(_averaging(len(range(0, width, step)), GRID), weights[:, None])
+    rows = averaging(len(range(0, height, step)), GRID)
+    weights = LUMA if channels == 3 else np.ones(channels, np.float32) / channels
+    columns = np.kron(averaging(len(range(0, width, step)), GRID), weights[:, None])
     thumbs = np.empty((len(members), GRID, GRID), np.float32)
-    for block in _blocks(len(members), max(1, (1 << 24) // (height * width * channels))):
+    for block in blocks(len(members), max(1, (1 << 24) // (height * width * channels))):
         chosen = members[block]
         span = images[chosen[0] : chosen[-1] + 1, ::step, ::step]
         taken = span if len(span) == len(chosen) else span[chosen - chosen[0]]
@@ -92,35 +77,23 @@ def _thumbnails(images: Pixels, members: Indices) -> Floats:
     return thumbs
 
 
-def _shrunk(images: Pixels, indices: Indices) -> Pixels:
-    """(P, side, side, C) of the given images; the side is DETAIL unless the images are smaller."""
-    _, height, width, channels = images.shape
-    if max(height, width) <= DETAIL:
-        return images[indices]
-    rows, columns = _averaging(height, min(height, DETAIL)).T, _averaging(width, min(width, DETAIL)).T
-    small = np.empty((len(indices), len(rows), len(columns), channels), np.uint8)
-    for block in _blocks(len(indices), max(1, (1 << 22) // (height * width * channels))):
-        taken = images[indices[block]].astype(np.float32)
-        taken = np.matmul(rows, taken.reshape(len(taken), height, -1)).reshape(len(taken), len(rows), width, channels)
-        small[block] = np.rint(np.matmul(columns, taken))
-    return small
-
-
 # Candidates
 
 
 def _candidates(thumbs: Floats) -> Indices:
     """(P, 2) pairs of thumbnails that are among each other's nearest by correlation, apart from what all share."""
+    if len(thumbs) < 2:
+        return np.empty((0, 2), np.int64)
     points = _projected(_centred(thumbs))
     rng = np.random.default_rng(0)
     marks = points[rng.permutation(len(points))[: int(2 * len(points) ** 0.5)]]
-    nearest = np.concatenate([_top(points[block] @ marks.T, LANDMARKS) for block in _blocks(len(points), 4096)])
+    nearest = np.concatenate([_top(points[block] @ marks.T, LANDMARKS) for block in blocks(len(points), 4096)])
     owner = np.argsort(nearest.ravel(), kind="stable")
     bounds = np.searchsorted(nearest.ravel()[owner], np.arange(len(marks) + 1))
     found = [np.empty((0, 2), np.int64)]
     for start, stop in itertools.pairwise(bounds.tolist()):
         cell = owner[start:stop] // nearest.shape[1]
-        for block in _blocks(len(cell), CELL):
+        for block in blocks(len(cell), CELL):
             found += _neighbours(points, cell[block])
     pairs = np.concatenate(found)
     keys = np.unique(pairs.min(1) * len(points) + pairs.max(1))  # sorted by the first image
@@ -138,7 +111,7 @@ def _projected(points: Floats) -> Floats:
 
 def _centred(thumbs: Floats) -> Floats:
     """(M, GRID²) with mean 0 and length 1."""
-    points = thumbs.reshape(len(thumbs), -1) - thumbs.mean((1, 2))[:, None]
+    points = thumbs.reshape(len(thumbs), GRID * GRID) - thumbs.mean((1, 2))[:, None]
     unit: Floats = points / np.maximum(np.linalg.norm(points, axis=1, keepdims=True), 1e-6)
     return unit
 
@@ -156,7 +129,7 @@ def _top(similarity: Floats, count: int) -> Indices:
 def _neighbours(points: Floats, cell: Indices) -> list[Indices]:
     found = []
     inside = points[cell]
-    for block in _blocks(len(cell), 1024):
+    for block in blocks(len(cell), 1024):
         similarity = inside[block] @ inside.T
         rows = np.arange(len(similarity))
         similarity[rows, rows + block.start] = -2
@@ -169,27 +142,16 @@ def _by_tangent(thumbs: Floats, pairs: Indices) -> Indices:
     """The pairs whose difference is explained by brightness, contrast, shift and stretch, the closest first."""
     points = _centred(thumbs)
     tangents = np.empty(len(pairs), np.float32)
-    for block in _blocks(len(pairs), 8192):  # sorted by their first image
+    for block in blocks(len(pairs), 8192):  # sorted by their first image
         first, place = np.unique(pairs[block, 0], return_inverse=True)
-        basis = np.linalg.qr(_tangents(thumbs[first])).Q
+        basis = np.linalg.qr(tangent_basis(thumbs[first])).Q
         shares = np.matmul(points[pairs[block, 1]][:, None], basis[place.ravel()])
         tangents[block] = 1 - (shares**2).sum((1, 2))
     order = np.argsort(tangents, kind="stable")
     return pairs[order[: np.searchsorted(tangents[order], TANGENT)]]
 
 
-def _tangents(pictures: Floats) -> Floats:
-    """(n, side², 6): constant, picture, and how the picture changes with stretch and shift along either axis."""
-    side = pictures.shape[1]
-    across = np.linspace(-1, 1, side, dtype=np.float32)
-    half = np.float32((side - 1) / 2)  # derivatives are by coordinates in [-1, 1]
-    down = np.gradient(pictures, axis=1) * half
-    right = np.gradient(pictures, axis=2) * half
-    columns = (np.ones_like(pictures), pictures, right * across, down * across[:, None], right, down)
-    return np.stack(columns, axis=-1).reshape(len(pictures), side * side, 6)
-
-
-# Confirmation
+# What counts as the same
 
 
 def _limits(images: Pixels, labels: Indices, members: Indices, pairs: Indices) -> Floats:
@@ -221,124 +183,7 @@ def _limit(
     ends, place = np.unique(pairs, return_index=True)  # the first, which is the closest, pair of each image
     at = np.searchsorted(ends, chosen).clip(max=max(len(ends) - 1, 0))
     closest = pairs[place[at[ends[at] == chosen]] // 2] if len(ends) else pairs
-    apart, close = (_confirm(images, p, np.zeros(len(p), np.float32)) for p in (random, closest))
+    apart, close = (confirm(images, p, np.zeros(len(p), np.float32)) for p in (random, closest))
     close = np.concatenate([close, np.ones(len(chosen) - len(close), np.float32)])
     typical = max(float(np.median(close)), 0.1 * float(np.quantile(apart, 0.1)) if len(apart) else 0.0)
     return min(RESIDUAL, ALIKE * typical)
-
-
-def _confirm(images: Pixels, pairs: Indices, limit: Floats) -> Floats:
-    """(P,) residuals: of ALIGN pixels of luma, and for pairs that come near their limit of DETAIL pixels in colour."""
-    indices, place = np.unique(pairs, return_inverse=True)
-    small, place = _shrunk(images, indices), place.reshape(pairs.shape)
-    grey = np.concatenate([_grey(small[block]) for block in _blocks(len(small), 1024)])
-    residuals = np.ones(len(pairs), np.float32)
-    for block in _blocks(len(pairs), 256):
-        first, other = place[block].T
-        warp, rough = _aligned(grey[first], grey[other], limit[block])
-        near = np.flatnonzero(rough < 3 * limit[block])
-        pictures, targets = small[first[near]].astype(np.float32), small[other[near]].astype(np.float32)
-        rough[near] = _unexplained(*_warped(pictures, warp[near]), targets)
-        residuals[block] = rough
-    return residuals
-
-
-def _grey(pictures: Pixels) -> Floats:
-    """(n, ALIGN, ALIGN, 1) luma of (n, H, W, C)."""
-    _, height, width, channels = pictures.shape
-    grey = pictures.astype(np.float32) @ (_LUMA if channels == 3 else np.ones(channels, np.float32) / channels)
-    small: Floats = np.matmul(np.matmul(_averaging(height, ALIGN).T, grey), _averaging(width, ALIGN))
-    return small[..., None]
-
-
-def _aligned(first: Floats, other: Floats, limit: Floats) -> tuple[Floats, Floats]:
-    """Warp (n, 4) and residual (n,); pairs that are below their limit as they lie aren't moved."""
-    warp = np.zeros((len(first), 4), np.float32)
-    residual = _unexplained(first, np.ones(first.shape[:3], np.float32), other)
-    rest = np.flatnonzero(residual >= limit)
-    moved = _align(first[rest], other[rest])
-    after = _unexplained(*_warped(first[rest], moved), other[rest])
-    better = after < residual[rest]
-    warp[rest[better]], residual[rest[better]] = moved[better], after[better]
-    return warp, residual
-
-
-def _align(first: Floats, other: Floats) -> Floats:
-    """(n, 4) stretch and shift, along width and height each, under which `first` looks most like `other`."""
-    warp = np.zeros((len(first), 4), np.float32)
-    damping = 1e-3 * np.eye(6, dtype=np.float32)
-    for _ in range(3):
-        moved, inside = _warped(first, warp)
-        columns = _tangents(moved[..., 0])
-        weighted = (columns * inside.reshape(len(first), ALIGN * ALIGN, 1)).transpose(0, 2, 1)
-        gram = np.matmul(weighted, columns)
-        right = np.matmul(weighted, other.reshape(len(first), ALIGN * ALIGN, 1))
-        scale = np.sqrt(np.maximum(np.einsum("nii->ni", gram), 1e-6))
-        unit = gram / (scale[:, :, None] * scale[:, None, :]) + damping
-        step = np.linalg.solve(unit, right / scale[..., None])[..., 0] / scale
-        contrast = np.where(np.abs(step[:, 1]) < 0.3, 1, step[:, 1])
-        warp = np.clip(warp + step[:, 2:] / contrast[:, None], -0.25, 0.25).astype(np.float32)
-    return warp
-
-
-def _warped(pictures: Floats, warp: Floats) -> tuple[Floats, Floats]:
-    """The pictures (n, H, W, C) stretched and shifted, and where (n, H, W) they are known."""
-    rows, row_inside = _places(pictures.shape[1], warp[:, 1], warp[:, 3])
-    columns, column_inside = _places(pictures.shape[2], warp[:, 0], warp[:, 2])
-    moved = _sampled(pictures, rows)
-    moved = _sampled(moved.swapaxes(1, 2), columns).swapaxes(1, 2)
-    inside = (row_inside[:, :, None] & column_inside[:, None, :]).astype(np.float32)
-    return moved, inside
-
-
-def _places(size: int, stretch: Floats, shift: Floats) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """(n, size) where to sample, in pixels, and whether that lies inside."""
-    across = np.linspace(-1, 1, size, dtype=np.float32)
-    places = (across * (1 + stretch[:, None]) + shift[:, None] + 1) * ((size - 1) / 2)
-    inside = (places > -0.01) & (places < size - 0.99)
-    return np.clip(places, 0, size - 1).astype(np.float32), inside
-
-
-def _sampled(pictures: Floats, places: Floats) -> Floats:
-    """Linear interpolation of (n, H, …) along its second axis."""
-    below = np.minimum(places.astype(np.int64), max(pictures.shape[1] - 2, 0))
-    weight = (places - below)[..., None, None]
-    rows = np.arange(len(pictures))[:, None]
-    above = np.minimum(below + 1, pictures.shape[1] - 1)
-    sampled: Floats = pictures[rows, below] * (1 - weight) + pictures[rows, above] * weight
-    return sampled
-
-
-def _unexplained(first: Floats, inside: Floats, other: Floats) -> Floats:
-    """Share of the variance of `other` (n, H, W, C) that `first` doesn't explain by contrast, brightness and sharpness.
-
-    It is 1 where they share less than three quarters of the area, or the contrast would have to change twofold.
-    """
-    shape = (len(first), first.size // max(len(first), 1))
-    weight = np.broadcast_to(inside[..., None], first.shape).reshape(shape)
-    total = np.maximum(weight.sum(1), 1)
-
-    def centred(pictures: Floats) -> Floats:
-        flat = pictures.reshape(shape) * weight
-        flat -= (flat.sum(1) / total)[:, None] * weight
-        return flat
-
-    a, detail, b = centred(first), centred(_details(first)), centred(other)
-    aa, bb, dd, ab, ad, bd = (
-        np.einsum("np,np->n", x, y) for x, y in ((a, a), (b, b), (detail, detail), (a, b), (a, detail), (b, detail))
-    )
-    determinant = np.maximum(aa * dd - ad * ad, 1e-3)
-    contrast, sharpness = (ab * dd - bd * ad) / determinant, (bd * aa - ab * ad) / determinant
-    plain = ab / np.maximum(aa, 1e-3)
-    comparable = (inside.mean((1, 2)) > 0.75) & (plain > 0.5) & (plain < 2) & (bb > total)
-    left = np.where(np.abs(sharpness) < 2, bb - contrast * ab - sharpness * bd, bb - plain * ab)
-    residuals: Floats = np.where(comparable, np.maximum(left, 0) / np.maximum(bb, 1e-3), 1).astype(np.float32)
-    return residuals
-
-
-def _details(pictures: Floats) -> Floats:
-    """What a slight blur takes away from (n, H, W, C)."""
-    padded = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
-    detail: Floats = pictures - around * np.float32(0.25)
-    return detail

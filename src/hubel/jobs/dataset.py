@@ -71,6 +71,7 @@ class Dataset:
             classes=self.catalog.classes,
             counts=counts,
             findings=self.findings,
+            divided=division is not None,
         )
 
 

@@ -39,7 +39,7 @@ def report(
     command: str,
     stopped: str | None,
 ) -> Iterator[Event]:
-    """Measure, write scores.json, predictions.csv, the pictures and report.html, and seal the folder."""
+    """Measure, write scores.json, predictions.csv, the pictures and report.html."""
     model, plan, division = trainee.restore_best(), trainee.plan, trainee.division
     card, classes = plan.card, dataset.catalog.classes
     rows = division.test
@@ -99,7 +99,6 @@ def report(
             stopped=stopped,
         ),
     )
-    run.seal()
     yield Finished(folder=str(run.path), report=str(page), seconds=clock.seconds, stopped=stopped)
 
 

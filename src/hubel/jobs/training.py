@@ -19,7 +19,7 @@ from hubel.jobs.clock import Clock
 from hubel.jobs.dataset import Dataset, look, prepare, preprocess_for
 from hubel.jobs.recipe import Recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
-from hubel.records import EpochRow, Event, Note, Planned, Progress, event_json
+from hubel.records import EpochRow, Event, Finished, Note, Planned, Progress, event_json
 from hubel.runs import RunFolder, csv_text
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def _recorded(run: RunFolder, events: Iterator[Event]) -> Iterator[Event]:
     for event in events:
         if not isinstance(event, Progress):
             run.log(event_json(event), sync=isinstance(event, EpochRow))
+        if isinstance(event, Finished):
+            run.seal()
         yield event
 
 

@@ -218,22 +218,30 @@ def _augmented(evidence: Evidence) -> dict[str, Any]:
 
 
 def _findings(evidence: Evidence) -> list[dict[str, Any]]:
+    """One entry a kind, errors first; a kind that was found often is told by its first case and a list."""
     order = {"error": 0, "warning": 1, "note": 2}
-    return [_finding(finding) for finding in sorted(evidence.findings, key=lambda f: order[f.severity])]
+    kinds: dict[tuple[str, str], list[Finding]] = {}
+    for finding in sorted(evidence.findings, key=lambda f: order[f.severity]):
+        kinds.setdefault((finding.severity, finding.code), []).append(finding)
+    return [_kind(group) for group in kinds.values()]
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
-    rest = len(finding.paths) - MOST_PATHS
-    numbers = [f"{key.replace('_', ' ')}: {_short(value)}" for key, value in finding.evidence.items()]
+def _kind(group: list[Finding]) -> dict[str, Any]:
+    first, several = group[0], len(group) > 1
+    paths = [] if several else [plain(path) for path in first.paths[:MOST_PATHS]]
+    rest = len(group) - MOST_PATHS if several else len(first.paths) - MOST_PATHS
+    numbers = [f"{key.replace('_', ' ')}: {_short(value)}" for key, value in first.evidence.items()]
+    files = len({path for finding in group for path in finding.paths})
     return {
-        "severity": finding.severity,
-        "code": plain(finding.code).replace("_", " ").replace("-", " "),
-        "message": plain(finding.message),
-        "files": counted(len(finding.paths), "file") if finding.paths else "",
-        "paths": [plain(path) for path in finding.paths[:MOST_PATHS]],
+        "severity": first.severity,
+        "code": plain(first.code).replace("_", " ").replace("-", " "),
+        "message": plain(first.message),
+        "files": counted(files, "file") if files else "",
+        "times": f"{whole(len(group))} times, for example:" if several else "",
+        "paths": [plain(finding.message) for finding in group[:MOST_PATHS]] if several else paths,
         "rest": whole(rest) if rest > 0 else "",
-        "left_out": finding.left_out,
-        "evidence": plain(", ".join(numbers)),
+        "left_out": first.left_out,
+        "evidence": "" if several else plain(", ".join(numbers)),
     }
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
 
 from hubel.records import (
     Baselines,
@@ -30,7 +29,8 @@ from hubel.records import (
 
 T = TypeVar("T")
 Show = Literal["auto", "json", "none"]
-SHOWN = 8  # findings of one kind that are named on the terminal; all are in findings.json
+SHOWN = 3  # findings of one kind that are named on the terminal before a training; findings.json has them all
+AUDITED = 50  # and in an audit alone
 MARKS = {"error": "[red]✗[/]", "warning": "[yellow]![/]", "note": "[dim]·[/]"}
 
 
@@ -86,7 +86,7 @@ class _Screen:
             case DataSeen():
                 self._lines(data_lines(event))
             case Planned():
-                self.console.print(_plan_table(event))
+                self._lines(plan_lines(event))
             case EpochRow():
                 if not self.table_begun:
                     self._lines(["", "[bold]" + HEADER + "[/]"])
@@ -136,10 +136,12 @@ def data_lines(event: DataSeen) -> list[str]:
         lines.append(f"  {part:<6}{sum(counts):>8,} images, {min(counts):,} to {max(counts):,} a class")
     if not event.findings:
         return [*lines, "  nothing wrong was found"]
-    return [*lines, *finding_lines(event.findings)]
+    if event.divided:
+        return [*lines, *finding_lines(event.findings, SHOWN, "all named in the run's findings.json")]
+    return [*lines, *finding_lines(event.findings, AUDITED, "--output FILE names them all")]
 
 
-def finding_lines(findings: Iterable[Finding], shown: int = SHOWN) -> list[str]:
+def finding_lines(findings: Iterable[Finding], shown: int, where: str) -> list[str]:
     """One line per finding; more than `shown` of one kind are counted."""
     kinds: dict[str, list[Finding]] = {}
     for finding in sorted(findings, key=lambda f: list(MARKS).index(f.severity)):
@@ -148,7 +150,7 @@ def finding_lines(findings: Iterable[Finding], shown: int = SHOWN) -> list[str]:
     for code, group in kinds.items():
         lines += [f"  {MARKS[f.severity]} {escape(_visible(f.message))}" for f in group[:shown]]
         if len(group) > shown:
-            lines.append(f"    … and {len(group) - shown:,} more of the kind '{code}', all named in findings.json")
+            lines.append(f"    … and {len(group) - shown:,} more of the kind '{code}': {where}")
     return lines
 
 
@@ -157,12 +159,10 @@ def _visible(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _plan_table(event: Planned) -> Table:
-    table = Table(title=None, box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    table.add_row("[bold]Plan[/]", "", f"[dim]saved in {escape(event.folder)}[/]")
-    for what, value, why in event.rows:
-        table.add_row(f"  {escape(what)}", escape(value), f"[dim]{escape(why)}[/]")
-    return table
+def plan_lines(event: Planned) -> list[str]:
+    """What will be done and why, one line each."""
+    lines = ["", f"[bold]Plan[/] [dim](saved in {escape(event.folder)})[/]"]
+    return lines + [f"  {escape(f'{what:<13}{value}')}  [dim]{escape(why)}[/]" for what, value, why in event.rows]
 
 
 HEADER = (

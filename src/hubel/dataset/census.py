@@ -1,0 +1,133 @@
+"""Findings about classes, sizes and kinds of images: what can be said by counting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from hubel.dataset.catalog import Catalog
+from hubel.dataset.tree import few, were
+from hubel.records import Finding, ImageFacts, Severity
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Indices: TypeAlias = npt.NDArray[np.int64]
+
+SMALL_CLASS = 10  # images; with fewer, a class's recall says next to nothing
+UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class by smallest: a note, a warning
+TINY = 8  # pixels
+LONG = 5.0  # aspect ratio
+OUTLIER = 8.0  # longer side against the median, either way
+CONSTANT = 2  # grey levels that a one-colour image may vary by
+
+
+def about_classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> Iterator[Finding]:
+    learned = usable if parts is None else np.array([i for i in usable if parts[i] == "train"], np.int64)
+    where = "" if parts is None else " training"
+    counts = np.bincount(catalog.labels[learned], minlength=len(catalog.classes)).tolist()
+    sizes = dict(sorted(zip(catalog.classes, counts, strict=True), key=lambda item: item[1]))
+    evidence = {"counts": sizes}
+    none = [name for name, n in sizes.items() if n == 0]
+    if none:
+        message = f"There is no usable{where} image of {few(none)}: it can't be learned; add some or remove the class."
+        yield Finding(code="class-without-images", severity="error", message=message, evidence=evidence)
+    rare = [f"{name} ({n})" for name, n in sizes.items() if 0 < n < SMALL_CLASS]
+    if rare:
+        message = (
+            f"{'1 class has' if len(rare) == 1 else f'{len(rare)} classes have'} fewer than {SMALL_CLASS}{where} "
+            f"images: {few(rare, 5)}; what is measured on so few says little."
+        )
+        yield Finding(code="small-class", severity="warning", message=message, evidence=evidence)
+    some = [(n, name) for name, n in sizes.items() if n]
+    if some and some[-1][0] >= UNEVEN * some[0][0]:
+        (fewest, least), (most, largest) = some[0], some[-1]
+        message = (
+            f"{largest} has {most / fewest:.1f} times as many{where} images as {least} ({most} against {fewest}): look "
+            "at the balanced accuracy, and at --balance."
+        )
+        severity: Severity = "warning" if most >= VERY_UNEVEN * fewest else "note"
+        evidence = {"counts": sizes, "ratio": round(most / fewest, 2)}
+        yield Finding(code="imbalance", severity=severity, message=message, evidence=evidence)
+
+
+# Sizes and kinds
+
+
+def about_sizes(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) -> Iterator[Finding]:
+    if not known:
+        return
+    sizes = np.array([(fact.width, fact.height) for fact in known])
+    longer, shorter = sizes.max(1), sizes.min(1)
+    median = float(np.median(longer))
+    apart = (longer > OUTLIER * median) | (longer * OUTLIER < median)
+    checks: tuple[tuple[str, npt.NDArray[np.bool_], str], ...] = (
+        ("tiny", shorter < TINY, f"smaller than {TINY} pixels"),
+        ("aspect", longer > LONG * shorter, f"more than {LONG:g} times as long as wide"),
+        (
+            "size-outlier",
+            apart,
+            f"more than {OUTLIER:g} times larger or smaller than the median, {median:.0f} pixels",
+        ),
+    )
+    for code, hit, words in checks:
+        yield from _note(catalog, usable[hit], code, "warning", f"{words}: {{names}}; look whether they belong here.")
+    if len(np.unique(sizes, axis=0)) > 1:
+        low, high = sizes[longer.argmin()], sizes[longer.argmax()]
+        message = (
+            f"The images differ in size: {low[0]}x{low[1]} to {high[0]}x{high[1]}, median of the longer side "
+            f"{median:.0f} pixels."
+        )
+        evidence = {"smallest": low.tolist(), "largest": high.tolist(), "median": median}
+        yield Finding(code="mixed-sizes", severity="note", message=message, evidence=evidence)
+
+
+_KINDS: tuple[tuple[str, Callable[[ImageFacts], bool], str], ...] = (
+    (
+        "deep",
+        lambda fact: fact.mode.startswith("I") or fact.mode == "F",
+        "of more than 8 bits, scaled to 8: {names}.",
+    ),
+    ("cmyk", lambda fact: fact.mode == "CMYK", "in CMYK and converted to RGB: {names}."),
+    ("transparent", lambda fact: fact.transparent, "transparent and laid on the background colour: {names}."),
+    ("rotated", lambda fact: fact.orientation != 1, "turned upright as their EXIF block says: {names}."),
+    ("frames", lambda fact: fact.frames > 1, "of several frames or pages, of which the first is used: {names}."),
+)
+
+
+def about_kinds(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) -> Iterator[Finding]:
+    for code, holds, words in _KINDS:
+        hit = np.array([holds(fact) for fact in known], bool)
+        yield from _note(catalog, usable[hit], code, "note", words)
+    grey = np.array([not fact.colour for fact in known], bool)
+    if 0 < grey.sum() < len(grey):
+        words = f"grey, the other {len(grey) - grey.sum()} in colour: {{names}}."
+        yield from _note(catalog, usable[grey], "grey-among-colour", "note", words)
+
+
+def about_one_colour(catalog: Catalog, images: Pixels, usable: Indices) -> Iterator[Finding]:
+    suspects = np.array(list(_constant(images, usable, max(1, min(images.shape[1:3]) // 8))), np.int64)
+    certain = [i for one in suspects for i in _constant(images, np.array([one]), 1)]
+    words = "of one colour only: {names}; look whether they belong here."
+    yield from _note(catalog, np.array(certain, np.int64), "one-colour", "warning", words)
+
+
+def _constant(images: Pixels, chosen: Indices, step: int) -> Iterator[int]:
+    """Those whose every `step`-th pixel has the same colour."""
+    for start in range(0, len(chosen), 2048):
+        some = chosen[start : start + 2048]
+        span = images[some[0] : some[-1] + 1, ::step, ::step]
+        taken = (span if len(span) == len(some) else span[some - some[0]]).reshape(len(some), -1, images.shape[3])
+        near_first = (taken <= np.minimum(taken[:, :1], 255 - CONSTANT) + CONSTANT) & (
+            taken >= np.maximum(taken[:, :1], CONSTANT) - CONSTANT
+        )
+        yield from some[near_first.all((1, 2))].tolist()
+
+
+def _note(catalog: Catalog, hit: Indices, code: str, severity: Severity, words: str) -> Iterator[Finding]:
+    if len(hit):
+        paths = tuple(catalog.paths[i] for i in hit)
+        verb = were(len(paths), "image").replace("was", "is").replace("were", "are")
+        message = f"{verb} {words.format(names=few(paths))}"
+        yield Finding(code=code, severity=severity, message=message, paths=paths, evidence={"count": len(paths)})
