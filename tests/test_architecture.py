@@ -90,6 +90,12 @@ def test_help_loads_no_torch() -> None:
     assert not modules_after(code) & {"torch", "torchvision", "sklearn", "altair", "PIL"}
 
 
+def test_training_does_not_load_torchvision() -> None:
+    loaded = modules_after("import hubel.jobs.trainee, hubel.jobs.evidence, hubel.jobs.answering")
+    assert "torch" in loaded
+    assert "torchvision" not in loaded, "it would add seconds to every command"
+
+
 def test_a_decode_worker_loads_numpy_and_pillow_only() -> None:
     loaded = modules_after("import hubel.dataset.pack")
     allowed = sys.stdlib_module_names | {"hubel", "numpy", "PIL", "defusedxml", "pillow_heif"}

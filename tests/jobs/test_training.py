@@ -14,6 +14,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
+import defects
 import hubel
 from hubel.dataset.catalog import scan
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
@@ -252,3 +253,19 @@ def test_cuda_is_used_where_it_is(few_digits: Path, tmp_path: Path) -> None:
         pytest.skip("no GPU")
     run = hubel.train(few_digits, output=tmp_path / "run", show_as="none", device="cuda", **QUICK)
     assert hubel.load(run.path, device="cpu").predict([next((few_digits / "0").iterdir())])
+
+
+def test_forty_planted_defects_are_named_and_training_goes_on(tmp_path: Path) -> None:
+    planted = [path for path, what in defects.plant(tmp_path / "data").items() if not what.startswith("fine")]
+    assert len(planted) >= 40
+    run = hubel.train(tmp_path / "data", output=tmp_path / "run", show_as="none", epochs=3, width=16, size=32)
+    messages = " ".join(finding.message for finding in run.findings)
+    named = {path for finding in run.findings for path in finding.paths}
+    handled = [path for path in planted if path not in named and path not in messages]
+    assert not handled, "each planted defect is named by a finding"
+    assert run.scores.accuracy > 0.5
+    page = run.report.read_text("utf-8")
+    assert "<script>alert" not in page
+    left_out = json.loads((run.path / "split.json").read_text())["left_out"]
+    assert all(reason for reason in left_out.values())
+    assert len(left_out) >= 15

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hubel.records import Baselines
+from hubel.records import Baselines, Finding
 from hubel.report.html import PICTURES, write
 
 from . import sample
@@ -274,3 +275,18 @@ def test_in_a_browser(browser: object, evil_report: Path, width: int, scheme: st
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert said == [evil_report.as_uri()]
     page.close()
+
+
+def test_findings_of_one_kind_are_told_once(tmp_path: Path) -> None:
+    many = tuple(
+        Finding(
+            code="near-leak", severity="warning", message=f"pair number {i} leaks", paths=(f"a{i}.png", f"b{i}.png")
+        )
+        for i in range(500)
+    )
+    page = write(tmp_path, replace(sample.evidence(), findings=many)).read_text("utf-8")
+    assert page.count('class="finding') == 1
+    assert "500 times, for example:" in page
+    assert re.search(r"near leak, 1,000\sfiles", page)
+    assert "pair number 199 leaks" in page
+    assert "and 300 more" in page

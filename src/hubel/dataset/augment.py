@@ -6,13 +6,13 @@ on whichever device, and whether or not a run was interrupted before.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from hubel.dataset.config import Augmentation
 
@@ -166,22 +166,32 @@ def _cut(x: Tensor, u: Tensor, v: Tensor, side: Tensor, aspect: Tensor | float, 
 
 
 Op = Callable[[Tensor, float], Tensor]  # (N, C, H, W) uint8 and a strength in [-1, 1]
-OPERATIONS: dict[str, Op] = {
-    "identity": lambda x, _: x,
-    "shear x": lambda x, m: TF.affine(x, 0, [0, 0], 1.0, [math.degrees(math.atan(0.99 * m)), 0.0]),
-    "shear y": lambda x, m: TF.affine(x, 0, [0, 0], 1.0, [0.0, math.degrees(math.atan(0.99 * m))]),
-    "move x": lambda x, m: TF.affine(x, 0, [round(0.3 * m * x.shape[-1]), 0], 1.0, [0.0, 0.0]),
-    "move y": lambda x, m: TF.affine(x, 0, [0, round(0.3 * m * x.shape[-2])], 1.0, [0.0, 0.0]),
-    "rotate": lambda x, m: TF.rotate(x, 135 * m),
-    "brightness": lambda x, m: TF.adjust_brightness(x, 1 + 0.99 * m),
-    "saturation": lambda x, m: TF.adjust_saturation(x, 1 + 0.99 * m) if x.shape[1] == 3 else x,
-    "contrast": lambda x, m: TF.adjust_contrast(x, 1 + 0.99 * m),
-    "sharpness": lambda x, m: TF.adjust_sharpness(x, 1 + 0.99 * m),
-    "posterize": lambda x, m: TF.posterize(x, 8 - round(6 * abs(m))),
-    "solarize": lambda x, m: TF.solarize(x, 255 * (1 - abs(m))),
-    "autocontrast": lambda x, _: TF.autocontrast(x),
-    "equalize": lambda x, _: TF.equalize(x),
-}
+
+
+@functools.cache
+def operations() -> dict[str, Op]:
+    """The fourteen operations of TrivialAugment and RandAugment, by name.
+
+    torchvision is imported here and not above: it takes longer than torch itself, and most runs don't need it.
+    """
+    from torchvision.transforms.v2 import functional as TF
+
+    return {
+        "identity": lambda x, _: x,
+        "shear x": lambda x, m: TF.affine(x, 0, [0, 0], 1.0, [math.degrees(math.atan(0.99 * m)), 0.0]),
+        "shear y": lambda x, m: TF.affine(x, 0, [0, 0], 1.0, [0.0, math.degrees(math.atan(0.99 * m))]),
+        "move x": lambda x, m: TF.affine(x, 0, [round(0.3 * m * x.shape[-1]), 0], 1.0, [0.0, 0.0]),
+        "move y": lambda x, m: TF.affine(x, 0, [0, round(0.3 * m * x.shape[-2])], 1.0, [0.0, 0.0]),
+        "rotate": lambda x, m: TF.rotate(x, 135 * m),
+        "brightness": lambda x, m: TF.adjust_brightness(x, 1 + 0.99 * m),
+        "saturation": lambda x, m: TF.adjust_saturation(x, 1 + 0.99 * m) if x.shape[1] == 3 else x,
+        "contrast": lambda x, m: TF.adjust_contrast(x, 1 + 0.99 * m),
+        "sharpness": lambda x, m: TF.adjust_sharpness(x, 1 + 0.99 * m),
+        "posterize": lambda x, m: TF.posterize(x, 8 - round(6 * abs(m))),
+        "solarize": lambda x, m: TF.solarize(x, 255 * (1 - abs(m))),
+        "autocontrast": lambda x, _: TF.autocontrast(x),
+        "equalize": lambda x, _: TF.equalize(x),
+    }
 
 
 def _policy(images: Tensor, policy: str, u: Tensor) -> Tensor:
@@ -198,9 +208,9 @@ def _policy(images: Tensor, policy: str, u: Tensor) -> Tensor:
 
 def _one_operation(images: Tensor, which: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
     signed = torch.where(sign < 0.5, -strength, strength)
-    chosen = (which * len(OPERATIONS)).long()
+    chosen = (which * len(operations())).long()
     result = images.clone()
-    for index, operation in enumerate(OPERATIONS.values()):
+    for index, operation in enumerate(operations().values()):
         for magnitude in signed[chosen == index].unique().tolist():
             mask = (chosen == index) & (signed == magnitude)
             result[mask] = operation(images[mask], magnitude)

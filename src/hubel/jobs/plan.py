@@ -193,7 +193,7 @@ class _Draft:
             momentum=momentum if train.momentum is None else train.momentum,
             weight_decay=decay if train.weight_decay is None else train.weight_decay,
             label_smoothing=(0.2 if quick else 0.1) if train.label_smoothing is None else train.label_smoothing,
-            small_first=train.small_first or (0.625 if quick else 1.0),
+            small_first=train.small_first or (0.625 if quick and self.size > NATIVE else 1.0),
             precision=best_precision(self.device) if train.precision == "auto" else train.precision,
         )
         self.recipe = replace(self.recipe, model=model, train=resolved)

@@ -93,7 +93,7 @@ def _keeper(activations: Activations, name: str, gradients: bool) -> Callable[[n
         activations.outputs[name] = output
         if gradients and output.requires_grad:
             remember = partial(activations.gradients.__setitem__, name)
-            output.register_hook(remember)  # type: ignore[no-untyped-call]
+            output.register_hook(remember)
         return output.clone()
 
     return keep

@@ -1,6 +1,6 @@
 """Write a data folder with planted defects: four classes of shapes that can be learned, and what may go wrong there.
 
-``python tests/dataset/defects.py FOLDER`` makes one to look at.
+``python tests/defects.py FOLDER`` makes one to look at.
 """
 
 from __future__ import annotations
