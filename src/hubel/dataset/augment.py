@@ -250,7 +250,7 @@ def describe(how: Augmentation) -> str:
     said = [
         how.flip and "mirrored left and right",
         how.shift and f"moved by up to {how.shift:.0%} of the side",
-        how.scale and f"cropped to {how.scale[0]:.0%} to {how.scale[1]:.0%} of the area",
+        how.scale and f"zoomed to {how.scale[0]:.0%} to {how.scale[1]:.0%} of the area",
         how.rotate and f"rotated by up to {how.rotate:g}° either way",
         (how.brightness or how.contrast or how.saturation) and "brightness, contrast and saturation changed",
         how.cutout and f"a square of {how.cutout:.0%} of the side blanked",

@@ -93,7 +93,7 @@ def report(
             filters_after=trainee.filters(),
             augmented=augmented(trainee, dataset),
             augmented_by=describe(plan.augmentation),
-            notes=plan.notes,
+            notes=(*plan.notes, *trainee.notes),
             parameters=sum(p.numel() for p in model.parameters()),
             seconds=clock.seconds,
             stopped=stopped,

@@ -43,6 +43,8 @@ MARGIN = 6 / 7  # a random crop is trained on at this share of the side it is ju
 WIDTHS = (16, 24, 32, 48, 64, 96, 128)  # of the first stage of `quick`
 SAFETY = 0.97  # share of the time that is planned; the rest is for what measurements miss
 LEAVING = 8.0  # seconds for explanations, the report and for ending the process
+STEADY = 0.4  # share of a step that is as long for small images: overheads and the last stages
+SAVING = 0.15  # seconds an epoch for evaluating and for writing the best weights
 FORWARD = 3.0  # a training step costs about as much as three forward passes
 FLOAT32 = 2.0  # and final predictions, made in float32, about twice the reduced precision
 SAMPLE = 2_000  # training images that mean, std and the first layer are measured on
@@ -288,10 +290,10 @@ class _Draft:
         self.speed = {"images_per_second": 1 / seconds}
 
     def _epoch_seconds(self) -> float:
-        """Training and validation; progressive resizing saves work in proportion to the area."""
+        """Training and validation; of a step, a part grows with the area of the images and a part doesn't."""
         area = mean_area(self.recipe.train.small_first or 1.0)
-        images = self.count * area + len(self.division.val) / FORWARD
-        return images / self.speed["images_per_second"]
+        images = self.count * (STEADY + (1 - STEADY) * area) + len(self.division.val) / FORWARD
+        return images / self.speed["images_per_second"] + SAVING
 
     def _reserve(self) -> float:
         """Seconds after the last step: predictions in float32, explanations, report."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -53,9 +53,10 @@ class Trainee:
         self.best_epoch = 0
         self.position = 0
         self.stopped: str | None = None
+        self.notes: list[str] = []
         self._weights = self._class_weights()
         self._began = 0.0
-        self._pace: Callable[[], float] = lambda: 0.0
+        self._allowed = math.inf
 
     @property
     def epochs(self) -> int:
@@ -67,12 +68,23 @@ class Trainee:
 
     def fit(self) -> Iterator[Step | EpochEnd]:
         """Train; the time budget, where there is one, paces the schedule."""
-        began, allowed = self.clock.seconds, self.clock.left - self.plan.reserve
-        self._began = began
-        if not math.isinf(allowed):
-            self._pace = lambda: (self.clock.seconds - began) / max(allowed, 1e-3)
+        self._began, self._allowed = self.clock.seconds, self.clock.left - self.plan.reserve
         return fit(
-            self.state, self.loader, self.config, size=self.plan.size, class_weights=self._weights, pace=self._pace
+            self.state, self.loader, self.config, size=self.plan.size, class_weights=self._weights, pace=self.pace
+        )
+
+    def pace(self) -> float:
+        """Share of the time for training that is used up; 0 without a budget."""
+        return (self.clock.seconds - self._began) / max(self._allowed, 1e-3)
+
+    def hurried(self) -> str | None:
+        """Say so if the time was up before the planned epochs were: rate and sizes had been compressed to fit."""
+        done = self.history[-1].epoch if self.history else 0
+        if self.pace() < 1 or done >= self.epochs:
+            return None
+        return (
+            f"This machine was slower than measured before the start: the schedule was compressed to {done} of "
+            f"{self.epochs} epochs, and completed."
         )
 
     def watch(self, event: Step) -> None:
@@ -160,7 +172,7 @@ class Trainee:
 
     def _seconds_left(self, event: EpochEnd) -> float:
         spent = self.clock.seconds - self._began
-        share = max(event.epoch / self.epochs, self._pace())
+        share = max(event.epoch / self.epochs, self.pace())
         return max(spent / max(share, 1e-9) - spent, 0.0) + self.plan.reserve
 
     def _class_weights(self) -> Tensor | None:

@@ -111,6 +111,9 @@ def _train_and_report(
             trainee.keep_something()
             raise Terminated(f"Stopped by SIGTERM; the best model so far is in {run.model}.")
         stopped = _why_stopped(stop, trainee)
+        if hurried := trainee.hurried():
+            trainee.notes.append(hurried)
+            yield Note(text=hurried)
         yield from report(run, str(source), dataset, trainee, clock, command, stopped)
     if stop.signal:
         raise Interrupted(f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}.")
