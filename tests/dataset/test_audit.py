@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from defects import HEALTHY, SHAPES, plant, shape
 from PIL import Image
 
+from defects import HEALTHY, SHAPES, plant, shape
 from hubel.dataset.audit import audit, groups_from, read_exclusions
 from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.decode import decode

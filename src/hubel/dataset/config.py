@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from hubel.errors import UsageError
 from hubel.records import Fit
 
 Preset = Literal["auto", "none", "small", "upright", "photo", "strong", "trivial", "rand"]
@@ -32,6 +33,23 @@ class DataConfig:
     flip: Annotated[bool | None, "mirror left and right; by default only where a test says that labels survive it"] = (
         None
     )
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 4 <= self.size <= 2048:
+            raise UsageError(f"--size {self.size}: expected 4 to 2048 pixels.")
+        if not all(0 <= value <= 255 for value in self.background):
+            raise UsageError(f"--background {' '.join(map(str, self.background))}: expected three numbers 0 to 255.")
+        if self.max_pixels < 1:
+            raise UsageError(f"--max-pixels {self.max_pixels}: expected a number above zero.")
+        for name, share in (("val", self.val), ("test", self.test)):
+            if not 0 < share < 1:
+                raise UsageError(f"--{name} {share}: a share of the images is expected, between 0 and 1 (0.1 is 10 %).")
+        if self.val + self.test >= 1:
+            raise UsageError(f"--val {self.val} and --test {self.test} leave nothing to train on: lower one of them.")
+        if self.folds == 1 or self.folds < 0 or not 0 <= self.fold < max(self.folds, 1):
+            raise UsageError(
+                f"--folds {self.folds} --fold {self.fold}: use at least 2 folds and a fold from 0 to folds - 1."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ it, which is then decoded image by image to name the culprit.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -186,7 +187,11 @@ def _reserve(file: Path, shape: tuple[int, ...]) -> None:
     del array
     if hasattr(os, "posix_fallocate"):
         with open(file, "r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+            try:
+                os.posix_fallocate(handle.fileno(), 0, file.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # some file systems can't reserve
+                    raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,7 +289,7 @@ class _Worker:
             "max_pixels": job.max_pixels,
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "hubel.dataset.pack", json.dumps(said)],
+            [sys.executable, "-P", "-m", "hubel.dataset.pack", json.dumps(said)],  # -P: no code from the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

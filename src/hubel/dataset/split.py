@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.config import DataConfig
-from hubel.errors import DataError, UsageError
+from hubel.errors import DataError
 from hubel.records import Part
 
 Indices = npt.NDArray[np.int64]
@@ -56,10 +56,8 @@ def split(
         usable: (N,) bool; the others belong to no part.
 
     Raises:
-        UsageError: impossible shares or folds.
         DataError: too few images to train, choose and report.
     """
-    _check(config)
     rng = np.random.default_rng(seed)
     indices = np.flatnonzero(usable)
     reported: Part = "test"
@@ -129,19 +127,6 @@ def _hold_out(
     else:
         chosen = assign(labels[indices], groups[indices], (1 - config.test, config.test), rng) == 1
     return indices[chosen], indices[~chosen]
-
-
-def _check(config: DataConfig) -> None:
-    for name in ("val", "test"):
-        share = getattr(config, name)
-        if not 0 < share < 1:
-            raise UsageError(f"--{name} {share}: a share of the images is expected, between 0 and 1 (0.1 is 10 %).")
-    if config.val + config.test >= 1:
-        raise UsageError(f"--val {config.val} and --test {config.test} leave nothing to train on: lower one of them.")
-    if config.folds == 1 or config.folds < 0 or not 0 <= config.fold < max(config.folds, 1):
-        raise UsageError(
-            f"--folds {config.folds} --fold {config.fold}: use at least 2 folds and a fold from 0 to folds - 1."
-        )
 
 
 def _measurable(result: Split, labels: Indices, classes: Sequence[str]) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -125,18 +125,19 @@ def prepare(catalog: Catalog, preprocess: Preprocess, config: DataConfig) -> Gen
     if preprocess.channels == 1 and config.channels is None and has_colour:  # the sample of headers had missed it
         half = (0.5,) * 3
         packed = yield from decoded(catalog, replace(preprocess, channels=3, mean=half, std=half), config)
-    excluded = _excluded(catalog, config)
-    usable = packed.usable & ~excluded
-    if config.strict and packed.reasons:
-        index, reason = next(iter(sorted(packed.reasons.items())))
+    names = read_exclusions(config.exclude) if config.exclude else set[str]()
+    usable = packed.usable & np.array([path not in names for path in catalog.paths], dtype=bool)
+    broken = [(catalog.paths[i], why) for i, why in sorted(packed.reasons.items()) if catalog.paths[i] not in names]
+    if config.strict and broken:
         raise DataError(
-            f"{catalog.paths[index]} can't be used ({reason}), and --strict was given: repair or remove it "
-            f"({len(packed.reasons)} such images in all)."
+            f"{broken[0][0]} can't be used ({broken[0][1]}), and --strict was given: repair or remove it "
+            f"({len(broken)} such images in all)."
         )
     if not usable.any():
         raise DataError(f"No usable image is left of {len(catalog.paths)} in {catalog.root}: see `hubel data`.")
     yield Progress(task="auditing", done=0, total=1)
     found = (*catalog.findings, *audit(catalog, packed.images, packed.facts, packed.reasons, parts=catalog.parts))
+    found = tuple(replace(f, left_out=True) if f.exclude and names.issuperset(f.exclude) else f for f in found)
     yield Progress(task="auditing", done=1, total=1)
     return Dataset(catalog=catalog, packed=packed, findings=found, usable=usable, groups=groups_from(found, catalog))
 
@@ -181,22 +182,9 @@ def counted(task: str, total: int, work: Callable[[Callable[[int], None]], T]) -
     return outcome[0]
 
 
-def _excluded(catalog: Catalog, config: DataConfig) -> npt.NDArray[np.bool_]:
-    names = read_exclusions(config.exclude) if config.exclude else set[str]()
-    return np.array([path in names for path in catalog.paths], dtype=bool)
-
-
 def audited(source: str, config: DataConfig) -> Generator[Event, None, Dataset]:
     """Scan, decode and audit at the images' own size: what `hubel data` does."""
     catalog = scan(source)
     view = look(catalog, config)
     size = config.size or min(view.side, 128)
     return (yield from prepare(catalog, preprocess_for(view, config, max(size, 1)), config))
-
-
-def severities(findings: Iterable[Finding]) -> dict[str, int]:
-    """Count findings by severity."""
-    result = {"error": 0, "warning": 0, "note": 0}
-    for finding in findings:
-        result[finding.severity] += 1
-    return result

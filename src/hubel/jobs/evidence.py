@@ -75,7 +75,7 @@ def report(
                 for part in PARTS
             },
             plan=plan.rows,
-            recipe=to_yaml(plan.recipe),
+            recipe=to_yaml(trainee.recipe),
             environment=environment(plan.device),
             command=command,
             history=tuple(trainee.history),

@@ -42,6 +42,7 @@ PHOTO = 112  # side that larger images are brought to
 MARGIN = 6 / 7  # a random crop is trained on at this share of the side it is judged at (Touvron et al. 2019)
 WIDTHS = (16, 24, 32, 48, 64, 96, 128)  # of the first stage of `quick`
 SAFETY = 0.97  # share of the time that is planned; the rest is for what measurements miss
+SHORT = 5.0  # seconds: a budget that leaves less for training is worth a warning
 LEAVING = 8.0  # seconds for explanations, the report and for ending the process
 STEADY = 0.4  # share of a step that is as long for small images: overheads and the last stages
 SAVING = 0.15  # seconds an epoch for evaluating and for writing the best weights
@@ -104,11 +105,8 @@ def choose_size(view: View, recipe: Recipe) -> int:
     Large ones are reduced: objects that fill a photo are known at that side, and every doubling costs four times the
     work.
     """
-    given = recipe.data.size
-    if given is not None:
-        if not 4 <= given <= 2048:
-            raise UsageError(f"--size {given}: expected 4 to 2048 pixels.")
-        return given
+    if recipe.data.size is not None:
+        return recipe.data.size
     if view.side > NATIVE:
         return min(PHOTO, view.side // 8 * 8)
     return view.side * math.ceil(TINY / view.side)
@@ -248,6 +246,8 @@ class _Draft:
         self.say("computing", how, "fastest on this hardware")
         seconds = epochs * self._epoch_seconds()
         self.say("time", f"about {seconds:.0f} s of training", f"and {self._reserve():.0f} s to measure and report")
+        if clock.left - self._reserve() < SHORT:
+            self.say("warning", "hardly any time is left to train", "give more --minutes, or fewer images")
 
     def finish(self, fitted: FittedBaseline) -> Plan:
         """Put the plan together."""

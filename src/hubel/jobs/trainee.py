@@ -19,6 +19,7 @@ from hubel.explanation.features import first_filters
 from hubel.jobs.clock import Clock
 from hubel.jobs.dataset import Dataset
 from hubel.jobs.plan import Plan
+from hubel.jobs.recipe import Recipe
 from hubel.learning.engine import PRECISIONS, EpochEnd, Step, TrainState, fit
 from hubel.learning.finder import find_lr
 from hubel.learning.optim import optimizers
@@ -42,9 +43,9 @@ class Trainee:
         self.loader = plan.loader
         self.model = plan.initial_model()
         self.config = plan.recipe.train
+        self.notes: list[str] = []
         if self.config.find_lr:
-            state = TrainState(model=self.model, optimizers=optimizers(self.model, self.config))
-            self.config = replace(self.config, lr=find_lr(state, self.loader, self.config, size=plan.size).suggestion)
+            self._find_lr()
         self.filters_before = self.filters()
         self.state = TrainState(model=self.model, optimizers=optimizers(self.model, self.config))
         self.history: list[EpochRow] = []
@@ -53,7 +54,6 @@ class Trainee:
         self.best_epoch = 0
         self.position = 0
         self.stopped: str | None = None
-        self.notes: list[str] = []
         self._weights = self._class_weights()
         self._began = 0.0
         self._allowed = math.inf
@@ -69,9 +69,15 @@ class Trainee:
     def fit(self) -> Iterator[Step | EpochEnd]:
         """Train; the time budget, where there is one, paces the schedule."""
         self._began, self._allowed = self.clock.seconds, self.clock.left - self.plan.reserve
+        torch.manual_seed(self.plan.recipe.seed)  # of dropout; the finder may have drawn before
         return fit(
             self.state, self.loader, self.config, size=self.plan.size, class_weights=self._weights, pace=self.pace
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The plan's recipe with the rate that is really used: it makes this run again, without a sweep."""
+        return replace(self.plan.recipe, train=replace(self.config, find_lr=False))
 
     def pace(self) -> float:
         """Share of the time for training that is used up; 0 without a budget."""
@@ -154,6 +160,12 @@ class Trainee:
         """One row of results.csv."""
         plain = [getattr(row, name) for name in EpochRow.__dataclass_fields__ if name != "recalls"]
         return [f"{v:.6g}" if isinstance(v, float) else v for v in [*plain, *row.recalls]]
+
+    def _find_lr(self) -> None:
+        state = TrainState(model=self.model, optimizers=optimizers(self.model, self.config))
+        found = find_lr(state, self.loader, self.config, size=self.plan.size)
+        self.config = replace(self.config, lr=found.suggestion)
+        self.notes.append(f"The learning-rate finder took {len(found.rates)} steps and chose {found.suggestion:.3g}.")
 
     def _validate(self) -> Scores:
         rows = self.division.val

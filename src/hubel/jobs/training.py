@@ -98,13 +98,15 @@ def _train_and_report(
         "source": str(Path(dataset.catalog.root).resolve()),
         **division.manifest(dataset.catalog.paths, dataset.left_out),
     }
-    run.write("recipe.yaml", to_yaml(plan.recipe))
+    trainee = Trainee(run, dataset, division, plan, clock)
+    run.write("recipe.yaml", to_yaml(trainee.recipe))
     run.write("plan.json", {"rows": plan.rows, "speed": plan.speed})
     run.write("env.json", environment(plan.device))
     run.write("split.json", manifest)
     run.write("findings.json", dataset.findings)
     yield Planned(rows=plan.rows, folder=str(run.path))
-    trainee = Trainee(run, dataset, division, plan, clock)
+    for note in trainee.notes:
+        yield Note(text=note)
     with stopping() as stop:
         yield from _epochs(run, trainee, plan, stop)
         if stop.signal == "SIGTERM":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from hubel.errors import UsageError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -13,3 +15,9 @@ class ModelConfig:
     model: Annotated[str, "a network's name, or auto: quick, as wide as the budget allows"] = "auto"
     width: Annotated[int | None, "channels of the first stage, for networks that have a width"] = None
     dropout: Annotated[float | None, "dropout before the last layer, for networks that have it"] = None
+
+    def __post_init__(self) -> None:
+        if self.width is not None and not 1 <= self.width <= 4096:
+            raise UsageError(f"--width {self.width}: expected 1 to 4096 channels.")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise UsageError(f"--dropout {self.dropout}: expected a number from 0 to below 1.")

@@ -148,10 +148,14 @@ def finding_lines(findings: Iterable[Finding], shown: int, where: str) -> list[s
         kinds.setdefault(finding.code, []).append(finding)
     lines = []
     for code, group in kinds.items():
-        lines += [f"  {MARKS[f.severity]} {escape(_visible(f.message))}" for f in group[:shown]]
+        lines += [f"  {MARKS[f.severity]} {escape(_visible(f.message))}{_left_out(f)}" for f in group[:shown]]
         if len(group) > shown:
             lines.append(f"    … and {len(group) - shown:,} more of the kind '{code}': {where}")
     return lines
+
+
+def _left_out(finding: Finding) -> str:
+    return " [dim](left out)[/]" if finding.left_out and finding.code != "unreadable" else ""
 
 
 def _visible(text: str) -> str:

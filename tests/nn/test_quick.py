@@ -1,0 +1,55 @@
+"""`quick`: its first layer whitens, its stages begin as the identity, its map is the same at any image size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from hubel.errors import UsageError
+from hubel.nn.quick import EPSILON, Stage, quick
+
+
+def smooth_images(n: int = 200, side: int = 32) -> torch.Tensor:
+    torch.manual_seed(0)
+    return F.interpolate(torch.randn(n, 3, 9, 9), (side, side), mode="bilinear") + 0.1 * torch.randn(n, 3, side, side)
+
+
+def test_whitened_responses_are_uncorrelated_and_of_unit_variance() -> None:
+    model, images = quick(classes=10), smooth_images()
+    model.whiten(images)
+    half = model.stem.out_channels // 2
+    responses = model.stem(images).transpose(0, 1).flatten(1)[:half]
+    second_moments = (responses @ responses.T / responses.shape[1]).detach()
+    patches = F.unfold(images, 2).transpose(1, 2).flatten(0, 1)
+    variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches)).flip(0)[:half]
+    expected = torch.diag(variances / (variances + EPSILON))
+    torch.testing.assert_close(second_moments, expected, atol=0.02, rtol=0)
+    torch.testing.assert_close(model.stem.weight[half:], -model.stem.weight[:half])
+
+
+def test_a_stage_passes_its_input_on_at_first() -> None:
+    torch.manual_seed(0)
+    stage, x = Stage(6, 16), torch.randn(2, 6, 8, 8)
+    torch.testing.assert_close(stage.conv1(x)[:, :6], x, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("side", "stride"), [(24, 1), (28, 1), (32, 1), (64, 2), (96, 3), (112, 4), (224, 7)])
+def test_the_map_stays_near_32(side: int, stride: int) -> None:
+    model = quick(classes=4, size=(side, side)).eval()
+    assert model.stem.stride == (stride, stride)
+    x = torch.randn(2, 3, side, side)
+    assert 20 <= model.stem(x).shape[-1] <= 33
+    assert model(x).shape == (2, 4)
+
+
+def test_width_and_classes_decide_the_parameters() -> None:
+    model = quick(classes=10, channels=3, size=(32, 32), width=32)
+    convolutions = 24 * 32 + 32 * 32 + 32 * 64 + 64 * 64 + 64 * 128 + 128 * 128
+    expected = (12 * 24 + 24) + 9 * convolutions + 2 * 2 * (32 + 64 + 128) + 128 * 10
+    assert sum(p.numel() for p in model.parameters()) == expected
+
+
+def test_too_small_an_image_is_one_sentence() -> None:
+    with pytest.raises(UsageError, match="at least 8×8 pixels"):
+        quick(classes=2, size=(6, 20))
