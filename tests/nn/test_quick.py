@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from hubel.errors import UsageError
+from hubel.explanation.cam import choose_layer
 from hubel.nn.quick import EPSILON, Stage, quick
 
 
@@ -53,3 +54,11 @@ def test_width_and_classes_decide_the_parameters() -> None:
 def test_too_small_an_image_is_one_sentence() -> None:
     with pytest.raises(UsageError, match="at least 8×8 pixels"):
         quick(classes=2, size=(6, 20))
+
+
+def test_grad_cam_looks_at_an_activation_and_not_before_it() -> None:
+    torch.manual_seed(0)
+    model = quick(classes=4, channels=1, size=(28, 28), width=16).eval()
+    name, reason = choose_layer(model, torch.randn(1, 1, 28, 28))
+    assert name == "stages.1"
+    assert "6x6" in reason

@@ -28,6 +28,10 @@ POOLING = (
 )
 
 
+MOSTLY = 0.5  # more empty heatmaps than these, and the last layer is asked instead
+LINEAR = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)  # what they give out still waits for its activation
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cam:
     """Heatmaps of some images.
@@ -55,7 +59,8 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor | None = None, *,
     Args:
         images: (N, C, H, W) float32, normalised, on the model's device.
         targets: (N,) class indices.
-        layer: module name whose output is (N, K, h, w); None chooses the last useful one, see `choose_layer`.
+        layer: module name whose output is (N, K, h, w); None chooses the last useful one, see `choose_layer`, or the
+            very last, coarser one, where most heatmaps would be empty otherwise.
 
     Raises:
         UsageError: an unknown or unsuitable layer, a target outside the classes, or outputs that are not (N, K).
@@ -64,9 +69,18 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor | None = None, *,
         raise UsageError(f"expected at least one image as (N, C, H, W), got {tuple(images.shape)}.")
     if targets is not None and targets.shape != (len(images),):
         raise UsageError(f"expected one target for each of {len(images)} images, got {tuple(targets.shape)}.")
+    if layer is not None:
+        return _explain(model, images, targets, layer, "it was asked for")
+    chosen = _explain(model, images, targets, *choose_layer(model, images[:1]))
+    if chosen.empty.float().mean() <= MOSTLY:
+        return chosen
+    last = _explain(model, images, targets, *choose_layer(model, images[:1], smallest=2))
+    return last if last.empty.float().mean() < chosen.empty.float().mean() else chosen
+
+
+def _explain(model: nn.Module, images: Tensor, targets: Tensor | None, name: str, reason: str) -> Cam:
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         images = images.detach().clone()
-        name, reason = (layer, "it was asked for") if layer is not None else choose_layer(model, images[:1])
         maps, logits = _run(model, name, images)
         targets = logits.argmax(dim=1) if targets is None else targets.to(logits.device, torch.int64)
         _check_targets(targets, logits.shape[1])
@@ -77,24 +91,29 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Tensor | None = None, *,
     return Cam(heatmaps=heatmaps, targets=targets.cpu(), layer=name, reason=reason, empty=empty)
 
 
-def choose_layer(model: nn.Module, image: Tensor) -> tuple[str, str]:
+def choose_layer(model: nn.Module, image: Tensor, *, smallest: int = SMALLEST_MAP) -> tuple[str, str]:
     """Return the name of the layer Grad-CAM should look at, and the reason in a sentence.
 
     It is the last one with a map of at least 4x4 positions, or failing that of more than 1x1. Results of pooling are
-    passed over: what was pooled says the same in more places.
+    passed over: what was pooled says the same in more places. So are bare convolutions and norms, where there is
+    anything else: before the activation a map is mostly negative.
 
     Args:
         image: (1, C, H, W) float32.
+        smallest: positions a side that are enough.
 
     Raises:
         UsageError: no module gives out such a map.
     """
     outputs: list[tuple[str, Tensor]] = []
+    linear: set[str] = set()
     pooled: list[Tensor] = []
 
     def look(name: str, module: nn.Module, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4:
             outputs.append((name, output))
+            if isinstance(module, LINEAR):
+                linear.add(name)
             if isinstance(module, POOLING):
                 pooled.append(output)
 
@@ -109,12 +128,13 @@ def choose_layer(model: nn.Module, image: Tensor) -> tuple[str, str]:
             maps[name] = tuple(output.shape[1:])
     if not maps:
         raise UsageError("no layer of this model gives out a map (N, K, h, w) of more than 1x1: name one with layer=.")
-    large = [name for name, (_, h, w) in maps.items() if min(h, w) >= SMALLEST_MAP]
+    large = [name for name, (_, h, w) in maps.items() if min(h, w) >= smallest]
+    large = [name for name in large if name not in linear] or large
     name = large[-1] if large else list(maps)[-1]
     channels, height, width = maps[name]
     what = f"it gives out {channels} maps of {height}x{width}"
     if large:
-        return name, f"{what}, the last ones of at least {SMALLEST_MAP}x{SMALLEST_MAP} positions before they are pooled"
+        return name, f"{what}, the last ones of at least {smallest}x{smallest} positions before they are pooled"
     return name, f"{what}, the last ones of more than 1x1; on so few positions the heatmap is coarse"
 
 
