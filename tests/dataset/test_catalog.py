@@ -248,7 +248,7 @@ def test_a_data_set_of_links_out_says_so(tmp_path: Path) -> None:
     for path in TWO:
         (tmp_path / "data" / path).parent.mkdir(parents=True)
         (tmp_path / "data" / path).symlink_to(tmp_path / "all" / path)
-    assert "lead out of the data's folder" in refusal(tmp_path / "data")
+    assert "leading out of the data's folder" in refusal(tmp_path / "data")
     (tmp_path / "entrance").symlink_to("all")
     assert scan(tmp_path / "entrance").classes == ("cat", "dog")
 

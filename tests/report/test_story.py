@@ -87,3 +87,26 @@ def test_a_fault_of_the_data_is_a_cause_unless_it_is_left_out() -> None:
 def test_nothing_measured_is_said() -> None:
     evidence = sample.evidence()
     assert verdict(replace(evidence, scores=replace(evidence.scores, n=0)))[0].startswith("No image was measured")
+
+
+def test_leaks_are_said_in_the_verdict_and_are_no_cause_of_errors() -> None:
+    evidence = sample.evidence(n=200)
+    found = tuple(
+        Finding(code="near-leak", severity="warning", message="m", paths=(evidence.paths[i], f"train/{i}.png"))
+        for i in range(3)
+    )
+    evidence = replace(evidence, findings=found)
+    [said] = [sentence for sentence in verdict(evidence) if "flatter" in sentence]
+    assert said.replace("\u00a0", " ").startswith("3 measured images (1.5 %) are also, or nearly, among the training")
+    assert not [cause for cause in causes(evidence, answers(evidence)) if "leak" in cause.title]
+
+
+def test_findings_of_a_kind_make_one_cause() -> None:
+    found = tuple(
+        Finding(code="label-conflict", severity="error", message=f"case {i}.", paths=(f"a{i}", f"b{i}"))
+        for i in range(5)
+    )
+    evidence = replace(sample.evidence(n=200), findings=found)
+    [cause] = [c for c in causes(evidence, answers(evidence)) if "conflict" in c.title]
+    assert cause.title.replace("\u00a0", " ") == "The data: label conflict (10 files)"
+    assert cause.text == "case 0. The audit found 5 of the kind."

@@ -213,12 +213,12 @@ def _join(folder: str, name: str) -> str:
 
 
 _LEFT_OUT = {
-    "broken-link": "{count} left out because they lead nowhere: {names}.",
-    "link-loop": "{count} left out because they lead back to a folder above, or through another link: {names}.",
-    "name-encoding": "{count} left out because the name is not UTF-8: {names}; rename them.",
-    "outside-link": "{count} left out because they lead out of the data's folder: {names}; copy the files in instead.",
-    "special-file": "{count} left out because they are pipes, sockets or devices: {names}.",
-    "unreadable-folder": "{count} left out because they can't be opened: {names}.",
+    "broken-link": "{count} left out, leading nowhere: {names}.",
+    "link-loop": "{count} left out, leading back to a folder above or through another link: {names}.",
+    "name-encoding": "{count} left out for a name that is not UTF-8: {names}; rename what you need.",
+    "outside-link": "{count} left out, leading out of the data's folder: {names}; copy the files in instead.",
+    "special-file": "{count} left out, being no file but a pipe, a socket or a device: {names}.",
+    "unreadable-folder": "{count} left out, since the permission to open is missing: {names}.",
 }
 _THINGS = {"broken-link": "link", "outside-link": "link", "link-loop": "link", "unreadable-folder": "folder"}
 

@@ -14,7 +14,7 @@ from hubel.report.wording import NBSP, bare_percent, counted, named, percent, pl
 
 OVERFIT = 0.10
 # Parts of a finding's code that name a cause of wrong answers, rather than a file that was merely left out.
-CAUSING = ("label", "conflict", "imbalance", "small", "few", "leak", "contradict", "shortcut", "blank")
+CAUSING = ("label", "conflict", "imbalance", "small", "few", "contradict", "shortcut", "blank")
 MOST_PICTURES = 6
 
 
@@ -48,8 +48,21 @@ def verdict(evidence: Evidence) -> list[str]:
         return ["No image was measured, so nothing can be said about this network."]
     sentences = [against_baselines(evidence.scores, evidence.baselines, part_name(evidence))]
     gap = training_gap(evidence.history)
-    more = [gap, divergence(evidence.history), weakest_class(evidence.scores)]
+    more = [gap, divergence(evidence.history), weakest_class(evidence.scores), leaks(evidence)]
     return [*sentences, *(sentence for sentence in more if sentence)]
+
+
+def leaks(evidence: Evidence) -> str | None:
+    """Say how many of the measured images were, nearly, among those that were learned."""
+    leaking = {path for f in evidence.findings if "leak" in f.code and not f.left_out for path in f.paths}
+    known = len(leaking.intersection(evidence.paths))
+    if not known:
+        return None
+    share = percent(known / len(evidence.paths), len(evidence.paths))
+    return (
+        f"{counted(known, 'measured image')} ({share}) {'is' if known == 1 else 'are'} also, or nearly, among the "
+        "training images: the accuracy may flatter the network by as much."
+    )
 
 
 def against_baselines(scores: Scores, baselines: Baselines, part: str) -> str:
@@ -136,7 +149,7 @@ def causes(evidence: Evidence, said: Answers) -> list[Cause]:
         weak = None
     elif weak is not None:
         mixed = [mixed[0], *(pair for pair in mixed[1:] if pair.cell != weak.cell)]
-    data = [_finding_cause(f) for f in _causing(evidence.findings)]
+    data = [_finding_cause(group) for group in _causing(evidence.findings)]
     fit = _overfit_cause(evidence.history)
     ranked = [mixed[0], *([weak] if weak else []), *data[:1], *fit, *mixed[1:2], *data[1:], *mixed[2:]]
     return ranked[:3]
@@ -175,16 +188,22 @@ def _weak_cause(evidence: Evidence, said: Answers) -> Cause | None:
     return Cause(title=f"{named(score.name)} is hard", text=text, images=tuple(int(i) for i in shown), cell=cell)
 
 
-def _causing(findings: tuple[Finding, ...]) -> list[Finding]:
+def _causing(findings: tuple[Finding, ...]) -> list[list[Finding]]:
+    """Findings that explain errors, one group a kind, errors before warnings."""
     order = {"error": 0, "warning": 1}
     hits = [f for f in findings if f.severity in order and not f.left_out and any(c in f.code for c in CAUSING)]
-    return sorted(hits, key=lambda finding: order[finding.severity])
+    kinds: dict[str, list[Finding]] = {}
+    for finding in sorted(hits, key=lambda finding: order[finding.severity]):
+        kinds.setdefault(finding.code, []).append(finding)
+    return list(kinds.values())
 
 
-def _finding_cause(finding: Finding) -> Cause:
-    files = f" ({counted(len(finding.paths), 'file')})" if finding.paths else ""
-    title = f"The data: {plain(finding.code).replace('_', ' ').replace('-', ' ')}{files}"
-    return Cause(title=title, text=plain(finding.message))
+def _finding_cause(group: list[Finding]) -> Cause:
+    files = len({path for finding in group for path in finding.paths})
+    shown = f" ({counted(files, 'file')})" if files else ""
+    title = f"The data: {plain(group[0].code).replace('_', ' ').replace('-', ' ')}{shown}"
+    more = f" The audit found {whole(len(group))} of the kind." if len(group) > 1 else ""
+    return Cause(title=title, text=plain(group[0].message) + more)
 
 
 def _overfit_cause(history: tuple[EpochRow, ...]) -> list[Cause]:
