@@ -182,7 +182,7 @@ class _Draft:
         model = replace(self.recipe.model, model="quick" if name == "auto" else name)
         train, quick = self.recipe.train, model.model == "quick"
         optimizer = train.optimizer or ("sgd" if quick else "adamw")
-        batch = train.batch_size or batch_size_for(self.count)
+        batch = min(train.batch_size or batch_size_for(self.count), self.count)
         decay = {"sgd": 1.3e-3 if quick else 5e-4, "adam": 1e-4, "adamw": 0.01}[optimizer]
         momentum = 0.85 if quick and optimizer == "sgd" else 0.9
         resolved = replace(
