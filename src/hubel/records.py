@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -102,6 +103,15 @@ class Finding:
     exclude: tuple[str, ...] = ()
     left_out: bool = False
     evidence: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def by_kind(findings: Iterable[Finding]) -> list[list[Finding]]:
+    """Group findings of one severity and code, errors first, in the order in which they were found."""
+    order = typing.get_args(Severity)
+    kinds: dict[tuple[Severity, str], list[Finding]] = {}
+    for finding in sorted(findings, key=lambda finding: order.index(finding.severity)):
+        kinds.setdefault((finding.severity, finding.code), []).append(finding)
+    return list(kinds.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,9 +120,10 @@ def make_plan(
     yield Progress(task="planning", done=0, total=steps)
     images, labels = dataset.packed.images, dataset.catalog.labels
     some = _some(division.train, 20_000, recipe.seed)
-    fitted = fit_baseline(images[some], labels[some], seed=recipe.seed)
+    images, labels = images[some], labels[some]
+    fitted = fit_baseline(images, labels, seed=recipe.seed)
     yield Progress(task="planning", done=1, total=steps)
-    mirror = mirror_test(images[some], labels[some], dataset.catalog.classes, seed=recipe.seed)
+    mirror = mirror_test(images, labels, dataset.catalog.classes, seed=recipe.seed)
     draft = _Draft(dataset=dataset, division=division, view=view, recipe=recipe, device=device, mirror=mirror)
     draft.settle_data()
     draft.settle_training()

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from hubel.records import Finding
+from hubel.records import Finding, by_kind
 from hubel.report.colour import ROLES, shades
 from hubel.report.confusion import Answers, Grid
 from hubel.report.evidence import Evidence, Explained
@@ -219,11 +219,7 @@ def _augmented(evidence: Evidence) -> dict[str, Any]:
 
 def _findings(evidence: Evidence) -> list[dict[str, Any]]:
     """One entry a kind, errors first; a kind that was found often is told by its first case and a list."""
-    order = {"error": 0, "warning": 1, "note": 2}
-    kinds: dict[tuple[str, str], list[Finding]] = {}
-    for finding in sorted(evidence.findings, key=lambda f: order[f.severity]):
-        kinds.setdefault((finding.severity, finding.code), []).append(finding)
-    return [_kind(group) for group in kinds.values()]
+    return [_kind(group) for group in by_kind(evidence.findings)]
 
 
 def _kind(group: list[Finding]) -> dict[str, Any]:

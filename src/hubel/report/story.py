@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hubel.records import Baselines, ClassScore, EpochRow, Finding, Scores
+from hubel.records import Baselines, ClassScore, EpochRow, Finding, Scores, by_kind
 from hubel.report.confusion import Answers, Pair, pairs
 from hubel.report.evidence import Evidence
 from hubel.report.wording import NBSP, bare_percent, counted, named, percent, plain, points, whole
@@ -190,12 +190,8 @@ def _weak_cause(evidence: Evidence, said: Answers) -> Cause | None:
 
 def _causing(findings: tuple[Finding, ...]) -> list[list[Finding]]:
     """Findings that explain errors, one group a kind, errors before warnings."""
-    order = {"error": 0, "warning": 1}
-    hits = [f for f in findings if f.severity in order and not f.left_out and any(c in f.code for c in CAUSING)]
-    kinds: dict[str, list[Finding]] = {}
-    for finding in sorted(hits, key=lambda finding: order[finding.severity]):
-        kinds.setdefault(finding.code, []).append(finding)
-    return list(kinds.values())
+    hits = [f for f in findings if f.severity != "note" and not f.left_out and any(c in f.code for c in CAUSING)]
+    return by_kind(hits)
 
 
 def _finding_cause(group: list[Finding]) -> Cause:

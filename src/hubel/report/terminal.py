@@ -24,6 +24,7 @@ from hubel.records import (
     Planned,
     Progress,
     Scores,
+    by_kind,
     event_json,
 )
 
@@ -143,14 +144,11 @@ def data_lines(event: DataSeen) -> list[str]:
 
 def finding_lines(findings: Iterable[Finding], shown: int, where: str) -> list[str]:
     """One line per finding; more than `shown` of one kind are counted."""
-    kinds: dict[str, list[Finding]] = {}
-    for finding in sorted(findings, key=lambda f: list(MARKS).index(f.severity)):
-        kinds.setdefault(finding.code, []).append(finding)
     lines = []
-    for code, group in kinds.items():
+    for group in by_kind(findings):
         lines += [f"  {MARKS[f.severity]} {escape(_visible(f.message))}{_left_out(f)}" for f in group[:shown]]
         if len(group) > shown:
-            lines.append(f"    … and {len(group) - shown:,} more of the kind '{code}': {where}")
+            lines.append(f"    … and {len(group) - shown:,} more of the kind '{group[0].code}': {where}")
     return lines
 
 
