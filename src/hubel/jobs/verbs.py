@@ -137,7 +137,7 @@ def train(
 def demo(*, output: Source | None = None, overwrite: bool = False, show_as: Show = "auto", **changes: Any) -> Run:
     """Train on scikit-learn's 1,797 handwritten digits: the whole road in well under a minute, without a download."""
     # Epochs rather than minutes: a busy machine then takes longer, and the result stays good.
-    defaults: dict[str, Any] = {} if "minutes" in changes else {"epochs": 12, "width": 16}
+    defaults: dict[str, Any] = {} if {"minutes", "model"} & changes.keys() else {"epochs": 12, "width": 16}
     return train("digits", output=output, overwrite=overwrite, show_as=show_as, **{**defaults, **changes})
 
 
