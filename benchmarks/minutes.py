@@ -1,6 +1,7 @@
 """`hubel train FOLDER --minutes M` over seeds, as a user would call it: accuracy and wall time from start to exit.
 
     python benchmarks/minutes.py DATA/cifar10=5 DATA/fashion-mnist=3 --seeds 3 --output benchmarks/results/minutes.json
+    python benchmarks/minutes.py DATA/photos=3 --flags "--model resnet18 --weights imagenet"
 
 Each run is a process of its own, one after the other; nothing else should run on the machine. The accuracy is that of
 the reported part, which the run reads once; everything is chosen on the validation part.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -21,11 +23,12 @@ from hubel.jobs.verbs import Run
 from hubel.runs import read_json
 
 
-def measure(folder: Path, minutes: float, seed: int) -> dict[str, float | int | str]:
+def measure(folder: Path, minutes: float, seed: int, more: str = "") -> dict[str, float | int | str]:
     """Train once, and return what the run measured."""
     with tempfile.TemporaryDirectory() as home:
         output = Path(home) / "run"
         flags = ["--minutes", f"{minutes:g}", "--seed", str(seed), "--output", str(output)]
+        flags += shlex.split(more)
         began = time.monotonic()
         subprocess.run([sys.executable, "-m", "hubel", "train", str(folder), *flags], check=True)
         seconds = time.monotonic() - began
@@ -35,6 +38,7 @@ def measure(folder: Path, minutes: float, seed: int) -> dict[str, float | int | 
             "data": folder.name,
             "minutes": minutes,
             "seed": seed,
+            "flags": more,
             "accuracy": run.scores.accuracy,
             "n": run.scores.n,
             "val_accuracy": card["metrics"]["val_accuracy"],
@@ -48,13 +52,14 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("tasks", nargs="+", metavar="FOLDER=MINUTES")
     ask.add_argument("--seeds", type=int, default=3)
+    ask.add_argument("--flags", default="", help="more flags of hubel train, in one string")
     ask.add_argument("--output", type=Path)
     given = ask.parse_args()
     rows = []
     for task in given.tasks:
         folder, minutes = task.rsplit("=", 1)
         for seed in range(given.seeds):
-            rows.append(measure(Path(folder), float(minutes), seed))
+            rows.append(measure(Path(folder), float(minutes), seed, given.flags))
             print(json.dumps(rows[-1]), flush=True)
             if given.output:
                 given.output.write_text(json.dumps(rows, indent=1) + "\n")

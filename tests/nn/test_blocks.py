@@ -7,19 +7,32 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+import torchvision
 from torch import nn
+from torchvision.models._utils import _make_divisible
+from torchvision.models.convnext import LayerNorm2d as TheirLayerNorm2d
 
 from hubel.errors import UsageError
+from hubel.nn.assembly import check_size, round_channels, set_batch_norm, stem_strides
 from hubel.nn.blocks import (
     ACTIVATIONS,
     BasicBlock,
     Bottleneck,
+    InvertedResidual,
+    LayerNorm2d,
     PadShortcut,
+    SpatialAttention,
+    SqueezeExcitation,
+    StochasticDepth,
     conv,
     conv_block,
+    depthwise_separable,
     head,
+    make_attention,
     make_norm,
     make_shortcut,
+    numbered,
 )
 
 
@@ -50,12 +63,43 @@ def test_each_kernel_keeps_the_size_and_each_downsampling_halves_it(down: Any, k
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
-@pytest.mark.parametrize(("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm), ("none", None)])
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("batch", nn.BatchNorm2d), ("group", nn.GroupNorm), ("layer", LayerNorm2d), ("none", None)]
+)
 def test_norms_and_activations(norm: Any, kind: type[nn.Module] | None, activation: Any) -> None:
     block = conv_block(4, 6, norm=norm, activation=activation)
     assert any(isinstance(m, kind) for m in block) == (kind is not None) if kind else "norm" not in names(block)
     assert (block.conv.bias is None) == (norm != "none")
     assert torch.isfinite(block(torch.randn(2, 4, 8, 8))).all()
+
+
+def test_activations_are_the_functions_of_their_names() -> None:
+    x = torch.linspace(-8, 8, 65)
+    for name, make in ACTIVATIONS.items():
+        expected = x if name == "none" else getattr(F, name)(x, 0.1) if name == "leaky_relu" else getattr(F, name)(x)
+        torch.testing.assert_close(make()(x), expected, rtol=0, atol=0)
+        assert not getattr(make(), "inplace", False)
+
+
+def test_what_is_left_out_is_no_layer() -> None:
+    assert names(conv_block(3, 8, activation="none", norm="none")) == ["conv"]
+    assert names(conv_block(3, 8, activation="none", down="max", pool_first=True)) == ["conv", "norm", "pool"]
+    assert names(conv_block(3, 8, down="max", se=True)) == ["conv", "norm", "act", "pool", "se"]
+    assert names(numbered(conv_block(3, 8))) == ["0", "1", "2"]
+
+
+def test_layer_norm_equals_torchvisions() -> None:
+    ours, theirs = LayerNorm2d(6), TheirLayerNorm2d(6, eps=1e-6)
+    nn.init.uniform_(theirs.weight)
+    nn.init.uniform_(theirs.bias)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 6, 4, 5)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+
+
+def test_set_batch_norm_reaches_all() -> None:
+    model = set_batch_norm(nn.Sequential(conv_block(3, 8), nn.Sequential(conv_block(8, 8))), eps=0.5, momentum=0.25)
+    assert [(m.eps, m.momentum) for m in model.modules() if isinstance(m, nn.BatchNorm2d)] == [(0.5, 0.25)] * 2
 
 
 def test_group_norm_takes_the_largest_number_of_groups_that_divides() -> None:
@@ -75,6 +119,8 @@ def test_he_initialisation_has_the_variance_of_the_formula() -> None:
     assert float(dense.weight.detach().std()) == pytest.approx(math.sqrt(2 / 400), rel=0.02)
     assert layer.bias is not None
     assert not layer.bias.any()
+    depthwise = conv(4000, 4000, groups=4000)  # an output goes to 9 places, not to 4000 times as many
+    assert float(depthwise.weight.detach().std()) == pytest.approx(math.sqrt(2 / 9), rel=0.02)
 
 
 def test_identity_block_equals_its_formula() -> None:
@@ -112,6 +158,94 @@ def test_shortcuts_that_keep_the_shape_need_no_layer() -> None:
     assert make_shortcut("pad", 8, 8, 1, "batch") is None
 
 
+def test_depthwise_separable_is_a_convolution_of_rank_one() -> None:
+    block = depthwise_separable(3, 5, stride=2, norm="none", activation="none").double()
+    x = torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    depthwise, pointwise = block.depthwise.conv, block.pointwise.conv
+    standard = F.conv2d(x, pointwise.weight * depthwise.weight.view(1, 3, 3, 3), stride=2, padding=1)
+    torch.testing.assert_close(block(x), standard)
+    assert names(depthwise_separable(3, 5).depthwise) == ["conv", "norm", "act"]
+
+
+@pytest.mark.parametrize("gate", ["sigmoid", "hardsigmoid"])
+def test_squeeze_and_excitation_equals_torchvisions(gate: Any) -> None:
+    ours = SqueezeExcitation(16, 4, activation="silu", gate=gate)
+    scale = nn.Sigmoid if gate == "sigmoid" else nn.Hardsigmoid
+    theirs = torchvision.ops.SqueezeExcitation(16, 4, activation=nn.SiLU, scale_activation=scale)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 16, 5, 6)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=0)
+
+
+def test_squeeze_and_excitation_has_a_sixteenth_of_the_channels_inside() -> None:
+    assert [SqueezeExcitation(c).fc1.out_channels for c in (16, 128, 256, 2048)] == [8, 8, 16, 128]
+
+
+def test_channel_attention_counts_a_flat_map_twice() -> None:
+    block = SqueezeExcitation(8, maximum=True)
+    x = torch.randn(2, 8, 1, 1).expand(2, 8, 3, 3)  # means are maxima
+    means = block.fc2(torch.relu(block.fc1(x[:, :, :1, :1])))
+    torch.testing.assert_close(block(x), x * torch.sigmoid(2 * means))
+
+
+def test_spatial_attention_by_hand() -> None:
+    block, x = SpatialAttention(3), torch.randn(2, 5, 6, 7)
+    weights = F.conv2d(torch.stack((x.mean(1), x.max(1).values), dim=1), block.conv.weight, padding=1)
+    torch.testing.assert_close(block(x), x / (1 + torch.exp(-weights)))
+    assert SpatialAttention().conv.weight.shape == (1, 2, 7, 7)
+
+
+def test_attention_sits_at_the_end_of_the_branch() -> None:
+    assert isinstance(make_attention("none", 8), nn.Identity)
+    assert names(make_attention("cbam", 8)) == ["channel", "spatial"]
+    assert names(make_attention("spatial", 8, se=True)) == ["se", "spatial"]
+    for block in (BasicBlock(32, 32, attention="cbam"), Bottleneck(32, 8, attention="cbam")):
+        block.attention = nn.Module()
+        block.attention.forward = torch.zeros_like  # type: ignore[method-assign]
+        x = torch.rand(2, 32, 4, 4)
+        torch.testing.assert_close(block(x), x, rtol=0, atol=0)
+
+
+def test_stochastic_depth_leaves_out_whole_images() -> None:
+    torch.manual_seed(0)
+    layer, x = StochasticDepth(0.2), torch.ones(20_000, 2, 1, 2)
+    y = layer(x)
+    assert set(y.unique().tolist()) == {0.0, 1.25}
+    assert bool((y == y[:, :1, :, :1]).all())
+    error = math.sqrt(0.2 * 0.8 / len(x)) / 0.8
+    assert float(y.mean()) == pytest.approx(1, abs=4 * error)
+    assert layer.eval()(x) is x
+    assert StochasticDepth(0.0)(x) is x
+
+
+def test_inverted_residual_equals_its_formula() -> None:
+    block = InvertedResidual(8, 24, 8, activation="relu6", gate=SqueezeExcitation(24)).eval()
+    x = torch.randn(2, 8, 5, 5)
+    expand, depthwise, gate, project = block.block
+    branch = project(gate(F.relu6(depthwise[:2](F.relu6(expand[:2](x))))))
+    assert names(project) == ["0", "1"]
+    torch.testing.assert_close(block(x), x + branch)
+    assert depthwise[0].groups == 24
+
+
+def test_inverted_residual_has_a_shortcut_only_where_the_shape_stays() -> None:
+    assert InvertedResidual(8, 48, 8).residual
+    for block in (InvertedResidual(8, 48, 16), InvertedResidual(8, 48, 8, stride=2)):
+        assert not block.residual
+    assert len(InvertedResidual(8, 8, 16).block) == 2  # nothing to expand
+    assert names(InvertedResidual(8, 48, 8, key="conv").conv) == ["0", "1", "2", "3"]
+
+
+def test_channels_are_rounded_as_torchvision_rounds() -> None:
+    widths = [n * factor for n in range(1, 400) for factor in (0.25, 0.35, 1.1, 1.4)]
+    assert [round_channels(w) for w in widths] == [_make_divisible(w, 8) for w in widths]
+
+
+def test_a_small_stem_leaves_out_two_halvings() -> None:
+    assert stem_strides("imagenet", (2, 1, 2, 2)) == [2, 1, 2, 2]
+    assert stem_strides("small", (2, 1, 2, 2)) == [1, 1, 1, 2]
+
+
 def test_heads() -> None:
     x = torch.randn(2, 6, 4, 4)
     assert names(head("gap", 6, 5)) == ["gap", "flatten", "out"]
@@ -129,8 +263,16 @@ def test_heads() -> None:
         (lambda: conv(3, 8, groups=2), "groups must divide"),
         (lambda: conv(3, 8, stride=0), "stride must be"),
         (lambda: conv_block(3, 8, down="up"), "unknown down 'up'"),
-        (lambda: conv_block(3, 8, norm="layer"), "unknown norm 'layer'"),
-        (lambda: conv_block(3, 8, activation="tanh"), "unknown activation 'tanh'"),
+        (lambda: conv_block(3, 8, norm="instance"), "unknown norm 'instance'"),
+        (lambda: conv_block(3, 8, activation="swish"), "unknown activation 'swish'"),
+        (lambda: make_attention("channel", 8), "unknown attention 'channel'"),
+        (lambda: StochasticDepth(1.0), "stochastic_depth is a probability"),
+        (lambda: stem_strides("tiny", (2,)), "unknown stem 'tiny'"),
+        (
+            lambda: check_size("VGG", (40, 31), 32),
+            "40x31 are too small for VGG: the smallest size is 32x32.$",
+        ),
+        (lambda: check_size("VGG", (16, 16), 32, stem="imagenet"), 'with stem="small" it takes smaller ones'),
         (lambda: BasicBlock(8, 16, shortcut="identity"), "can't change the shape"),
         (lambda: BasicBlock(8, 16, shortcut="skip"), "unknown shortcut"),
         (lambda: PadShortcut(8, 4, 1), "use a projection"),

@@ -26,7 +26,7 @@ CARD = ModelCard(
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    save_model(tmp_path, build("quick", classes=3, channels=3, size=(32, 32), width=16), CARD)
+    save_model(tmp_path, build("quick", classes=3, channels=3, size=(32, 32), width=16).state_dict(), CARD)
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def test_a_pickle_is_never_loaded(saved: Path) -> None:
 def test_weights_of_another_network_are_refused(saved: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    save_model(other, build("lenet5", classes=3, channels=3, size=(32, 32)), CARD)
+    save_model(other, build("lenet5", classes=3, channels=3, size=(32, 32)).state_dict(), CARD)
     with pytest.raises(ModelError, match="does not hold weights of the network 'quick'"):
         load_model(other)
 

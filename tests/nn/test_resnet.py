@@ -1,4 +1,4 @@
-"""ResNets against torchvision, and against weights that others published."""
+"""ResNets: plain twins, options, and weights that others published; torchvision's are in test_shared_networks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from safetensors.torch import load_file
 
+from hubel.errors import UsageError
 from hubel.evaluation.predict import predict
 from hubel.nn import resnet
+from hubel.nn.blocks import PadShortcut
 from hubel.records import Preprocess
 
 SHARED = Path(os.environ.get("HUBEL_SHARED", Path(__file__).parents[3] / "shared"))
@@ -22,22 +23,6 @@ WEIGHTS = SHARED / "weights"
 CIFAR = SHARED / "data" / "cifar10"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 IMAGENET = Preprocess(size=(32, 32), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
-def test_torchvisions_weights_give_torchvisions_logits(name: str) -> None:
-    torch.manual_seed(0)
-    theirs = getattr(torchvision.models, name)(num_classes=12).eval()
-    for module in theirs.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):  # statistics that matter
-            module.running_mean.uniform_(-0.2, 0.2)
-            module.running_var.uniform_(0.5, 1.5)
-    ours = getattr(resnet, name)(classes=12).eval()
-    assert list(ours.state_dict()) == list(theirs.state_dict())
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 3, 64, 80)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 def test_functions_can_be_imported_and_called() -> None:
@@ -49,6 +34,84 @@ def test_option_b_adds_projections_only() -> None:
     a, b = resnet.resnet20(classes=10), resnet.resnet20(classes=10, shortcut="projection")
     added = set(b.state_dict()) - set(a.state_dict())
     assert {key.split(".downsample.")[0] for key in added} == {"layer2.0", "layer3.0"}
+
+
+@pytest.mark.parametrize("depth", [20, 56])
+def test_a_plain_twin_differs_in_the_shortcuts_only(depth: int) -> None:
+    residual, plain = (getattr(resnet, f"{kind}{depth}")(classes=10).double() for kind in ("resnet", "plain"))
+    layers = [(name, type(m)) for name, m in residual.named_modules() if not isinstance(m, PadShortcut)]
+    assert layers == [(name, type(m)) for name, m in plain.named_modules()]
+    assert [(k, v.shape) for k, v in residual.state_dict().items()] == [
+        (k, v.shape) for k, v in plain.state_dict().items()
+    ]
+    plain.load_state_dict(residual.state_dict())
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert not torch.allclose(residual(x), plain(x))
+
+    for block in [*residual.layer1, *residual.layer2, *residual.layer3]:
+        block.downsample = Zero()
+    plain.load_state_dict(residual.state_dict())
+    for train in (True, False):
+        torch.testing.assert_close(residual.train(train)(x), plain.train(train)(x), rtol=0, atol=0)
+
+
+class Zero(torch.nn.Module):
+    """A shortcut that passes nothing on."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.new_zeros(())
+
+
+def shape_after(model: torch.nn.Module, layer: str, side: int = 64) -> tuple[int, ...]:
+    """Height and width that a layer gives out for square images."""
+    shapes: list[tuple[int, ...]] = []
+    model.get_submodule(layer).register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[2:]))
+    model(torch.empty(1, 3, side, side, device="meta"))
+    return tuple(shapes[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "side"),
+    [({}, 16), ({"down": "average"}, 16), ({"down": "stride"}, 16), ({"down": "none"}, 32), ({"stem": "small"}, 64)],
+)
+def test_what_the_stem_leaves(arguments: dict[str, Any], side: int) -> None:
+    with torch.device("meta"):
+        model, usual = resnet.resnet18(classes=10, **arguments), resnet.resnet18(classes=10)
+        assert shape_after(model, "layer1") == (side, side)
+    smaller = 64 * 3 * (49 - 9) if arguments.get("stem") == "small" else 0
+    assert count(model) == count(usual) - smaller
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "each"),
+    [
+        ({"se": True}, lambda c: 2 * 8 * c + c + 8),
+        ({"attention": "spatial"}, lambda c: 98),
+        ({"attention": "cbam"}, lambda c: 2 * 8 * c + c + 8 + 98),
+        ({"kernel": 5}, lambda c: 2 * c * c * 16),
+        ({"activation": "gelu", "dropout": 0.3}, lambda c: 0),
+    ],
+)
+def test_options_of_the_blocks_cost_what_they_should(arguments: dict[str, Any], each: Any) -> None:
+    with torch.device("meta"):
+        added = count(resnet.resnet20(classes=10, **arguments)) - count(resnet.resnet20(classes=10))
+        assert list(resnet.resnet50(classes=10, **arguments)(torch.empty(2, 3, 40, 40)).shape) == [2, 10]
+    expected = 3 * sum(each(c) for c in (16, 32, 64))
+    if "kernel" in arguments:
+        expected += 16 * (3 * 16 - 16 * 32 - 32 * 64)  # the stem; the stages that begin with half as many channels
+    assert added == expected
+
+
+def test_unknown_choices_are_refused() -> None:
+    for arguments, says in (({"down": "up"}, "unknown down"), ({"attention": "self"}, "unknown attention")):
+        with pytest.raises(UsageError, match=says):
+            resnet.resnet18(classes=2, **arguments)
+    with pytest.raises(UsageError, match="dropout is a probability"):
+        resnet.resnet20(classes=2, dropout=1)
 
 
 def sheet(name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:

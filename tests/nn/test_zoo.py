@@ -12,8 +12,11 @@ from torch import nn
 
 from hubel.errors import UsageError
 from hubel.nn.resnet import CifarResNet
-from hubel.nn.zoo import NETWORKS, build
+from hubel.nn.zoo import NETWORKS, build, native, outline
 
+# One network a family is run with numbers; the deeper ones of a family are the same code, and are run on shapes alone.
+RUN = """quick simple-cnn simple-cnn-gap two-block lenet5 vgg11_bn resnet18 resnet50 resnet20 plain20 mobilenet_v1
+    mobilenet_v2 mobilenet_v3_small efficientnet_b0 convnext_tiny""".split()
 SIZES: dict[str, tuple[int, int]] = {"two-block": (28, 28), "simple-cnn-gap": (64, 48)}
 
 
@@ -22,6 +25,16 @@ def count(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_contract_shapes(name: str) -> None:
+    """Two sizes, one to three channels, any number of classes."""
+    channels, height, width = native(name)
+    for size in ((height, width), (height + 32, width + 64)):
+        model = outline(name, classes=7, channels=channels, size=size).eval()
+        assert model(torch.empty(2, channels, *size, device="meta")).shape == (2, 7)
+    assert outline(name, classes=3, channels=4 - channels, size=(height, width)) is not None
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_contract_forward(name: str) -> None:
     torch.manual_seed(0)
     size = SIZES.get(name, (32, 32))
@@ -32,7 +45,7 @@ def test_contract_forward(name: str) -> None:
     assert torch.isfinite(one).all()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", RUN)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_contract_training(name: str, channels: int) -> None:
     torch.manual_seed(0)
@@ -46,7 +59,7 @@ def test_contract_training(name: str, channels: int) -> None:
     assert any(p.grad.any() for p in model.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", RUN)
 def test_contract_state_dict_and_bfloat16(name: str) -> None:
     size = SIZES.get(name, (32, 32))
     model, other = (build(name, classes=3, size=size).eval() for _ in range(2))
@@ -129,14 +142,14 @@ def test_torchvision_by_bare_name_and_by_prefix() -> None:
     torch.manual_seed(0)
     bare = build("mobilenet_v3_small", classes=6, channels=1, size=(48, 48)).eval()
     assert bare(torch.randn(2, 1, 48, 48)).shape == (2, 6)
-    ours, theirs = build("resnet18", classes=6), build("torchvision:resnet18", classes=6)
+    ours, theirs = build("resnet18", classes=6), build("torchvision/resnet18", classes=6)
     assert isinstance(theirs, torchvision.models.ResNet)
     assert not isinstance(ours, torchvision.models.ResNet)
 
 
 def test_torchvision_at_three_channels_is_unchanged() -> None:
     torch.manual_seed(3)
-    ours = build("torchvision:squeezenet1_1", classes=6, size=(64, 64))
+    ours = build("torchvision/squeezenet1_1", classes=6, size=(64, 64))
     torch.manual_seed(3)
     theirs = torchvision.models.squeezenet1_1(num_classes=6)
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):

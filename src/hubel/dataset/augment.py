@@ -83,13 +83,18 @@ def augment(images: Tensor, how: Augmentation, draws: Tensor, size: int) -> Tens
     return x
 
 
+def is_mirrored(draws: Tensor) -> Tensor:
+    """Return (N,) bool: which images are mirrored, where flips are on, given their draws (N, ≥ 4)."""
+    return draws[:, 3] < 0.5
+
+
 def _place(x: Tensor, how: Augmentation, u: Tensor, size: int) -> Tensor:
     """Flip, shift, crop, rotate and resize as one affine sampling with mirrored borders."""
     zoom = _zoom(how, u[:, 0], u[:, 1])
     if how.scale is None and not how.rotate and x.shape[-1] == size == x.shape[-2]:
         return _shift_and_flip(x, how, u)
     angle = math.radians(how.rotate) * (2 * u[:, 2] - 1)
-    mirror = torch.where(u[:, 3] < 0.5, -1.0, 1.0) if how.flip else torch.ones_like(angle)
+    mirror = torch.where(is_mirrored(u), -1.0, 1.0) if how.flip else torch.ones_like(angle)
     room = (1 - zoom).clamp(min=0) + 2 * how.shift
     centre = room * (2 * u[:, 4:6] - 1)
     cos, sin = angle.cos(), angle.sin()
@@ -123,7 +128,7 @@ def _shift_and_flip(x: Tensor, how: Augmentation, u: Tensor) -> Tensor:
     rows = _mirrored(torch.arange(height, device=x.device) + top[:, None], height)
     columns = _mirrored(torch.arange(width, device=x.device) + left[:, None], width)
     if how.flip:
-        columns = torch.where(u[:, 3:4] < 0.5, columns.flip(1), columns)
+        columns = torch.where(is_mirrored(u)[:, None], columns.flip(1), columns)
     flat = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, -1).expand(n, channels, -1)
     return x.reshape(n, channels, -1).gather(2, flat).view(n, channels, height, width)
 

@@ -21,6 +21,10 @@ class DataConfig:
     size: Annotated[int | None, "side of the square that images are brought to, in pixels"] = None
     channels: Annotated[Literal[1, 3] | None, "1 grey, 3 colour"] = None
     fit: Annotated[Fit, "crop the centre, pad the rest, or squash the image to a square"] = "crop"
+    mean: Annotated[
+        tuple[float, float, float] | None, "of red, green and blue in 0 to 1, subtracted; measured, or of the weights"
+    ] = None
+    std: Annotated[tuple[float, float, float] | None, "that they are divided by; measured, or of the weights"] = None
     background: Annotated[tuple[int, int, int], "RGB that transparency and padding are filled with"] = (255, 255, 255)
     val: Annotated[float, "share of the training images held out for choosing"] = 0.1
     test: Annotated[float, "share held out for reporting, where the data has no test part of its own"] = 0.15
@@ -39,6 +43,11 @@ class DataConfig:
             raise UsageError(f"--size {self.size}: expected 4 to 2048 pixels.")
         if not all(0 <= value <= 255 for value in self.background):
             raise UsageError(f"--background {' '.join(map(str, self.background))}: expected three numbers 0 to 255.")
+        for name, triple in (("mean", self.mean), ("std", self.std)):
+            if triple is not None and not all(-5 < value < 5 for value in triple):
+                raise UsageError(f"--{name} {' '.join(map(str, triple))}: expected numbers for pixels in 0 to 1.")
+        if self.std is not None and min(self.std) <= 0:
+            raise UsageError(f"--std {' '.join(map(str, self.std))}: expected three numbers above zero.")
         if self.max_pixels < 1:
             raise UsageError(f"--max-pixels {self.max_pixels}: expected a number above zero.")
         for name, share in (("val", self.val), ("test", self.test)):

@@ -105,24 +105,39 @@ def look(catalog: Catalog, config: DataConfig) -> View:
     )
 
 
-def preprocess_for(view: View, config: DataConfig, size: int) -> Preprocess:
-    """Decide how files are decoded; mean and std are measured later, on the training part."""
-    channels = config.channels or (3 if view.colour else 1)
+def preprocess_for(view: View, config: DataConfig, size: int, weights: Preprocess | None = None) -> Preprocess:
+    """Decide how files are decoded; mean and std are measured later, on the training part.
+
+    Args:
+        weights: how the images of published weights were prepared: colour and filter follow it.
+    """
+    channels = config.channels or (weights.channels if weights is not None else 3 if view.colour else 1)
     half = (0.5,) * channels
     return Preprocess(
-        size=(size, size), channels=channels, fit=config.fit, mean=half, std=half, background=config.background
+        size=(size, size),
+        channels=channels,
+        fit=config.fit,
+        interpolation="bilinear" if weights is None else weights.interpolation,
+        mean=half,
+        std=half,
+        background=config.background,
     )
 
 
-def prepare(catalog: Catalog, preprocess: Preprocess, config: DataConfig) -> Generator[Event, None, Dataset]:
+def prepare(
+    catalog: Catalog, preprocess: Preprocess, config: DataConfig, *, fixed: bool = False
+) -> Generator[Event, None, Dataset]:
     """Decode and audit; yields progress and returns the `Dataset`.
+
+    Args:
+        fixed: whether the number of channels is the weights', whatever the images are like.
 
     Raises:
         DataError: nothing usable is left, or, with ``strict``, an image can't be used.
     """
     packed = yield from decoded(catalog, preprocess, config)
     has_colour = any(fact is not None and fact.colour for fact in packed.facts)
-    if preprocess.channels == 1 and config.channels is None and has_colour:  # the sample of headers had missed it
+    if preprocess.channels == 1 and config.channels is None and has_colour and not fixed:  # missed by the sample
         half = (0.5,) * 3
         packed = yield from decoded(catalog, replace(preprocess, channels=3, mean=half, std=half), config)
     names = read_exclusions(config.exclude) if config.exclude else set[str]()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,14 +17,18 @@ from hubel.evaluation.metrics import score
 from hubel.evaluation.predict import predict
 from hubel.explanation.features import first_filters
 from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset
+from hubel.jobs.dataset import Dataset, counted
 from hubel.jobs.plan import Plan
 from hubel.jobs.recipe import Recipe
-from hubel.learning.engine import PRECISIONS, EpochEnd, Step, TrainState, fit
+from hubel.learning.config import TrainConfig
+from hubel.learning.engine import PRECISIONS, Batches, EpochEnd, Step, TrainState, fit
 from hubel.learning.finder import find_lr
 from hubel.learning.optim import optimizers
+from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
+from hubel.nn.capture import evaluating
 from hubel.nn.model_folder import save_model
-from hubel.records import EpochRow, ModelCard, Scores
+from hubel.nn.stages import answer_from_features, set_trainable
+from hubel.records import EpochRow, ModelCard, Progress, Scores
 from hubel.runs import RunFolder
 
 
@@ -41,13 +45,14 @@ class Trainee:
         self.images, self.labels = dataset.packed.images, dataset.catalog.labels
         self.classes = dataset.catalog.classes
         self.loader = plan.loader
-        self.model = plan.initial_model()
+        self.model, fitted = plan.initial_model()
         self.config = plan.recipe.train
-        self.notes: list[str] = []
+        self.notes: list[str] = [] if fitted is None else fitted.lines()
         if self.config.find_lr:
             self._find_lr()
         self.filters_before = self.filters()
-        self.state = TrainState(model=self.model, optimizers=optimizers(self.model, self.config))
+        self.phase, self.before, self.steps_before = 0, 0, 0  # phase of the plan, epochs and steps before it
+        self.state = TrainState(model=self.model, optimizers=())
         self.history: list[EpochRow] = []
         self.best_weights: dict[str, Tensor] | None = None
         self.best_scores: Scores | None = None
@@ -55,6 +60,8 @@ class Trainee:
         self.position = 0
         self.stopped: str | None = None
         self._weights = self._class_weights()
+        self._kept: tuple[Features, Tensor] | None = None  # features of the training and of the validation images
+        self._unsaved = False
         self._began = 0.0
         self._allowed = math.inf
 
@@ -66,13 +73,62 @@ class Trainee:
     def per_epoch(self) -> int:
         return -(-len(self.loader) // self.config.accumulate)
 
-    def fit(self) -> Iterator[Step | EpochEnd]:
-        """Train; the time budget, where there is one, paces the schedule."""
-        self._began, self._allowed = self.clock.seconds, self.clock.left - self.plan.reserve
+    @property
+    def last_phase(self) -> bool:
+        """Whether this is the last phase of the plan."""
+        return self.phase == len(self.plan.phases) - 1
+
+    def fit(self) -> Iterator[Step | EpochEnd | Progress]:
+        """Train, phase by phase; the time budget, where there is one, paces the schedule."""
         torch.manual_seed(self.plan.recipe.seed)  # of dropout; the finder may have drawn before
-        return fit(
-            self.state, self.loader, self.config, size=self.plan.size, class_weights=self._weights, pace=self.pace
-        )
+        for number, phase in enumerate(self.plan.phases):
+            self.phase, self.before, self.steps_before = number, self.before + self.state.epoch, self._steps
+            self._began = self.clock.seconds
+            self._allowed = (self.clock.left - self.plan.reserve) * self.plan.shares[number]
+            yield from self._fit(phase, replace(self.config, epochs=phase.epochs, lr=phase.lr))
+            self._save_best()
+
+    def _fit(self, phase: Phase, config: TrainConfig) -> Iterator[Step | EpochEnd | Progress]:
+        """One phase: freeze what it leaves alone, keep the features where that is everything but the head."""
+        model: nn.Module = self.model
+        batches: Batches = self.loader
+        stages = self.plan.stages
+        if stages is not None:
+            set_trainable(self.model, stages, phase.depth)
+            self._kept = None
+            if phase.depth == 0 and self.plan.views:
+                self._kept = yield from self._features(stages.head)
+                batches, model = self._kept[0], HeadOnly(self.model, stages.head)
+        groups = () if stages is None or model is not self.model else stages.groups
+        self.state = TrainState(model=model, optimizers=optimizers(model, config, stages=groups))
+        yield from fit(self.state, batches, config, size=self.plan.size, class_weights=self._weights, pace=self.pace)
+
+    def _features(self, head: str) -> Generator[Progress, None, tuple[Features, Tensor]]:
+        """What the frozen backbone makes of the training and validation images."""
+        parts = [(self.division.train, mirrored) for mirrored in (False, True)[: self.plan.views]]
+        parts.append((self.division.val, False))
+        found: list[Tensor] = []
+        for rows, mirrored in parts:
+            features = yield from counted(
+                "features of the frozen layers",
+                len(rows),
+                lambda advance, rows=rows, mirrored=mirrored: backbone_features(  # type: ignore[misc]
+                    self.model,
+                    head,
+                    self.images[rows],
+                    self.plan.card.preprocess,
+                    device=self.plan.device,
+                    autocast=PRECISIONS[self.config.precision],
+                    mirrored=mirrored,
+                    advance=advance,
+                ),
+            )
+            found.append(features)
+        return Features(self.loader, found[:-1]), found[-1]
+
+    @property
+    def _steps(self) -> int:
+        return self.steps_before + self.state.step
 
     @property
     def recipe(self) -> Recipe:
@@ -102,14 +158,14 @@ class Trainee:
         scores = self._validate()
         best = self.best_scores is None or _better(scores, self.best_scores)
         if best:
-            self.best_scores, self.best_epoch = scores, event.epoch
-            self._keep(scores)
+            self.best_scores, self.best_epoch = scores, self.before + event.epoch
+            self._keep()
         present = [(c.recall, c.name) for c in scores.per_class if c.support]
         worst_recall, worst_class = min(present)
         row = EpochRow(
-            epoch=event.epoch,
+            epoch=self.before + event.epoch,
             epochs=self.epochs,
-            step=event.step,
+            step=self.steps_before + event.step,
             lr=event.lr,
             train_loss=event.loss,
             train_accuracy=event.accuracy,
@@ -130,7 +186,8 @@ class Trainee:
         """Make sure that there is a usable model, also when no epoch was completed."""
         if self.best_scores is None:
             self.best_scores = self._validate()
-            self._keep(self.best_scores)
+            self._keep()
+        self._save_best()
 
     def restore_best(self) -> nn.Module:
         """Load the best weights back into the network and return it in eval mode."""
@@ -142,7 +199,7 @@ class Trainee:
     def save(self, metrics: dict[str, float]) -> ModelCard:
         """Write the model folder with these figures in its card."""
         card = replace(self.plan.card, metrics=metrics)
-        save_model(self.run.model, self.model, card)
+        save_model(self.run.model, self.model.state_dict(), card)
         return card
 
     def filters(self) -> np.ndarray[Any, np.dtype[np.float32]] | None:
@@ -169,6 +226,11 @@ class Trainee:
 
     def _validate(self) -> Scores:
         rows = self.division.val
+        if self._kept is not None and self.plan.stages is not None:
+            with evaluating(self.model), torch.no_grad():
+                features = self._kept[1].to(self.plan.device).float()
+                logits = answer_from_features(self.model, self.plan.stages.head, features).float().cpu()
+            return score(logits, self.labels[rows], self.classes)
         logits = predict(
             self.model,
             self.images[rows],
@@ -178,14 +240,25 @@ class Trainee:
         )
         return score(logits, self.labels[rows], self.classes)
 
-    def _keep(self, scores: Scores) -> None:
+    def _keep(self) -> None:
         self.best_weights = copy.deepcopy(self.model.state_dict())
-        self.save({"val_accuracy": scores.accuracy, "val_n": float(scores.n)})
+        self._unsaved = True
+        if self._kept is None:  # epochs on kept features take less time than writing a large network
+            self._save_best()
+
+    def _save_best(self) -> None:
+        """Write the best weights, if they are not on disk yet."""
+        if not self._unsaved or self.best_scores is None or self.best_weights is None:
+            return
+        metrics = {"val_accuracy": self.best_scores.accuracy, "val_n": float(self.best_scores.n)}
+        save_model(self.run.model, self.best_weights, replace(self.plan.card, metrics=metrics))
+        self._unsaved = False
 
     def _seconds_left(self, event: EpochEnd) -> float:
         spent = self.clock.seconds - self._began
-        share = max(event.epoch / self.epochs, self.pace())
-        return max(spent / max(share, 1e-9) - spent, 0.0) + self.plan.reserve
+        share = max(event.epoch / self.plan.phases[self.phase].epochs, self.pace())
+        left = max(spent / max(share, 1e-9) - spent, 0.0)
+        return left / max(self.plan.shares[self.phase], 1e-9) + self.plan.reserve
 
     def _class_weights(self) -> Tensor | None:
         """Weights that make every class count the same in the loss, 1 on average over the training images."""

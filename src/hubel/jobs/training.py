@@ -25,6 +25,7 @@ from hubel.runs import RunFolder, csv_text
 if TYPE_CHECKING:
     from hubel.jobs.plan import Plan
     from hubel.jobs.trainee import Trainee
+    from hubel.nn.zoo import Builder
 
 
 def training(
@@ -35,11 +36,13 @@ def training(
     overwrite: bool = False,
     started: float | None = None,
     command: str = "",
+    code: Builder | None = None,
 ) -> Iterator[Event]:
     """Train a classifier on a folder, a CSV or a set by name; every event also goes to the run's log.jsonl.
 
     Args:
         started: `time.monotonic` at which the minutes begin; now, when None.
+        code: the user's own network, where ``recipe.model.model`` only says what it is called.
 
     Raises:
         HubelError: in one sentence; nothing half-written is left behind.
@@ -50,18 +53,24 @@ def training(
     folder = RunFolder.check(output, name, overwrite=overwrite)
     catalog = scan(source)
     yield Note(text=f"{source}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
-    from hubel.jobs import plan as planning
     from hubel.jobs.hardware import find_device
+    from hubel.jobs.plan import check_model
+    from hubel.jobs.planning import make_plan
+    from hubel.jobs.rules import choose_size
+    from hubel.jobs.transfer import start_for
 
     device = find_device(recipe.device)
     view = look(catalog, recipe.data)
-    size = planning.choose_size(view, recipe)
-    planning.check_model(recipe, size, len(catalog.classes))
-    dataset = yield from prepare(catalog, preprocess_for(view, recipe.data, size), recipe.data)
+    start = start_for(recipe, code)
+    weights = None if start.weights is None else start.weights.preprocess
+    size = choose_size(view, recipe.data.size, weights)
+    preprocess = preprocess_for(view, recipe.data, size, weights)
+    check_model(recipe, size, preprocess.channels, len(catalog.classes), start)
+    dataset = yield from prepare(catalog, preprocess, recipe.data, fixed=weights is not None)
     division = dataset.split(recipe.data, recipe.seed)
     seen = dataset.seen(str(source), division)
     yield seen
-    plan = yield from planning.make_plan(dataset, division, view, recipe, device, clock)
+    plan = yield from make_plan(dataset, division, view, recipe, device, clock, start)
     run = RunFolder.create(folder, overwrite=overwrite)
     run.log(event_json(seen))
     try:
@@ -123,16 +132,20 @@ def _train_and_report(
 
 def _epochs(run: RunFolder, trainee: Trainee, plan: Plan, stop: Stop) -> Iterator[Event]:
     """The loop: train, evaluate at each epoch's end, keep the best, stop when asked."""
-    from hubel.learning.engine import Step
+    from hubel.learning.engine import EpochEnd, Step
 
     patience = plan.recipe.train.patience
     yield Progress(task="training", done=0, total=1)
     for event in trainee.fit():
-        if isinstance(event, Step):
-            trainee.watch(event)
-            yield Progress(
-                task=f"epoch {event.epoch} of {trainee.epochs}", done=trainee.position, total=trainee.per_epoch
-            )
+        if not isinstance(event, EpochEnd):
+            if isinstance(event, Step):
+                trainee.watch(event)
+                event = Progress(  # noqa: PLW2901
+                    task=f"epoch {trainee.before + event.epoch} of {trainee.epochs}",
+                    done=trainee.position,
+                    total=trainee.per_epoch,
+                )
+            yield event
             if stop.signal:
                 return
             continue
@@ -143,7 +156,7 @@ def _epochs(run: RunFolder, trainee: Trainee, plan: Plan, stop: Stop) -> Iterato
         yield row
         if stop.signal or not math.isfinite(row.train_loss):
             return
-        if patience is not None and row.epoch - trainee.best_epoch >= patience:
+        if patience is not None and trainee.last_phase and row.epoch - trainee.best_epoch >= patience:
             trainee.stopped = f"no better validation accuracy for {patience} epochs (--patience)."
             return
 

@@ -35,6 +35,12 @@ class TrainConfig:
     precision: Annotated[Precision, "of the forward pass; auto measures what is faster"] = "auto"
     channels_last: Annotated[bool, "memory layout of images and weights, faster on most hardware"] = True
     small_first: Annotated[float | None, "side of the first images as a share of the final one (progressive)"] = None
+    stages: Annotated[
+        str | None,
+        "phases of fine-tuning from --weights: auto, course, head, all, or DEPTH:EPOCHS:RATE,… with the depths head, "
+        "last, last2, … and all",
+    ] = None
+    stage_decay: Annotated[float, "in fine-tuning, the rate of a stage as a share of the next one's"] = 1.0
     patience: Annotated[int | None, "stop after so many epochs without a better validation accuracy"] = None
 
     def __post_init__(self) -> None:
@@ -47,6 +53,8 @@ class TrainConfig:
         for flag, value in shares.items():
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"--{flag} {value}: expected a number from 0 to below 1.")
+        if not 0 < self.stage_decay <= 1:
+            raise UsageError(f"--stage-decay {self.stage_decay}: expected a share above 0, at most 1.")
         if self.weight_decay is not None and not self.weight_decay >= 0:
             raise UsageError(f"--weight-decay {self.weight_decay}: expected zero or a positive number.")
         if self.small_first is not None and self.small_first > 1:

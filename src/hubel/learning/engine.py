@@ -12,14 +12,26 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hubel.dataset.loader import Batch, Loader
+from hubel.dataset.loader import Batch
 from hubel.learning.config import TrainConfig
 from hubel.learning.schedule import factor, image_size
+
+
+class Batches(Protocol):
+    """What the loop needs of a loader: `hubel.dataset.loader.Loader`, kept features, or one's own."""
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+
+    def epoch(self, epoch: int, size: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from number `start` on, with images of `size` pixels a side."""
+
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -77,7 +89,7 @@ class EpochEnd:
 
 def fit(
     state: TrainState,
-    loader: Loader,
+    loader: Batches,
     config: TrainConfig,
     *,
     size: int,
@@ -142,7 +154,7 @@ def _step(
     for optimizer in state.optimizers:
         optimizer.zero_grad(set_to_none=True)
         for parameters in optimizer.param_groups:
-            parameters["lr"] = lr
+            parameters["lr"] = lr * parameters.get("share", 1.0)
     total = torch.zeros((), device=group[0].images.device)
     for batch in group:
         with torch.autocast(batch.images.device.type, dtype=dtype, enabled=dtype is not None):

@@ -12,7 +12,13 @@ from hubel.errors import UsageError
 class ModelConfig:
     """Which network is built. None means: derived from the images and the budget, and saved with the run."""
 
-    model: Annotated[str, "a network's name, or auto: quick, as wide as the budget allows"] = "auto"
+    model: Annotated[
+        str, "a network: a name, torchvision/NAME, timm/NAME, FILE.py:CLASS, or auto: quick, as wide as time allows"
+    ] = "auto"
+    weights: Annotated[
+        str | None,
+        "start from published weights: imagenet, a file (.safetensors, .pth), a model folder or a run folder",
+    ] = None
     width: Annotated[int | None, "channels of the first stage, for networks that have a width"] = None
     dropout: Annotated[float | None, "dropout before the last layer, for networks that have it"] = None
 

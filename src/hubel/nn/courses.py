@@ -23,6 +23,8 @@ def simple_cnn(
     norm: Norm = "batch",
     activation: Activation = "relu",
     down: Down = "max",
+    repeats: int = 1,
+    se: bool = False,
     head_kind: HeadKind = "flatten",
 ) -> nn.Sequential:
     """Three convolution blocks 32-64-128, each halving the map, and a dense head.
@@ -32,6 +34,8 @@ def simple_cnn(
 
     Args:
         size: height and width of the images in pixels; the flatten head is made for it.
+        repeats: convolutions in a row, of which the last one halves: two of 3x3 see as far as one of 5x5.
+        se: end each convolution with a squeeze-and-excitation.
         head_kind: ``flatten`` sees every position, ``gap`` their mean.
 
     Raises:
@@ -42,12 +46,15 @@ def simple_cnn(
     """
     if not widths:
         raise UsageError("widths must name the channels of at least one block, such as (32, 64, 128).")
+    if repeats < 1:
+        raise UsageError(f"repeats must be a whole number of at least 1, got {repeats!r}.")
     height, width = _after_halvings(size, 0 if down == "none" else len(widths), rounds_up=down == "stride")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
+    block = partial(conv_block, kernel=kernel, bias=True, norm=norm, activation=activation, se=se)
     for number, (inputs, outputs) in enumerate(zip((channels, *widths), widths, strict=False), start=1):
-        layers[f"block{number}"] = conv_block(
-            inputs, outputs, kernel=kernel, bias=True, norm=norm, activation=activation, down=down
-        )
+        for repeat in range(1, repeats):
+            layers[f"block{number}_{repeat}"] = block(inputs if repeat == 1 else outputs, outputs)
+        layers[f"block{number}"] = block(inputs if repeats == 1 else outputs, outputs, down=down)
     features = widths[-1] * height * width if head_kind == "flatten" else widths[-1]
     layers["head"] = head(head_kind, features, classes, hidden=hidden, dropout=dropout, activation=activation)
     return nn.Sequential(layers)

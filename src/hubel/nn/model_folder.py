@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,15 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from hubel.errors import HubelError, ModelError
-from hubel.nn.zoo import build
+from hubel.nn.foreign import is_code
+from hubel.nn.zoo import Builder, build
 from hubel.records import ModelCard, from_json, to_json
 from hubel.runs import write_bytes, write_json, write_text
 
 
-def save_model(folder: Path, model: nn.Module, card: ModelCard) -> None:
-    """Write a model folder; an earlier model in it is replaced file by file."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
+    """Write a state dict and its card as a model folder; an earlier model in it is replaced file by file."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     content = save_tensors(tensors, metadata={"format": "pt", "sha256": _digest(tensors)})
     write_bytes(folder / "model.safetensors", content)
     said = _config(card)
@@ -34,21 +36,35 @@ def save_model(folder: Path, model: nn.Module, card: ModelCard) -> None:
     write_text(folder / "README.md", model_card_text(card))
 
 
-def load_model(folder: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+def load_model(
+    folder: str | Path, device: torch.device | str = "cpu", *, code: Builder | None = None
+) -> tuple[nn.Module, ModelCard]:
     """Build the network that a model folder describes and load its weights; it comes in eval mode.
 
+    Args:
+        code: the user's own class, function or module, for a folder whose network is none that hubel knows.
+
     Raises:
-        ModelError: a file is missing, damaged, of another network, or from a newer hubel.
+        ModelError: a file is missing, damaged, of another network, from a newer hubel, or the folder asks for code that
+            was not given.
     """
     folder = Path(folder)
     card = read_card(folder)
-    tensors = _read_tensors(folder / "model.safetensors")
+    if is_code(card.architecture) and code is None:
+        raise ModelError(
+            f"The network in {folder} is code of its maker, {_plain(card.architecture)}, and nothing is run because a "
+            f"folder says so: where you trust that code, name it, --model {card.architecture} (model=… in Python)."
+        )
+    if code is not None and not is_code(card.architecture):
+        raise ModelError(f"The network in {folder} is hubel's own {card.architecture}: leave --model out.")
+    tensors = read_tensors(folder / "model.safetensors")
     try:
         model = build(
             card.architecture,
             classes=len(card.classes),
             channels=card.preprocess.channels,
             size=card.preprocess.size,
+            code=code,
             **card.arguments,
         )
         model.load_state_dict(tensors)
@@ -80,7 +96,7 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelError(f"{file} can't be used ({error}): restore it from a copy.") from error
 
 
-def _read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         content = file.read_bytes()
         tensors = load_tensors(content)
@@ -119,8 +135,8 @@ def _config(card: ModelCard) -> dict[str, Any]:
             "input_size": [preprocess.channels, *preprocess.size],
             "mean": list(preprocess.mean),
             "std": list(preprocess.std),
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
+            "interpolation": preprocess.interpolation,
+            "crop_pct": preprocess.crop_pct,
             "crop_mode": {"crop": "center", "pad": "border", "squash": "squash"}[preprocess.fit],
             "num_classes": len(card.classes),
         },

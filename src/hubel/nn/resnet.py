@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.nn.blocks import Activation, BasicBlock, Bottleneck, Norm, Shortcut, conv, make_activation, make_norm
-
-Stem = Literal["imagenet", "small"]
-Block = type[BasicBlock] | type[Bottleneck]
+from hubel.nn.assembly import Stem, check_stem
+from hubel.nn.blocks import (
+    Activation,
+    Attention,
+    BasicBlock,
+    Bottleneck,
+    Down,
+    Norm,
+    Shortcut,
+    conv,
+    make_activation,
+    make_dropout,
+    make_norm,
+)
 
 
 class ResNet(nn.Module):
@@ -24,40 +35,54 @@ class ResNet(nn.Module):
         depths: blocks in each stage.
         stem: ``imagenet`` is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2, ``small`` a 3x3
             convolution of stride 1 for images of about 32 pixels.
+        down: the imagenet stem's second halving; ``stride`` gives the convolution a stride of 4, ``none`` keeps the
+            map twice as large.
+        kernel: of the blocks' 3x3 convolutions.
+        se, attention: at the end of each block's branch, see `make_attention`.
+        dropout: before the last layer.
     """
 
     def __init__(
         self,
-        block: Block,
+        block: type[BasicBlock] | type[Bottleneck],
         depths: tuple[int, int, int, int],
+        /,
         *,
         classes: int,
         channels: int = 3,
         stem: Stem = "imagenet",
+        down: Down = "max",
         shortcut: Shortcut = "projection",
         norm: Norm = "batch",
         activation: Activation = "relu",
+        kernel: int = 3,
+        se: bool = False,
+        attention: Attention = "none",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if stem not in get_args(Stem):
-            raise UsageError(f"unknown stem {stem!r}: choose one of {', '.join(get_args(Stem))}.")
-        kernel, stride = (7, 2) if stem == "imagenet" else (3, 1)
-        self.conv1 = conv(channels, 64, kernel, stride=stride, bias=norm == "none")
+        check_stem(stem)
+        size, stride = (3, 1) if stem == "small" else (7, 4 if down == "stride" else 2)
+        self.conv1 = conv(channels, 64, size, stride=stride, bias=norm == "none")
         self.bn1 = make_norm(norm, 64)
         self.act = make_activation(activation)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
-        stage = partial(_stage, block, shortcut=shortcut, norm=norm, activation=activation)
-        self.layer1 = stage(depths[0], 64, 64, 1)
-        self.layer2 = stage(depths[1], 64 * block.expansion, 128, 2)
-        self.layer3 = stage(depths[2], 128 * block.expansion, 256, 2)
-        self.layer4 = stage(depths[3], 256 * block.expansion, 512, 2)
+        self.maxpool = nn.Identity() if stem == "small" else _stem_pool(down)
+        make_block = partial(
+            block, shortcut=shortcut, norm=norm, activation=activation, kernel=kernel, se=se, attention=attention
+        )
+        widths = [width * block.expansion for width in (64, 128, 256, 512)]
+        self.layer1 = _stage(make_block, depths[0], 64, 64, widths[0], 1)
+        self.layer2 = _stage(make_block, depths[1], widths[0], 128, widths[1], 2)
+        self.layer3 = _stage(make_block, depths[2], widths[1], 256, widths[2], 2)
+        self.layer4 = _stage(make_block, depths[3], widths[2], 512, widths[3], 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(512 * block.expansion, classes)
+        self.dropout = make_dropout(dropout)
+        self.fc = nn.Linear(widths[3], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
+        return self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))  # type: ignore[no-any-return]
 
 
 class CifarResNet(nn.Module):
@@ -68,64 +93,63 @@ class CifarResNet(nn.Module):
     Args:
         shortcut: ``pad`` has no parameters (the paper's option A), ``projection`` is option B, ``none`` makes the
             plain twin.
+        kernel: of all convolutions.
+        se, attention: at the end of each block's branch, see `make_attention`.
+        dropout: before the last layer.
     """
 
     def __init__(
         self,
         depth: int,
+        /,
         *,
         classes: int,
         channels: int = 3,
         shortcut: Shortcut = "pad",
         norm: Norm = "batch",
         activation: Activation = "relu",
+        kernel: int = 3,
+        se: bool = False,
+        attention: Attention = "none",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise UsageError(f"a CIFAR ResNet has 6n+2 layers (20, 32, 44, 56, 110, …), got a depth of {depth!r}.")
         blocks = (depth - 2) // 6
-        self.conv1 = conv(channels, 16, 3, bias=norm == "none")
+        self.conv1 = conv(channels, 16, kernel, bias=norm == "none")
         self.bn1 = make_norm(norm, 16)
         self.act = make_activation(activation)
-        stage = partial(_stage, BasicBlock, blocks, shortcut=shortcut, norm=norm, activation=activation)
-        self.layer1 = stage(16, 16, 1)
-        self.layer2 = stage(16, 32, 2)
-        self.layer3 = stage(32, 64, 2)
+        make_block = partial(
+            BasicBlock, shortcut=shortcut, norm=norm, activation=activation, kernel=kernel, se=se, attention=attention
+        )
+        self.layer1 = _stage(make_block, blocks, 16, 16, 16, 1)
+        self.layer2 = _stage(make_block, blocks, 16, 32, 32, 2)
+        self.layer3 = _stage(make_block, blocks, 32, 64, 64, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = make_dropout(dropout)
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(torch.flatten(self.avgpool(x), 1))  # type: ignore[no-any-return]
+        return self.linear(self.dropout(torch.flatten(self.avgpool(x), 1)))  # type: ignore[no-any-return]
+
+
+def _stem_pool(down: Down) -> nn.Module:
+    if down not in get_args(Down):
+        raise UsageError(f"unknown down {down!r}: choose one of {', '.join(get_args(Down))}.")
+    if down == "max":
+        return nn.MaxPool2d(3, 2, 1)
+    return nn.AvgPool2d(3, 2, 1) if down == "average" else nn.Identity()
 
 
 def _stage(
-    block: Block,
-    depth: int,
-    inputs: int,
-    width: int,
-    stride: int,
-    *,
-    shortcut: Shortcut,
-    norm: Norm,
-    activation: Activation,
+    make_block: Callable[..., nn.Module], depth: int, inputs: int, width: int, outputs: int, stride: int
 ) -> nn.Sequential:
     """`depth` blocks of which the first changes the size and the number of channels."""
-    blocks: list[nn.Module] = []
-    for number in range(depth):
-        first = number == 0
-        blocks.append(
-            block(
-                inputs if first else width * block.expansion,
-                width,
-                stride=stride if first else 1,
-                shortcut=shortcut,
-                norm=norm,
-                activation=activation,
-            )
-        )
-    return nn.Sequential(*blocks)
+    first = make_block(inputs, width, stride=stride)
+    return nn.Sequential(first, *(make_block(outputs, width) for _ in range(depth - 1)))
 
 
 # Parameters at 1000 classes: 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808.

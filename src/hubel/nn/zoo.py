@@ -1,64 +1,94 @@
-"""Every network by name: one literal table of our own, and torchvision's beside it."""
+"""Every network by name: one literal table of our own; all others come in by `foreign`."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from hubel.errors import UsageError
-from hubel.nn import courses, lenet, resnet
-from hubel.nn.blocks import he_init
-from hubel.nn.capture import evaluating
+from hubel.nn import convnext, courses, efficientnet, foreign, lenet, mobilenet, resnet, vgg
 from hubel.nn.quick import quick
 
 Builder = Callable[..., nn.Module]
 
-NETWORKS: dict[str, Builder] = {
-    "quick": quick,
-    "simple-cnn": courses.simple_cnn,
-    "simple-cnn-gap": courses.simple_cnn_gap,
-    "two-block": courses.two_block,
-    "lenet5": lenet.lenet5,
-    "resnet18": resnet.resnet18,
-    "resnet34": resnet.resnet34,
-    "resnet50": resnet.resnet50,
-    "resnet101": resnet.resnet101,
-    "resnet152": resnet.resnet152,
-    "resnet20": resnet.resnet20,
-    "resnet32": resnet.resnet32,
-    "resnet44": resnet.resnet44,
-    "resnet56": resnet.resnet56,
-    "resnet110": resnet.resnet110,
-    "plain20": resnet.plain20,
-    "plain32": resnet.plain32,
-    "plain44": resnet.plain44,
-    "plain56": resnet.plain56,
-    "plain110": resnet.plain110,
-}
-PREFIX = "torchvision:"
-SIZE_SEARCH_LIMIT = 1024  # pixels; no torchvision network needs as many
-# Auxiliary outputs are for a loss that hubel doesn't compute; the initialisation is stated because torchvision warns.
-TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
-    "googlenet": {"aux_logits": False, "init_weights": True},
-    "inception_v3": {"aux_logits": False, "init_weights": True},
+
+@dataclass(frozen=True)
+class Network:
+    """A function that builds a network, and the images that its publication used: height and width, channels."""
+
+    build: Builder
+    size: tuple[int, int] = (224, 224)
+    channels: int = 3
+
+
+CIFAR = (32, 32)
+NETWORKS: dict[str, Network] = {
+    "quick": Network(quick, CIFAR),
+    "simple-cnn": Network(courses.simple_cnn, CIFAR),
+    "simple-cnn-gap": Network(courses.simple_cnn_gap),
+    "two-block": Network(courses.two_block, (28, 28), 1),
+    "lenet5": Network(lenet.lenet5, CIFAR, 1),
+    "vgg11": Network(vgg.vgg11),
+    "vgg13": Network(vgg.vgg13),
+    "vgg16": Network(vgg.vgg16),
+    "vgg19": Network(vgg.vgg19),
+    "vgg11_bn": Network(vgg.vgg11_bn),
+    "vgg13_bn": Network(vgg.vgg13_bn),
+    "vgg16_bn": Network(vgg.vgg16_bn),
+    "vgg19_bn": Network(vgg.vgg19_bn),
+    "resnet18": Network(resnet.resnet18),
+    "resnet34": Network(resnet.resnet34),
+    "resnet50": Network(resnet.resnet50),
+    "resnet101": Network(resnet.resnet101),
+    "resnet152": Network(resnet.resnet152),
+    "resnet20": Network(resnet.resnet20, CIFAR),
+    "resnet32": Network(resnet.resnet32, CIFAR),
+    "resnet44": Network(resnet.resnet44, CIFAR),
+    "resnet56": Network(resnet.resnet56, CIFAR),
+    "resnet110": Network(resnet.resnet110, CIFAR),
+    "plain20": Network(resnet.plain20, CIFAR),
+    "plain32": Network(resnet.plain32, CIFAR),
+    "plain44": Network(resnet.plain44, CIFAR),
+    "plain56": Network(resnet.plain56, CIFAR),
+    "plain110": Network(resnet.plain110, CIFAR),
+    "mobilenet_v1": Network(mobilenet.mobilenet_v1),
+    "mobilenet_v2": Network(mobilenet.mobilenet_v2),
+    "mobilenet_v3_small": Network(mobilenet.mobilenet_v3_small),
+    "mobilenet_v3_large": Network(mobilenet.mobilenet_v3_large),
+    "efficientnet_b0": Network(efficientnet.efficientnet_b0, efficientnet.B0.size),
+    "efficientnet_b1": Network(efficientnet.efficientnet_b1, efficientnet.B1.size),
+    "efficientnet_b2": Network(efficientnet.efficientnet_b2, efficientnet.B2.size),
+    "efficientnet_b3": Network(efficientnet.efficientnet_b3, efficientnet.B3.size),
+    "efficientnet_b4": Network(efficientnet.efficientnet_b4, efficientnet.B4.size),
+    "efficientnet_b5": Network(efficientnet.efficientnet_b5, efficientnet.B5.size),
+    "efficientnet_b6": Network(efficientnet.efficientnet_b6, efficientnet.B6.size),
+    "efficientnet_b7": Network(efficientnet.efficientnet_b7, efficientnet.B7.size),
+    "convnext_tiny": Network(convnext.convnext_tiny),
 }
 
 
 def build(
-    name: str, *, classes: int, channels: int = 3, size: tuple[int, int] = (32, 32), **arguments: Any
+    name: str,
+    *,
+    classes: int,
+    channels: int = 3,
+    size: tuple[int, int] = (32, 32),
+    code: Builder | None = None,
+    **arguments: Any,
 ) -> nn.Module:
     """Build a network by name, with new weights: (N, channels, H, W) → logits (N, classes).
 
     Args:
-        name: a key of `NETWORKS`, or a torchvision classifier as ``torchvision:NAME`` or, where it is not one of ours,
-            by its bare name.
+        name: a key of `NETWORKS`; ``torchvision/NAME`` or ``timm/NAME``; or the user's own class as ``FILE.py:CLASS``.
+            torchvision's classifiers that are not among ours are found by their bare names too.
         size: height and width in pixels of the images it will see.
+        code: the user's own class, function or module, where it is at hand; `name` then only says what it is called.
         arguments: passed on to the network's function.
 
     Raises:
@@ -72,91 +102,49 @@ def build(
             "classes, channels and both sides of size must be at least 1, "
             f"got classes={classes}, channels={channels}, size={tuple(size)}."
         )
+    if code is not None or foreign.is_code(name):
+        maker = foreign.load_code(name) if code is None else code
+        return foreign.build_own(maker, name, classes, channels, size, arguments)
     if name in NETWORKS:
-        return _build_own(name, classes, channels, size, arguments)
-    import torchvision  # slow to import, and our own networks don't need it
-
-    bare = name.removeprefix(PREFIX)
-    known = torchvision.models.list_models(module=torchvision.models)
+        return _build(name, classes, channels, size, arguments)
+    if name.startswith(foreign.TIMM):
+        return foreign.build_timm(name.removeprefix(foreign.TIMM), classes, channels, size, arguments)
+    bare = name.removeprefix(foreign.TORCHVISION)
+    known = foreign.torchvision_names()
     if bare in known:
-        return _build_torchvision(bare, classes, channels, size, arguments)
+        return foreign.build_torchvision(bare, classes, channels, size, arguments)
     near = difflib.get_close_matches(bare.lower(), [*NETWORKS, *sorted(set(known) - set(NETWORKS))], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"hubel's own are {', '.join(NETWORKS)}."
     raise UsageError(f"there is no network called {name!r}: {hint}")
 
 
-def _build_own(name: str, classes: int, channels: int, size: tuple[int, int], arguments: dict[str, Any]) -> nn.Module:
-    builder = NETWORKS[name]
-    parameters = inspect.signature(builder).parameters
+def outline(name: str, **arguments: Any) -> nn.Module:
+    """Build a network as `build` does, but without numbers (meta tensors) where its code allows that: in no time."""
+    try:
+        with torch.device("meta"):
+            return build(name, **arguments)
+    except NotImplementedError:  # a constructor that computes with tensors, such as regnet's
+        return build(name, **arguments)
+
+
+def native(name: str) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images that a network was published with; 3, 224, 224 when unknown."""
+    if name in NETWORKS:
+        return (NETWORKS[name].channels, *NETWORKS[name].size)
+    return foreign.native(name)
+
+
+def accepted(name: str) -> set[str]:
+    """Return the names of the arguments that one of our own networks takes; empty for others."""
+    return set(inspect.signature(NETWORKS[name].build).parameters) if name in NETWORKS else set()
+
+
+def _build(name: str, classes: int, channels: int, size: tuple[int, int], arguments: dict[str, Any]) -> nn.Module:
+    parameters = accepted(name)
     unknown = [key for key in arguments if key not in parameters]
     if unknown:
-        options = [key for key in parameters if key not in ("classes", "channels", "size")]
+        options = sorted(parameters - {"classes", "channels", "size"})
         raise UsageError(f"{name} has no argument {unknown[0]!r}: it takes {', '.join(options)}.")
     if "size" in parameters:
         arguments = {**arguments, "size": size}
-    return builder(classes=classes, channels=channels, **arguments)
-
-
-def _build_torchvision(
-    name: str, classes: int, channels: int, size: tuple[int, int], arguments: dict[str, Any]
-) -> nn.Module:
-    import torchvision
-
-    merged = {**TORCHVISION_ARGUMENTS.get(name, {}), **_size_arguments(name, size), **arguments}
-    try:
-        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **merged)
-    except (TypeError, ValueError) as error:
-        why = str(error).splitlines()[0].rstrip(".:")
-        raise UsageError(
-            f"torchvision's {name} can't be built for {size[0]}x{size[1]} with {merged}: {why}."
-        ) from error
-    _check_size(model, name, size)
-    if channels != 3:
-        adapt_channels(model, channels)
-    return model
-
-
-def _size_arguments(name: str, size: tuple[int, int]) -> dict[str, Any]:
-    """The few networks that are made for one size have to be told it."""
-    if name.startswith("maxvit"):
-        return {"input_size": tuple(size)}
-    return {"image_size": size[0]} if name.startswith("vit") and size[0] == size[1] else {}
-
-
-def adapt_channels(model: nn.Module, channels: int) -> None:
-    """Replace the model's first convolution, in place, by one with new weights for that many input channels."""
-    name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(
-        channels,
-        old.out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-    )
-    model.set_submodule(name, he_init(new))
-
-
-def _check_size(model: nn.Module, name: str, size: tuple[int, int]) -> None:
-    """Refuse a size that the network can't take, and look for the smallest that it can."""
-    if _accepts(model, size):
-        return
-    low, high = min(size), SIZE_SEARCH_LIMIT
-    if not _accepts(model, (high, high)):
-        raise UsageError(f"{name} can't take images of {size[0]}x{size[1]}: it needs other sizes, such as 224x224.")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _accepts(model, (middle, middle)) else (middle, high)
-    raise UsageError(f"images of {size[0]}x{size[1]} are too small for {name}: the smallest size is {high}x{high}.")
-
-
-def _accepts(model: nn.Module, size: tuple[int, int]) -> bool:
-    """Whether an RGB image of that size gets through, tried on shapes alone (meta tensors), so without arithmetic."""
-    shapes = {name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    try:
-        with torch.no_grad(), evaluating(model):
-            functional_call(model, shapes, (torch.empty(1, 3, *size, device="meta"),))
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    return True
+    return NETWORKS[name].build(classes=classes, channels=channels, **arguments)

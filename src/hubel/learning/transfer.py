@@ -1,0 +1,152 @@
+"""Transfer learning: which stages are trained when, and the features of a frozen backbone, computed once and kept.
+
+A phase is one call of `fit`: the head alone, the last stage and the head, and so on backwards. While only the head is
+trained and the images don't change, what the head is given doesn't change either; `Features` keeps it, so that an epoch
+costs no more than the head.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hubel.dataset.augment import is_mirrored, uniform
+from hubel.dataset.loader import Batch, Loader
+from hubel.dataset.tensors import normalise, to_tensor
+from hubel.errors import UsageError
+from hubel.nn.capture import evaluating, find_module
+from hubel.nn.stages import answer_from_features, features_of
+from hubel.records import Preprocess
+
+NAMED = ("auto", "course", "head", "all")
+COURSE = ((0, 1e-3), (1, 1e-5))  # depth and rate: the head with Adam, then the last stage with it
+PHASE = re.compile(r"(head|all|last(?P<depth>\d*)):(?P<epochs>\d+):(?P<lr>[0-9.]+(?:[eE][-+]?\d+)?)")
+FEATURE_LIMIT = 2 << 30  # bytes of features that are kept; more are computed anew each epoch
+CHUNK = 128  # images whose features are computed together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One call of the loop.
+
+    Attributes:
+        depth: stages that are trained along with the head, counted from it; 0 is the head alone, None everything.
+        lr: peak rate of the head; that of a stage is `stage_decay` times the next one's.
+    """
+
+    depth: int | None
+    epochs: int
+    lr: float
+
+    def __str__(self) -> str:
+        return f"{depth_name(self.depth)}:{self.epochs}:{self.lr:g}"
+
+
+def depth_name(depth: int | None) -> str:
+    """Say a depth as ``--stages`` takes it."""
+    return "all" if depth is None else ("head", "last")[depth] if depth < 2 else f"last{depth}"
+
+
+def parse_phases(text: str) -> tuple[Phase, ...]:
+    """Read ``head:5:1e-3,last:10:1e-5``.
+
+    Raises:
+        UsageError: anything else, or a phase without epochs or rate.
+
+    >>> parse_phases("head:5:0.001,last2:10:1e-05")[1]
+    Phase(depth=2, epochs=10, lr=1e-05)
+    """
+    phases = []
+    for part in text.split(","):
+        found = PHASE.fullmatch(part.strip())
+        if found is None or int(found["epochs"]) < 1 or float(found["lr"]) <= 0:
+            raise UsageError(
+                f"--stages {text}: {part.strip()!r} is no phase; expected {', '.join(NAMED)}, or DEPTH:EPOCHS:RATE as "
+                "in head:5:1e-3,last:10:1e-5, with the depths head, last, last2, … and all."
+            )
+        word = found[1]
+        depth = None if word == "all" else 0 if word == "head" else int(found["depth"] or 1)
+        phases.append(Phase(depth=depth, epochs=int(found["epochs"]), lr=float(found["lr"])))
+    return tuple(phases)
+
+
+class HeadOnly(nn.Module):
+    """The head of a network as a network of its own: features (N, …) → logits (N, K)."""
+
+    def __init__(self, model: nn.Module, head: str) -> None:
+        super().__init__()
+        self.head = find_module(model, head)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return answer_from_features(self, "head", features)
+
+
+class Features:
+    """What a frozen backbone makes of the training images, as batches for the loop in the loader's own order.
+
+    Where the loader mirrors images, the mirrored ones' features are kept too, and each epoch takes those of
+    the very images that it would have mirrored; other random changes are left out.
+    """
+
+    def __init__(self, loader: Loader, views: Sequence[Tensor]) -> None:
+        self.loader, self.views = loader, tuple(views)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def epoch(self, epoch: int, size: int, *, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002
+        """Yield batches whose images are features (N, …)."""
+        loader = self.loader
+        for rows in loader.order(epoch).view(-1, loader.batch_size)[start:]:
+            ids = loader.indices[rows]
+            features = self.views[0][rows]
+            if len(self.views) > 1:
+                mirrored = is_mirrored(uniform(loader.seed, epoch, ids))
+                features = torch.where(mirrored.view(-1, *[1] * (features.ndim - 1)), self.views[1][rows], features)
+            labels = loader.labels[rows].to(loader.device)
+            yield Batch(
+                images=features.to(loader.device).float(),
+                targets=F.one_hot(labels, loader.classes).float(),
+                labels=labels,
+                ids=ids,
+            )
+
+
+def backbone_features(
+    model: nn.Module,
+    head: str,
+    images: npt.NDArray[np.uint8],
+    preprocess: Preprocess,
+    *,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    mirrored: bool = False,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Tensor:
+    """(N, H, W, C) uint8 → what the head is given, (N, …) on the CPU, in the type it was computed in.
+
+    Args:
+        advance: called with the number of images done since the last call.
+    """
+    kept: list[Tensor] = []
+    with evaluating(model), torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
+        for start in range(0, len(images), CHUNK):
+            batch = normalise(to_tensor(images[start : start + CHUNK]).to(device), preprocess)
+            batch = (batch.flip(-1) if mirrored else batch).contiguous(memory_format=torch.channels_last)
+            kept.append(features_of(model, head, batch).to(autocast or torch.float32).cpu())
+            advance(len(batch))
+    return torch.cat(kept)
+
+
+def feature_bytes(model: nn.Module, head: str, preprocess: Preprocess, *, device: torch.device) -> int:
+    """Return the bytes that the features of one image take, at two bytes a number."""
+    image = torch.zeros(2, preprocess.channels, *preprocess.size, device=device)
+    with evaluating(model), torch.no_grad():
+        return features_of(model, head, image)[0].numel() * 2

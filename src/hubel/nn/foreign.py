@@ -1,0 +1,281 @@
+"""Networks that are not ours: torchvision's, timm's, and the user's own class from a file.
+
+Each is built for any number of classes and input channels, and an impossible image size is refused with the smallest
+one that works. Nothing here runs unless its name was asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from hubel.errors import UsageError
+from hubel.nn.blocks import he_init
+from hubel.nn.capture import evaluating
+
+TORCHVISION, TIMM, CODE = "torchvision/", "timm/", ".py:"
+SIZE_SEARCH_LIMIT = 1024  # pixels; no torchvision network needs as many
+IMAGENET = (3, 224, 224)
+# Auxiliary outputs are for a loss that hubel doesn't compute; the initialisation is stated because torchvision warns.
+TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": True},
+    "inception_v3": {"aux_logits": False, "init_weights": True},
+}
+# What constructors call the things that hubel knows.
+CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "num_labels", "out_features")
+CHANNELS = ("channels", "in_channels", "in_chans", "input_channels", "num_channels")
+SIZES = ("size", "image_size", "img_size", "input_size")
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of torchvision's classifiers."""
+    import torchvision  # slow to import, and our own networks don't need it
+
+    return cast(list[str], torchvision.models.list_models(module=torchvision.models))
+
+
+def build_torchvision(
+    name: str, classes: int, channels: int, size: tuple[int, int], arguments: dict[str, Any]
+) -> nn.Module:
+    """Build one of torchvision's classifiers with new weights; its first convolution is replaced for other channels."""
+    import torchvision
+
+    merged = {**TORCHVISION_ARGUMENTS.get(name, {}), **_size_arguments(name, size), **arguments}
+    try:
+        model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **merged)
+    except (TypeError, ValueError) as error:
+        why = str(error).splitlines()[0].rstrip(".:")
+        raise UsageError(
+            f"torchvision's {name} can't be built for {size[0]}x{size[1]} with {merged}: {why}."
+        ) from error
+    check_size(model, name, size)
+    if channels != 3:
+        adapt_channels(model, channels)
+    return model
+
+
+def build_timm(name: str, classes: int, channels: int, size: tuple[int, int], arguments: dict[str, Any]) -> nn.Module:
+    """Build one of timm's classifiers with new weights.
+
+    Raises:
+        UsageError: timm is not installed, has no such network, or refuses an argument.
+    """
+    timm = import_timm()
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(TIMM + n for n in near)}?" if near else "see timm.list_models()."
+        raise UsageError(f"timm has no network called {name!r}: {hint}")
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=classes, in_chans=channels, **arguments)
+        if not accepts(model, size, channels):  # networks with position embeddings have to be told
+            model = timm.create_model(name, num_classes=classes, in_chans=channels, img_size=size, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0].rstrip(".:")
+        raise UsageError(f"timm's {name} can't be built for {size[0]}x{size[1]} with {arguments}: {why}.") from error
+    check_size(model, TIMM + name, size, channels)
+    return model
+
+
+def is_code(name: str) -> bool:
+    """Whether a network's name is ``FILE.py:CLASS``, the user's own code."""
+    return CODE in name
+
+
+def code_name(maker: Callable[..., nn.Module] | nn.Module) -> str:
+    """Say as ``FILE.py:CLASS`` where a class, a function or a module's class was written."""
+    kind = type(maker) if isinstance(maker, nn.Module) else maker
+    try:
+        file = Path(inspect.getsourcefile(kind) or "").name  # type: ignore[arg-type]
+    except (TypeError, OSError):
+        file = ""
+    return f"{file if file.endswith('.py') else 'notebook.py'}:{getattr(kind, '__name__', type(kind).__name__)}"
+
+
+def load_code(name: str) -> Callable[..., nn.Module]:
+    """Run the file of ``FILE.py:CLASS`` and return the class (or function) in it.
+
+    Raises:
+        UsageError: no such file, it doesn't run, or has nothing of that name.
+    """
+    path, _, wanted = name.rpartition(":")
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"There is no file {path}: --model FILE.py:CLASS takes a network from your own code.")
+    identity = f"hubel_user_{file.stem}"
+    spec = importlib.util.spec_from_file_location(identity, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[identity] = module  # dataclasses and pickles of the file look themselves up there
+    sys.path.insert(0, str(file.resolve().parent))  # what lies beside it can be imported, as if it were run
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(f"{path} could not be run ({what}): try it with `python {path}`.") from error
+    finally:
+        sys.path.pop(0)
+    found = getattr(module, wanted, None)
+    if not callable(found):
+        own = [n for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, nn.Module)]
+        said = f"its networks are {', '.join(own)}" if own else "it defines no nn.Module"
+        raise UsageError(f"{path} has no class or function {wanted!r}: {said}.")
+    return cast(Callable[..., nn.Module], found)
+
+
+def build_own(
+    maker: Callable[..., nn.Module] | nn.Module,
+    name: str,
+    classes: int,
+    channels: int,
+    size: tuple[int, int],
+    arguments: dict[str, Any],
+) -> nn.Module:
+    """Build the user's network; its constructor is told classes, channels and size if it takes arguments so called.
+
+    A module that exists already is copied, weights included.
+
+    Raises:
+        UsageError: it can't be made, can't take the images, or doesn't return logits (N, classes).
+    """
+    if isinstance(maker, nn.Module):
+        model = copy.deepcopy(maker)
+    else:
+        given = {**_known_arguments(maker, classes, channels, size), **arguments}
+        try:
+            model = maker(**given)
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise UsageError(f"{name} could not be built with {given or 'no arguments'} ({what}).") from error
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{name} made a {type(model).__name__}: expected an nn.Module.")
+    _check_answer(model, name, classes, channels, size)
+    return model
+
+
+def native(name: str) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images a foreign network was published with; 3, 224, 224 if unknown."""
+    if name.startswith(TIMM):
+        timm, bare = import_timm(), name.removeprefix(TIMM)
+        known = timm.get_pretrained_cfg(bare) if timm.is_model(bare) else None
+        return cast(tuple[int, int, int], tuple(known.input_size)) if known is not None else IMAGENET
+    if is_code(name):
+        return IMAGENET
+    import torchvision
+
+    bare = name.removeprefix(TORCHVISION)
+    if bare not in torchvision_names():
+        return IMAGENET
+    weights = torchvision.models.get_model_weights(bare).DEFAULT
+    side = int(weights.transforms().crop_size[0])
+    return 3, side, side
+
+
+def adapt_channels(model: nn.Module, channels: int) -> None:
+    """Replace the model's first convolution, in place, by one with new weights for that many input channels."""
+    name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
+    new = nn.Conv2d(
+        channels,
+        old.out_channels,
+        old.kernel_size,  # type: ignore[arg-type]
+        old.stride,  # type: ignore[arg-type]
+        old.padding,  # type: ignore[arg-type]
+        old.dilation,  # type: ignore[arg-type]
+        bias=old.bias is not None,
+    )
+    model.set_submodule(name, he_init(new))
+
+
+def check_size(model: nn.Module, name: str, size: tuple[int, int], channels: int = 3) -> None:
+    """Refuse a size that the network can't take, and look for the smallest that it can."""
+    if accepts(model, size, channels):
+        return
+    low, high = min(size), SIZE_SEARCH_LIMIT
+    if not accepts(model, (high, high), channels):
+        raise UsageError(f"{name} can't take images of {size[0]}x{size[1]}: it needs other sizes, such as 224x224.")
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if accepts(model, (middle, middle), channels) else (middle, high)
+    raise UsageError(f"images of {size[0]}x{size[1]} are too small for {name}: the smallest size is {high}x{high}.")
+
+
+def accepts(model: nn.Module, size: tuple[int, int], channels: int = 3) -> bool:
+    """Whether an image of that size gets through, tried on shapes alone (meta tensors), so without arithmetic."""
+    try:
+        answer_on_meta(model, (1, channels, *size))
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    return True
+
+
+def answer_on_meta(model: nn.Module, shape: Sequence[int]) -> Any:
+    """Return what the model answers to images (N, C, H, W), as tensors without numbers; the model stays as it is."""
+    shapes = {name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    with torch.no_grad(), evaluating(model):
+        return functional_call(model, shapes, (torch.empty(*shape, device="meta"),))
+
+
+def answer_of_shape(model: nn.Module, shape: Sequence[int]) -> Any:
+    """Return the answer to images (N, C, H, W) on meta tensors, or to zeros where the model makes real ones itself."""
+    try:
+        return answer_on_meta(model, shape)
+    except (RuntimeError, NotImplementedError):
+        weight = next(model.parameters(), torch.empty(0))
+        with torch.no_grad(), evaluating(model):
+            return model(torch.zeros(*shape, device=weight.device))
+
+
+def _size_arguments(name: str, size: tuple[int, int]) -> dict[str, Any]:
+    """The few networks that are made for one size have to be told it."""
+    if name.startswith("maxvit"):
+        return {"input_size": tuple(size)}
+    return {"image_size": size[0]} if name.startswith("vit") and size[0] == size[1] else {}
+
+
+def import_timm() -> Any:
+    """Import timm, or say how to install it."""
+    try:
+        import timm
+    except ImportError as error:
+        raise UsageError("Networks of timm need the package timm: pip install 'hubel[timm]'.") from error
+    return timm
+
+
+def _known_arguments(
+    maker: Callable[..., nn.Module], classes: int, channels: int, size: tuple[int, int]
+) -> dict[str, Any]:
+    """The arguments of a constructor that are called as hubel knows them."""
+    taken = inspect.signature(maker).parameters
+    told: dict[str, Any] = {}
+    for names, value in ((CLASSES, classes), (CHANNELS, channels), (SIZES, size)):
+        called = next((name for name in names if name in taken), None)
+        if called is not None:
+            told[called] = value
+    return told
+
+
+def _check_answer(model: nn.Module, name: str, classes: int, channels: int, size: tuple[int, int]) -> None:
+    try:
+        answer = answer_of_shape(model, (2, channels, *size))
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(
+            f"{name} can't take images of {channels}x{size[0]}x{size[1]} ({what}): give another --size, or let its "
+            f"constructor take {CHANNELS[0]} and {SIZES[0]}."
+        ) from error
+    shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+    if shape != (2, classes):
+        raise UsageError(
+            f"{name} must return logits (N, {classes}), one a class, but for 2 images it returned {shape}: "
+            f"let its constructor take the argument {CLASSES[0]}."
+        )

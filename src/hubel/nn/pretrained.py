@@ -1,0 +1,400 @@
+"""Published weights: where they come from, what images they expect, and what of them fits a network."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hubel.errors import ModelError, UsageError
+from hubel.nn import foreign
+from hubel.nn.model_folder import read_card, read_tensors
+from hubel.nn.stages import find_stages
+from hubel.nn.zoo import Builder, build, native, outline
+from hubel.records import Preprocess
+
+IMAGENET = "imagenet"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_CROP = 224 / 256
+WRAPPERS = re.compile(r"^(module|model|_orig_mod|net|backbone)\.")  # what other trainers put before every key
+UNPACKED = ("state_dict", "model_state_dict", "model", "net", "ema")  # under which checkpoints keep their tensors
+LEAST_SHARE = 0.5  # of the network's numbers, the head left out, that have to fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Tensors that were trained elsewhere, and what is known about them.
+
+    Attributes:
+        name: as it was asked for. architecture, arguments: of the network they belong to.
+        preprocess: how its images were prepared. assumed: whether that is only ImageNet's usual way, because nothing
+            was said.
+        classes: names of the logits where they are known. count: of the logits.
+        channels: of the images.
+    """
+
+    name: str
+    state: dict[str, Tensor]
+    architecture: str
+    arguments: dict[str, Any]
+    preprocess: Preprocess
+    assumed: bool
+    classes: tuple[str, ...] | None
+    count: int
+
+    @property
+    def numbers(self) -> str:
+        """Mean, standard deviation and size in words."""
+        said = self.preprocess
+        mean, std = (" ".join(f"{v:g}" for v in values) for values in (said.mean, said.std))
+        return f"mean {mean}, std {std}, {said.size[0]}×{said.size[1]} pixels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What became of the weights: keys that were loaded, that start anew in the head, or that didn't fit.
+
+    Attributes:
+        missing: keys of the network that the weights don't have; unused: keys of the weights that it doesn't have;
+            reshaped: keys whose shapes differ. head: keys of the layer for the classes, which was replaced.
+        kept: classes whose rows in it were taken over, because the weights know them by name.
+    """
+
+    loaded: int
+    head: tuple[str, ...]
+    kept: tuple[str, ...]
+    missing: tuple[str, ...]
+    unused: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Say it in sentences."""
+        lines = [f"{self.loaded} tensors were loaded."]
+        if self.head:
+            lines.append(f"The layer for the classes was replaced by a new one: {', '.join(self.head)}.")
+        if self.kept:
+            lines.append(
+                f"{len(self.kept)} of its classes are known to the weights and keep their rows: {_few(self.kept)}."
+            )
+        for what, keys in (
+            ("not in the file, so they start anew", self.missing),
+            ("of another shape, so they start anew", self.reshaped),
+            ("in the file, but not in this network", self.unused),
+        ):
+            if keys:
+                lines.append(f"{len(keys)} keys are {what}: {_few(keys)}.")
+        return lines
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def read_weights(
+    source: str, network: str, *, arguments: dict[str, Any] | None = None, code: Builder | None = None
+) -> Weights:
+    """Read weights for a network.
+
+    Args:
+        source: ``imagenet`` (torchvision's or timm's published ones, downloaded once), a file (.safetensors, or .pth
+            with tensors only), a model folder, or a run folder.
+        network: a name as `build` takes it; ``auto`` takes the one that a folder was made with.
+
+    Raises:
+        ModelError: nothing is there, it can't be downloaded or read, or it belongs to another network.
+        UsageError: ``imagenet`` for a network that has no published weights.
+    """
+    given = arguments or {}
+    if Path(source).is_dir():
+        return _from_folder(source, network)
+    if network == "auto":
+        raise UsageError(f"--weights {source} needs to know whose they are: add --model, such as --model resnet18.")
+    if source == IMAGENET:
+        if network.startswith(foreign.TIMM):
+            return _from_timm(network, given)
+        return _from_torchvision(network, given)
+    state = _read_file(Path(source))
+    count = _count(network, state, given, code)
+    size = native(network)[1:]
+    crop = IMAGENET_CROP if size[0] > 64 else 1.0
+    first = next((value for value in state.values() if value.ndim == 4), None)
+    grey = first is not None and first.shape[1] == 1
+    preprocess = _imagenet(size, crop)
+    if grey:
+        preprocess = replace(preprocess, channels=1, mean=(0.5,), std=(0.5,))
+    return Weights(
+        name=source,
+        state=state,
+        architecture=network,
+        arguments=given,
+        preprocess=preprocess,
+        assumed=True,
+        classes=imagenet_classes() if count == 1000 else None,
+        count=count,
+    )
+
+
+def load_into(
+    model: nn.Module, weights: Weights, *, shape: tuple[int, int, int], classes: Sequence[str] = ()
+) -> Fitted:
+    """Copy into a network, in place, whatever fits by name and shape.
+
+    The layer for the classes starts anew, but for the rows of classes that the weights know by name.
+
+    Args:
+        shape: (C, H, W) of the images it is for. classes: what its logits stand for.
+
+    Raises:
+        ModelError: less than half of the network's numbers, the head left out, would come from the weights.
+    """
+    own = model.state_dict()
+    state = _matched(weights.state, own)
+    fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
+    final = find_stages(model, shape).final
+    body = {key: value.numel() for key, value in own.items() if not key.startswith(final + ".")}
+    share = sum(count for key, count in body.items() if key in fits) / max(sum(body.values()), 1)
+    if share < LEAST_SHARE:
+        raise ModelError(
+            f"{weights.name} does not hold weights of {weights.architecture}: only {share:.0%} of its numbers fit "
+            f"(it expects keys such as {next(iter(own))!r}, there are {next(iter(weights.state), None)!r}, …): "
+            "name the network that they were trained with, --model NAME."
+        )
+    known = shared_classes(classes, weights.classes or ())
+    rows = {
+        key: _with_rows(own[key], state[key], known)
+        for key in own
+        if key.startswith(final + ".") and key in state and key not in fits
+    }
+    model.load_state_dict({**own, **fits, **rows})
+    others = [key for key in own if key not in fits and not key.startswith(final + ".")]
+    return Fitted(
+        loaded=len(fits),
+        head=tuple(key for key in own if key.startswith(final + ".") and key not in fits),
+        kept=tuple(classes[row] for row in known) if rows else (),
+        missing=tuple(k for k in others if k not in state and not k.endswith("num_batches_tracked")),
+        unused=tuple(key for key in state if key not in own),
+        reshaped=tuple(key for key in others if key in state),
+    )
+
+
+def pretrained(weights: Weights, *, code: Builder | None = None) -> tuple[nn.Module, Fitted]:
+    """Build the network that the weights belong to, with all of its own classes, in eval mode.
+
+    Raises:
+        ModelError: keys are missing or of other shapes: its answers would be worthless.
+    """
+    said = weights.preprocess
+    model = build(
+        weights.architecture,
+        classes=weights.count,
+        channels=said.channels,
+        size=said.size,
+        code=code,
+        **weights.arguments,
+    )
+    fitted = load_into(model, weights, shape=(said.channels, *said.size))
+    if lost := [*fitted.head, *fitted.missing, *fitted.reshaped]:
+        raise ModelError(
+            f"{weights.name} lacks {len(lost)} of the tensors of {weights.architecture} ({', '.join(lost[:3])}, …), so "
+            "its answers would be worthless: train it first, or name the right network."
+        )
+    return model.eval(), fitted
+
+
+def shared_classes(classes: Sequence[str], known: Sequence[str]) -> dict[int, int]:
+    """Return index in `classes` → index in `known` for names that are the same but for case and punctuation.
+
+    Names that occur twice on a side are left out.
+
+    >>> shared_classes(["rose", "english-springer"], ["tench", "English springer"])
+    {1: 1}
+    """
+    ours, theirs = _by_plain_name(classes), _by_plain_name(known)
+    return {ours[name]: theirs[name] for name in ours if name in theirs}
+
+
+def _by_plain_name(names: Sequence[str]) -> dict[str, int]:
+    plain = [re.sub(r"[\W_]+", " ", name).casefold().strip() for name in names]
+    often = Counter(plain)
+    return {name: index for index, name in enumerate(plain) if often[name] == 1}
+
+
+def _with_rows(new: Tensor, old: Tensor, rows: Mapping[int, int]) -> Tensor:
+    """Return `new` (K, …) with the rows of `old` (K', …) that stand for the same classes."""
+    result = new.detach().clone()
+    if new.shape[1:] == old.shape[1:]:
+        for row, known in rows.items():
+            result[row] = old[known]
+    return result
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Return the names of ImageNet's 1,000 classes, in the order of published logits."""
+    import torchvision
+
+    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
+
+
+def _imagenet(size: tuple[int, int], crop_pct: float) -> Preprocess:
+    return Preprocess(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_pct=crop_pct)
+
+
+def _from_folder(source: str, network: str) -> Weights:
+    folder = Path(source)
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    card = read_card(folder)
+    if network not in ("auto", card.architecture):
+        raise UsageError(f"{source} holds the network {card.architecture}, not {network}: leave --model out.")
+    return Weights(
+        name=source,
+        state=read_tensors(folder / "model.safetensors"),
+        architecture=card.architecture,
+        arguments=card.arguments,
+        preprocess=card.preprocess,
+        assumed=False,
+        classes=card.classes,
+        count=len(card.classes),
+    )
+
+
+def _from_torchvision(network: str, arguments: dict[str, Any]) -> Weights:
+    import torchvision
+
+    bare = network.removeprefix(foreign.TORCHVISION)
+    if bare not in foreign.torchvision_names():
+        raise UsageError(
+            f"there are no published weights of {network}: --weights imagenet goes with torchvision's and timm's "
+            "networks, such as resnet18; or give a file or a folder."
+        )
+    chosen = torchvision.models.get_model_weights(bare).DEFAULT
+    try:
+        state = chosen.get_state_dict(check_hash=True, progress=True)
+    except OSError as error:  # no network, a proxy's refusal, no room on the disk
+        raise ModelError(_how_to_fetch(chosen.url, f"{error}")) from error
+    except RuntimeError as error:  # the checksum in the file's name is wrong
+        raise ModelError(_how_to_fetch(chosen.url, str(error).splitlines()[0])) from error
+    said = chosen.transforms()
+    side = int(said.crop_size[0])
+    return Weights(
+        name=f"torchvision's {chosen}",
+        state=state,
+        architecture=network,
+        arguments=arguments,
+        preprocess=Preprocess(
+            size=(side, side),
+            mean=tuple(said.mean),
+            std=tuple(said.std),
+            crop_pct=side / int(said.resize_size[0]),
+            interpolation="bicubic" if "bicubic" in str(said.interpolation).lower() else "bilinear",
+        ),
+        assumed=False,
+        classes=tuple(chosen.meta["categories"]),
+        count=len(chosen.meta["categories"]),
+    )
+
+
+def _how_to_fetch(url: str, why: str) -> str:
+    file = url.rsplit("/", 1)[-1]
+    place = Path(torch.hub.get_dir()) / "checkpoints"
+    return (
+        f"{file} could not be downloaded ({why}): fetch {url} on a machine with a network and put it into {place}, "
+        "or give the file itself, --weights FILE."
+    )
+
+
+def _from_timm(network: str, arguments: dict[str, Any]) -> Weights:
+    timm = foreign.import_timm()
+    bare = network.removeprefix(foreign.TIMM)
+    try:
+        model = timm.create_model(bare, pretrained=True, **arguments)
+    except (OSError, RuntimeError) as error:
+        what = str(error).splitlines()[0].rstrip(".")
+        raise ModelError(
+            f"the weights of {network} could not be downloaded ({what}): fetch model.safetensors of {bare} from the "
+            "Hub on a machine with a network, and give the file itself, --weights FILE."
+        ) from error
+    said = timm.data.resolve_model_data_config(model)
+    return Weights(
+        name=f"timm's {bare}",
+        state=model.state_dict(),
+        architecture=network,
+        arguments=arguments,
+        preprocess=Preprocess(
+            size=tuple(said["input_size"][1:]),
+            channels=said["input_size"][0],
+            mean=tuple(said["mean"]),
+            std=tuple(said["std"]),
+            crop_pct=said["crop_pct"],
+            interpolation="bicubic" if said["interpolation"] == "bicubic" else "bilinear",
+        ),
+        assumed=False,
+        classes=imagenet_classes() if model.num_classes == 1000 else None,
+        count=int(model.num_classes),
+    )
+
+
+def _read_file(file: Path) -> dict[str, Tensor]:
+    """Read tensors from .safetensors, or from a pickled checkpoint as far as it holds tensors only."""
+    if not file.is_file():
+        raise ModelError(
+            f"There are no weights {file}: give imagenet, a file (.safetensors or .pth), a model folder or a run."
+        )
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError, ValueError, json.JSONDecodeError) as error:
+            raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
+    try:
+        said: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a pickle refuses with
+        raise ModelError(
+            f"{file} was refused: it is no checkpoint that holds tensors only ({type(error).__name__}); such a file "
+            "can run code when it is opened. Convert it to safetensors where you trust it."
+        ) from error
+    for key in UNPACKED:
+        if isinstance(said, dict) and isinstance(said.get(key), dict):
+            said = said[key]
+    tensors = {str(k): v for k, v in said.items() if isinstance(v, Tensor)} if isinstance(said, dict) else {}
+    if not tensors:
+        raise ModelError(f"{file} holds no named tensors: a state dict is expected.")
+    return tensors
+
+
+def _count(network: str, state: dict[str, Tensor], arguments: dict[str, Any], code: Builder | None) -> int:
+    """The number of classes that the weights were trained for; 1000 where they come without a head."""
+    channels, height, width = native(network)
+    first = next((value for value in state.values() if value.ndim == 4), None)
+    channels = int(first.shape[1]) if first is not None and first.shape[1] in (1, 3) else channels
+    size = (height, width)
+    if isinstance(code, nn.Module):  # it has as many classes as it was made with
+        return int(foreign.answer_of_shape(code, (1, channels, *size)).shape[1])
+    model = outline(network, classes=1000, channels=channels, size=size, code=code, **arguments)
+    final = find_stages(model, (channels, height, width)).final
+    weight = _matched(state, model.state_dict()).get(f"{final}.weight")
+    return 1000 if weight is None else int(weight.shape[0])
+
+
+def _matched(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename keys so that they fit: without the prefixes of other trainers, or with that of the part they are of."""
+    while state and all(WRAPPERS.match(key) for key in state) and not state.keys() & own.keys():
+        state = {WRAPPERS.sub("", key): value for key, value in state.items()}
+    if state.keys() & own.keys():
+        return state
+    for prefix in _prefixes(own):
+        named = {f"{prefix}{key}": value for key, value in state.items()}
+        if named.keys() & own.keys():
+            return named
+    return state
+
+
+def _prefixes(own: Sequence[str] | dict[str, Tensor]) -> list[str]:
+    return list(dict.fromkeys(f"{key.split('.')[0]}." for key in own))

@@ -1,0 +1,204 @@
+"""The stages of any network, from the image to the head: what is frozen and unfrozen in transfer learning.
+
+A stage is everything that gives out maps of one size; the head is the part of the network that holds the layer which
+gives the logits. Both are found by running the network on meta tensors, so that no network has to declare them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hubel.errors import UsageError
+from hubel.nn.capture import evaluating, find_module
+from hubel.nn.foreign import answer_of_shape
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """How a network is divided.
+
+    Attributes:
+        groups: names of the modules of each stage, in the order in which an image meets them; the last is the head.
+        head: name of the module that the head is. final: name of the layer in it that gives the logits.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    head: str
+    final: str
+
+    def behind(self, depth: int) -> tuple[str, ...]:
+        """Return the modules of the head and of the `depth` stages before it."""
+        first = max(len(self.groups) - 1 - depth, 0)
+        return tuple(name for group in self.groups[first:] for name in group)
+
+
+def find_stages(model: nn.Module, shape: tuple[int, int, int]) -> Stages:
+    """Divide a network for images of (C, H, W) into stages.
+
+    Raises:
+        UsageError: no layer gives the logits, so that no head can be told.
+
+    >>> from hubel.nn.zoo import build
+    >>> find_stages(build("resnet18", classes=5), (3, 224, 224)).groups
+    (('conv1', 'bn1'), ('layer1',), ('layer2',), ('layer3',), ('layer4',), ('fc',))
+    """
+    outputs: dict[str, tuple[int, ...]] = {}
+
+    def look(name: str, output: Any) -> None:
+        outputs.pop(name, None)  # a module that runs twice counts where it ran last
+        outputs[name] = tuple(output.shape) if isinstance(output, Tensor) else ()
+
+    with _watching(model, look):
+        answer = answer_of_shape(model, (1, *shape))
+    final = _final(model, outputs, answer)
+    units = [unit for unit in _units(model, "", outputs, final) if _has_parameters(find_module(model, unit))]
+    head = next(unit for unit in units if final == unit or final.startswith(unit + "."))
+    groups: list[list[str]] = []
+    sizes: list[tuple[int, ...]] = []
+    for unit in units[: units.index(head)]:
+        size = outputs.get(unit, ())[2:]
+        if not sizes or size != sizes[-1]:
+            groups.append([])
+            sizes.append(size)
+        groups[-1].append(unit)
+    return Stages(groups=(*map(tuple, groups), tuple(units[units.index(head) :])), head=head, final=final)
+
+
+def set_trainable(model: nn.Module, stages: Stages, depth: int | None) -> None:
+    """Freeze everything but the head and the `depth` stages before it; None freezes nothing.
+
+    What is frozen gets no gradients and is put into eval mode, so that batch norms keep their statistics and dropout is
+    off: a frozen batch norm in train mode would go on following the new images.
+    """
+    model.train(depth is None)
+    for parameter in model.parameters():
+        parameter.requires_grad_(depth is None)
+    for name in () if depth is None else stages.behind(depth):
+        module = find_module(model, name)
+        module.train()
+        for parameter in module.parameters():
+            parameter.requires_grad_(True)
+
+
+def features_are_enough(model: nn.Module, head: str, images: Tensor) -> bool:
+    """Whether the head alone, given what it was given, makes the logits again: then features can be kept."""
+    with torch.no_grad(), evaluating(model):
+        features, logits = _features_and_logits(model, head, images)
+        if features is None:
+            return False
+        again = answer_from_features(model, head, features)
+        return again.shape == logits.shape and torch.allclose(again, logits, rtol=1e-3, atol=1e-4)
+
+
+def features_of(model: nn.Module, head: str, images: Tensor) -> Tensor:
+    """Return what the head is given for images (N, C, H, W): (N, …) of the model's type."""
+    features, _ = _features_and_logits(model, head, images)
+    assert features is not None
+    return features
+
+
+def answer_from_features(model: nn.Module, head: str, features: Tensor) -> Tensor:
+    """Return the logits (N, K) that the head makes of features."""
+    logits: Tensor = find_module(model, head)(features)
+    return logits.flatten(1)
+
+
+def _features_and_logits(model: nn.Module, head: str, images: Tensor) -> tuple[Tensor | None, Tensor]:
+    kept: list[Tensor] = []
+
+    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
+            kept.append(inputs[0])
+
+    handle = find_module(model, head).register_forward_pre_hook(keep)
+    try:
+        logits: Tensor = model(images)
+    finally:
+        handle.remove()
+    return (kept[0] if len(kept) == 1 else None), logits
+
+
+def _final(model: nn.Module, outputs: dict[str, tuple[int, ...]], answer: Any) -> str:
+    """The last layer with weights that gives as many numbers as the network answers with."""
+    classes = answer.shape[1] if isinstance(answer, Tensor) and answer.ndim == 2 else None
+    for name in reversed(outputs):
+        module = find_module(model, name)
+        if isinstance(module, nn.Linear) and module.out_features == classes:
+            return name
+        if isinstance(module, nn.Conv2d) and module.out_channels == classes and set(module.kernel_size) == {1}:
+            return name
+    raise UsageError(
+        "no dense layer or 1x1 convolution of this network gives one number a class, so its head can't be told: "
+        "train it without --weights."
+    )
+
+
+def _units(model: nn.Module, prefix: str, outputs: dict[str, tuple[int, ...]], final: str) -> Iterator[str]:
+    """Names of the largest modules that don't mix stages, in the order in which they finish."""
+    order = {name: number for number, name in enumerate(outputs)}
+    names = [f"{prefix}{name}" for name, _ in model.named_children()]
+    for name in sorted((n for n in names if n in order or _inside(n, order)), key=lambda n: _when(n, order)):
+        module = find_module(model, name[len(prefix) :])
+        if _mixes(module, name, outputs, final):
+            yield from _units(module, f"{name}.", outputs, final)
+        else:
+            yield name
+
+
+def _mixes(module: nn.Module, name: str, outputs: dict[str, tuple[int, ...]], final: str) -> bool:
+    """Whether a module holds more than one stage: its children give out maps of several sizes, or maps and logits."""
+    children = [outputs[f"{name}.{child}"][2:] for child, _ in module.named_children() if f"{name}.{child}" in outputs]
+    maps = {size for size in children if size and max(size) > 1}
+    holds_final = final.startswith(name + ".")
+    if holds_final and maps and any(not _has_map(size) for size in children):
+        return bool(_weights_before(module, name, outputs))
+    return len(maps) > (1 if isinstance(module, CONTAINERS) else 2) or (holds_final and len(maps) > 1)
+
+
+def _weights_before(module: nn.Module, name: str, outputs: dict[str, tuple[int, ...]]) -> list[str]:
+    """Children with weights whose maps are larger than one position, other than 1x1 convolutions."""
+    found = []
+    for child, part in module.named_children():
+        size = outputs.get(f"{name}.{child}", ())[2:]
+        filters = [m for m in part.modules() if isinstance(m, nn.Conv2d) and set(m.kernel_size) != {1}]
+        if _has_map(size) and filters:
+            found.append(child)
+    return found
+
+
+def _has_map(size: tuple[int, ...]) -> bool:
+    return bool(size) and max(size) > 1
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _inside(name: str, order: dict[str, int]) -> bool:
+    return any(known.startswith(name + ".") for known in order)
+
+
+def _when(name: str, order: dict[str, int]) -> int:
+    return order.get(name, max((n for known, n in order.items() if known.startswith(name + ".")), default=0))
+
+
+@contextmanager
+def _watching(model: nn.Module, look: Callable[[str, Any], None]) -> Iterator[None]:
+    handles = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: look(name, output))
+        for name, module in model.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

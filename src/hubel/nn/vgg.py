@@ -1,0 +1,88 @@
+"""VGG: nothing but 3x3 convolutions and pooling, and most of the parameters in the head. torchvision's keys."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import nn
+
+from hubel.nn.assembly import Stem, assemble, check_size, check_stem
+from hubel.nn.blocks import Activation, Down, Norm, conv_block, he_init, make_activation, make_dropout
+
+WIDTHS = (64, 128, 256, 512, 512)
+
+
+def vgg(
+    depths: tuple[int, int, int, int, int],
+    /,
+    *,
+    classes: int,
+    channels: int = 3,
+    size: tuple[int, int] = (224, 224),
+    stem: Stem = "imagenet",
+    norm: Norm = "none",
+    activation: Activation = "relu",
+    kernel: int = 3,
+    down: Down = "max",
+    dropout: float = 0.5,
+) -> nn.Sequential:
+    """Five stages of convolutions, each ending in a halving, and three dense layers (Simonyan and Zisserman 2015).
+
+    Shape: (N, channels, H, W) → logits (N, classes), for any H and W from 32 on, 16 with the small stem. The
+    convolutions keep their biases beside a norm, as torchvision has them.
+
+    Args:
+        depths: convolutions in each stage.
+        size: height and width in pixels, only to refuse images that are too small.
+        stem: ``imagenet`` brings the last map to 7x7 for the dense layers. ``small``, for images of about 32 pixels,
+            leaves out the first halving and gives the dense layers the mean over the map.
+        down: how a stage halves its map.
+        dropout: before the second and the third dense layer.
+
+    Raises:
+        UsageError: images so small that nothing would be left.
+
+    >>> vgg16(classes=10, stem="small", size=(32, 32)).classifier[0].in_features
+    512
+    """
+    check_stem(stem)
+    if down in ("max", "average"):
+        check_size("VGG", size, 32 if stem == "imagenet" else 16, stem=stem)
+    layers: list[nn.Module] = []
+    inputs = channels
+    for stage, (depth, width) in enumerate(zip(depths, WIDTHS, strict=True)):
+        for number in range(depth):
+            halves = number == depth - 1 and (stem == "imagenet" or stage > 0)
+            layers += conv_block(
+                inputs,
+                width,
+                kernel=kernel,
+                bias=True,
+                norm=norm,
+                activation=activation,
+                down=down if halves else "none",
+            )
+            inputs = width
+    side = 7 if stem == "imagenet" else 1
+    classifier = (
+        he_init(nn.Linear(WIDTHS[-1] * side * side, 4096)),
+        make_activation(activation),
+        make_dropout(dropout),
+        he_init(nn.Linear(4096, 4096)),
+        make_activation(activation),
+        make_dropout(dropout),
+        nn.Linear(4096, classes),
+    )
+    return assemble(layers, *classifier, side=side)
+
+
+# The number counts the layers with weights. Parameters at 1000 classes: 132,863,336, 133,047,848, 138,357,544 and
+# 143,667,240; the batch norms add 5,504, 5,888, 8,448 and 11,008.
+vgg11 = partial(vgg, (1, 1, 2, 2, 2))
+vgg13 = partial(vgg, (2, 2, 2, 2, 2))
+vgg16 = partial(vgg, (2, 2, 3, 3, 3))
+vgg19 = partial(vgg, (2, 2, 4, 4, 4))
+vgg11_bn = partial(vgg11, norm="batch")
+vgg13_bn = partial(vgg13, norm="batch")
+vgg16_bn = partial(vgg16, norm="batch")
+vgg19_bn = partial(vgg19, norm="batch")

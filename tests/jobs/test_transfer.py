@@ -1,0 +1,206 @@
+"""Fine-tuning and the user's own networks, from the folder to the reloaded model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import hubel
+from hubel.cli import main
+from hubel.errors import ModelError, UsageError
+from hubel.jobs.dataset import View
+from hubel.jobs.recipe import Recipe, read_recipe, with_settings
+from hubel.jobs.rules import choose_size
+from hubel.jobs.training import training
+from hubel.jobs.transfer import phases_for
+from hubel.learning.transfer import Phase
+from hubel.nn.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from hubel.nn.zoo import build
+from hubel.records import EpochRow, Note, Planned, Preprocess
+
+CODE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes, channels):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(channels, 8, 3, 2), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 3, 2))
+        self.out = nn.Linear(16, classes)
+
+    def forward(self, x):
+        x = self.features(x).relu()
+        return self.out(x.mean((2, 3)) if x.shape[-1] > 1 else x.flatten(1))
+"""
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "resnet20.safetensors"
+    save_file(build("resnet20", classes=10).state_dict(), file)
+    return file
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(CODE)
+    return f"{tmp_path / 'mine.py'}:Net"
+
+
+def test_phases_of_fine_tuning(few_digits: Path, weights: Path, tmp_path: Path) -> None:
+    stages = "head:3:0.01,last:2:0.001,all:1:0.0001"
+    recipe = with_settings(Recipe(), {"model": "resnet20", "weights": str(weights), "stages": stages, "size": 32})
+    events = list(training(few_digits, recipe, output=tmp_path / "run"))
+    rows = [event for event in events if isinstance(event, EpochRow)]
+    assert [row.epoch for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row.step for row in rows] == sorted({row.step for row in rows})
+    assert rows[2].lr < 0.01
+    plan = next(event for event in events if isinstance(event, Planned))
+    said = {what: f"{value} {why}" for what, value, why in plan.rows}
+    assert "head 3 epochs at 0.01, then last 2 epochs at 0.001, then all 1 epochs at 0.0001" in said["phases"]
+    assert "ImageNet's values are assumed" in said["weights"]
+    notes = " ".join(event.text for event in events if isinstance(event, Note))
+    assert "The layer for the classes was replaced by a new one: linear.weight, linear.bias." in notes
+    card = hubel.load(tmp_path / "run").card
+    assert (card.preprocess.mean, card.preprocess.std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert card.preprocess.channels == 3, "grey digits are shown in the weights' three channels"
+    again = read_recipe(tmp_path / "run")
+    assert (again.train.stages, again.train.epochs, again.train.lr) == (stages, 6, 0.0001)
+    assert phases_for(again, lambda: 1.0)[1] == Phase(depth=1, epochs=2, lr=0.001)
+
+
+def test_frozen_stages_keep_every_number(few_digits: Path, weights: Path, tmp_path: Path) -> None:
+    hubel.train(
+        few_digits,
+        model="resnet20",
+        weights=str(weights),
+        stages="head:2:0.01,last:1:0.01",
+        size=32,
+        output=tmp_path / "run",
+        show_as="none",
+    )
+    before, after = load_file(weights), load_file(tmp_path / "run" / "model" / "model.safetensors")
+    for key, value in before.items():
+        if not key.startswith(("linear.", "layer3.")):
+            assert torch.equal(value, after[key]), key
+
+
+def test_a_run_is_a_start_for_another(few_digits: Path, tmp_path: Path) -> None:
+    first = hubel.train(few_digits, model="resnet20", epochs=1, output=tmp_path / "a", show_as="none")
+    second = hubel.train(few_digits, weights=str(first.path), epochs=1, output=tmp_path / "b", show_as="none")
+    said = read_recipe(second.path)
+    assert said.model.model == "resnet20"
+    assert said.train.stages is not None
+    assert said.train.stages.startswith("head:")
+    card = second.load().card
+    assert card.preprocess.mean == first.load().card.preprocess.mean
+
+
+@pytest.mark.parametrize(
+    ("changes", "phases"),
+    [
+        ({}, "head:20:0.001,all:7:0.0001"),
+        ({"epochs": 3, "lr": 0.01}, "head:20:0.001,all:3:0.01"),
+        ({"stages": "course"}, "head:7:0.001,last:7:1e-05"),
+        ({"stages": "course", "epochs": 8}, "head:4:0.001,last:4:1e-05"),
+        ({"stages": "head"}, "head:20:0.001"),
+        ({"stages": "all", "epochs": 2}, "all:2:0.0001"),
+    ],
+)
+def test_presets(changes: dict[str, object], phases: str) -> None:
+    assert ",".join(map(str, phases_for(with_settings(Recipe(), changes), lambda: 7.9))) == phases
+
+
+def test_settings_that_contradict_each_other_are_refused(few_digits: Path, weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave --epochs and --lr out"):
+        phases_for(with_settings(Recipe(), {"stages": "head:2:0.1", "epochs": 3}), lambda: 1)
+    for changes, message in (
+        ({"stages": "course"}, "goes with --weights only"),
+        ({"weights": str(weights), "model": "resnet20", "find_lr": True}, "--find-lr is for training from scratch"),
+        ({"weights": str(weights)}, "add --model"),
+        ({"weights": str(weights), "model": "resnet20", "stages": "tail:1:1"}, "is no phase"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            hubel.train(few_digits, output=tmp_path / "run", show_as="none", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_are_enlarged_towards_the_weights_size() -> None:
+    weights = Preprocess(size=(224, 224))
+    sides = {
+        side: choose_size(View(side=side, uniform=True, colour=True, count=9), None, weights) for side in (28, 100)
+    }
+    assert sides == {28: 32, 100: 192}
+    assert choose_size(View(side=500, uniform=True, colour=True, count=9), None, weights) == 224
+    assert choose_size(View(side=500, uniform=True, colour=True, count=9), 96, weights) == 96
+
+
+def test_evaluate_published_weights(few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    save_file(build("resnet20", classes=3).state_dict(), tmp_path / "three.safetensors")
+    asked = ["--model", "resnet20", "--weights", str(tmp_path / "three.safetensors")]
+    assert main(["evaluate", *asked, str(few_digits)]) == 0
+    said = capsys.readouterr().out
+    assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225, 32×32 pixels" in said
+    assert "in alphabetical order: 0, 1, 7" in said
+    assert main(["evaluate", str(few_digits), *asked, "--size", "40", "--mean", "0", "0", "0"]) == 0
+    assert "mean 0 0 0, std 0.229 0.224 0.225, 40×40 pixels" in capsys.readouterr().out
+    assert main(["evaluate", "runs/x", str(few_digits), *asked]) == 2
+    image = next((few_digits / "0").iterdir())
+    assert main(["predict", *asked, str(image)]) == 1
+    assert "there are names for 0 classes" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="Which model"):
+        hubel.evaluate(None, few_digits)
+
+
+def test_your_own_class_trains_and_is_asked_for_again(
+    few_digits: Path, code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(few_digits), "--model", code, "--epochs", "1", "--output", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(run), str(few_digits)]) == 1
+    refusal = capsys.readouterr().err
+    assert "nothing is run because a folder says so" in refusal
+    assert f"--model {code}" in refusal
+    assert main(["evaluate", str(run), str(few_digits), "--model", code]) == 0
+    image = next((few_digits / "0").iterdir())
+    assert hubel.predict(run, image, model=code)[0].label in {"0", "1", "7"}
+    with pytest.raises(UsageError, match="The recipe asks for the code"):
+        hubel.train(few_digits, recipe=run, output=tmp_path / "again")
+    with pytest.raises(ModelError, match="hubel's own resnet20: leave --model out"):
+        own = hubel.train(few_digits, model="resnet20", epochs=1, output=tmp_path / "own", show_as="none")
+        hubel.load(own.path, model=code)
+
+
+def test_the_code_in_a_folder_is_never_run(few_digits: Path, code: str, tmp_path: Path) -> None:
+    run = hubel.train(few_digits, model=code, epochs=1, output=tmp_path / "run", show_as="none")
+    Path(code.rpartition(":")[0]).write_text("raise SystemExit('ran')\n")
+    (run.path / "model" / "mine.py").write_text("raise SystemExit('ran')\n")
+    with pytest.raises(ModelError, match="nothing is run"):
+        hubel.load(run.path / "model")
+
+
+class Tiny(nn.Module):
+    def __init__(self, num_classes: int = 3) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 5, 2)
+        self.head = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(self.conv(x).relu().amax((2, 3)))
+        return y
+
+
+def test_an_object_in_python(few_digits: Path, tmp_path: Path) -> None:
+    run = hubel.train(few_digits, model=Tiny(), epochs=1, output=tmp_path / "run", show_as="none")
+    assert read_recipe(run.path).model.model == "test_transfer.py:Tiny"
+    images = np.zeros((2, *hubel.load(run.path, model=Tiny).card.preprocess.size, 1), np.uint8)
+    by_class, by_object = (hubel.load(run.path, model=model).logits(images) for model in (Tiny, Tiny(3)))
+    np.testing.assert_array_equal(by_class, by_object)
