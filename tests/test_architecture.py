@@ -15,7 +15,7 @@ ROWS = (
     ("records",),
     ("runs",),
     ("nn", "dataset"),
-    ("evaluation", "report"),
+    ("geometry", "evaluation", "report"),
     ("learning", "explanation"),
     ("jobs",),
     ("cli",),
@@ -76,6 +76,9 @@ LIGHT = [
     "hubel.learning.config",
     "hubel.report.html",
     "hubel.report.terminal",
+    "hubel.report.layers",
+    "hubel.report.inspection",
+    "hubel.geometry.arithmetic",
 ]
 
 

@@ -15,7 +15,8 @@ from hubel.cli import parser
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
 COMMAND = re.compile(
-    r"(?:^|&& |`)(?:\.venv/bin/)?(hubel (?:demo|data|train|evaluate|predict|cache)\b[^#`\n|]*)", re.MULTILINE
+    r"(?:^|&& |`)(?:\.venv/bin/)?(hubel (?:demo|data|train|evaluate|predict|cache|inspect|conv|export)\b[^#`\n|]*)",
+    re.MULTILINE,
 )
 LINK = re.compile(r"\]\((?!http)([^)#]+)")
 
@@ -29,7 +30,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_commands_parse(page: Path) -> None:
     for command in COMMAND.findall(page.read_text("utf-8")):
-        bare = command.split()[1:] in (["train"], ["data"], ["predict"], ["evaluate"])
+        bare = command.split()[1:] in (
+            ["train"],
+            ["data"],
+            ["predict"],
+            ["evaluate"],
+            ["inspect"],
+            ["conv"],
+            ["export"],
+        )
         if bare or "…" in command or "--help" in command:
             continue
         given = parser().parse_args(shlex.split(command)[1:])

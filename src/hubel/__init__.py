@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hubel.jobs.verbs import data as data
     from hubel.jobs.verbs import demo as demo
     from hubel.jobs.verbs import evaluate as evaluate
+    from hubel.jobs.verbs import export as export
+    from hubel.jobs.verbs import inspect as inspect
     from hubel.jobs.verbs import load as load
     from hubel.jobs.verbs import predict as predict
     from hubel.jobs.verbs import train as train
@@ -39,6 +41,8 @@ _HOMES = {
     "data": "jobs.verbs",
     "demo": "jobs.verbs",
     "evaluate": "jobs.verbs",
+    "export": "jobs.verbs",
+    "inspect": "jobs.verbs",
     "load": "jobs.verbs",
     "predict": "jobs.verbs",
     "train": "jobs.verbs",

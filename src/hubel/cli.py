@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a file name that the terminal can't show stops nothing
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        given = vars(parser().parse_args(arguments))
+        given = _parsed(arguments)
         if "verb" not in given:
             parser().print_help()
             return 0
@@ -63,6 +63,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         return _failed(f"This is a mistake in hubel ({what}): set HUBEL_DEBUG=1 for the details to report it with.", 1)
+
+
+def _parsed(arguments: Sequence[str] | None) -> dict[str, Any]:
+    """Parse; places may stand before, between and after the flags."""
+    top = parser()
+    known, rest = top.parse_known_args(arguments)
+    given = vars(known)
+    if "places" in given:
+        flags = [word for word in rest if word.startswith("-")]
+        given["places"] += [word for word in rest if not word.startswith("-")]
+        rest = flags
+    if rest:
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    return given
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,21 +109,75 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
     _add_run_flags(train)
     evaluate = command("evaluate", _evaluate, "measure a trained model on other images")
-    evaluate.add_argument("run", metavar="RUN", help="run folder or model folder")
-    evaluate.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name")
+    evaluate.add_argument("places", metavar="RUN DATA", nargs="*", help="run or model folder; folder, CSV or set")
+    _add_weights(evaluate)
     evaluate.add_argument("--output", metavar="FILE", help="write the scores as JSON")
     evaluate.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     _add_json(evaluate)
     predict = command("predict", _predict, "name what is in images, with confidences")
-    predict.add_argument("run", metavar="RUN", help="run folder or model folder")
-    predict.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files and folders of images")
+    predict.add_argument(
+        "places",
+        metavar="RUN IMAGE|FOLDER",
+        nargs="*",
+        help="run folder, model folder or model.onnx; then image files and folders of images",
+    )
+    _add_weights(predict)
     predict.add_argument("--output", metavar="FILE", help="write the answers as CSV")
     predict.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     _add_json(predict)
+    _add_network_commands(command)
     cache = command("cache", _cache, "where decoded images are kept and how big they are")
     cache.add_argument("--clear", action="store_true", help="delete them all; they are made again when needed")
     _add_json(cache)
     return top
+
+
+Command = Callable[[str, Callable[[dict[str, Any]], int], str], argparse.ArgumentParser]
+
+
+def _add_network_commands(command: Command) -> None:
+    """What is about networks rather than about images: inspect, conv, export."""
+    inspect = command("inspect", _inspect, "a network layer by layer: shapes, parameters, operations, receptive field")
+    inspect.add_argument("network", metavar="NETWORK|RUN", help="a network's name, FILE.py:CLASS, or a trained model")
+    inspect.add_argument("--input", metavar="C,H,W", help="the image, such as 3,224,224 (default: as published)")
+    inspect.add_argument("--classes", type=int, metavar="N", help="of a network by name (default: as published)")
+    inspect.add_argument("--time", action="store_true", help="measure milliseconds, too")
+    inspect.add_argument("--object-size", type=int, metavar="N", help="pixels a side of what has to be recognised")
+    inspect.add_argument("--model", metavar="FILE.py:CLASS", help="the code that a run was trained with")
+    inspect.add_argument("--output", metavar="FILE", help="write the picture (.svg), a page (.html) or .json")
+    _add_json(inspect)
+    conv = command("conv", _conv, "the arithmetic of one convolution or pooling layer, with the steps written out")
+    _add_conv_flags(conv)
+    _add_json(conv)
+    export = command("export", _export, "write a trained model as one file that runs without hubel")
+    export.add_argument("run", metavar="RUN", help="run folder or model folder")
+    export.add_argument("--to", choices=("onnx",), help="the format (default onnx)")
+    export.add_argument("--output", metavar="FILE", help="the file; beside the run folder by default")
+    export.add_argument("--images", nargs="+", metavar="IMAGE|FOLDER", help="compare the answers on these")
+    export.add_argument("--model", metavar="FILE.py:CLASS", help="the code that the run was trained with")
+    _add_json(export)
+
+
+def _add_weights(to: argparse.ArgumentParser) -> None:
+    """Flags for published weights in the place of RUN."""
+    _add_settings(to, sections={"model", "data"}, only={"model", "weights", "size", "fit", "mean", "std"})
+
+
+def _add_conv_flags(to: argparse.ArgumentParser) -> None:
+    pair: dict[str, Any] = {"nargs": "+", "type": int, "metavar": "N"}
+    to.add_argument("--input", required=True, help="height and width, or one number for both", **pair)
+    to.add_argument("--kernel", required=True, help="of the window", **pair)
+    to.add_argument("--stride", help="step of the window (default 1; the kernel for pooling)", **pair)
+    to.add_argument("--padding", nargs="+", metavar="N", help="1, 2 or 4 numbers, same or valid (default 0)")
+    to.add_argument("--dilation", help="step between the window's pixels (default 1)", **pair)
+    to.add_argument("--channels", type=int, metavar="N", help="of the input (default 3)")
+    to.add_argument("--filters", type=int, metavar="N", help="output channels (default 16)")
+    to.add_argument("--groups", type=int, metavar="N", help="of channels that don't see each other (default 1)")
+    operations = ("conv", "maxpool", "avgpool", "transposed")
+    to.add_argument("--op", dest="operation", choices=operations, help="what it is (default conv)")
+    to.add_argument("--ceil", action="store_true", help="pooling: round the size up")
+    to.add_argument("--output-padding", help="transposed: rows and columns added at the end", **pair)
+    to.add_argument("--no-bias", dest="bias", action="store_false", help="without one bias per filter")
 
 
 def _add_json(to: argparse.ArgumentParser) -> None:
@@ -124,14 +192,14 @@ def _add_run_flags(to: argparse.ArgumentParser) -> None:
     _add_settings(to, sections={"", "data", "model", "train"})
 
 
-def _add_settings(to: argparse.ArgumentParser, sections: set[str]) -> None:
-    """One flag per setting, grouped as in the recipe."""
+def _add_settings(to: argparse.ArgumentParser, sections: set[str], only: set[str] | None = None) -> None:
+    """One flag per setting, grouped as in the recipe; of all settings, or only of those named."""
     from hubel.jobs.recipe import settings
 
     titles = {"": "the dial", "data": "data", "model": "network", "train": "training"}
     groups = {section: to.add_argument_group(title) for section, title in titles.items() if section in sections}
     for setting in settings():
-        if setting.section in groups:
+        if setting.section in groups and (only is None or setting.name in only):
             default = "" if setting.default is None else f" (default {_word(setting.default)})"
             flag, options = f"--{setting.name.replace('_', '-')}", _options(setting.kind)
             groups[setting.section].add_argument(flag, help=(setting.help + default).replace("%", "%%"), **options)
@@ -188,7 +256,10 @@ def _data(given: dict[str, Any]) -> int:
 def _evaluate(given: dict[str, Any]) -> int:
     from hubel.jobs import verbs
 
-    verbs.evaluate(given.pop("run"), given.pop("source"), **_take(given))
+    run, (source, *more) = _run_and_rest(given, "DATA")
+    if more:
+        raise UsageError(f"One set of images at a time: {more[0]} is one too many.")
+    verbs.evaluate(run, source, **_take(given))
     return 0
 
 
@@ -200,7 +271,8 @@ def _predict(given: dict[str, Any]) -> int:
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise UsageError(f"The folder of {output} does not exist: create it first.")
     answers = []
-    for answer in verbs.predicting(given.pop("run"), given.pop("images"), **given):
+    run, images = _run_and_rest(given, "IMAGE")
+    for answer in verbs.predicting(run, images, **given):
         answers.append(answer)
         if as_json:
             print(json.dumps({"event": "answer", **to_json(answer)}, ensure_ascii=False))
@@ -214,6 +286,70 @@ def _predict(given: dict[str, Any]) -> int:
         if answer.error is not None:
             print(f"{answer.path} was left out: {answer.error}", file=sys.stderr)
     return 1 if all(answer.error is not None for answer in answers) else 0
+
+
+def _run_and_rest(given: dict[str, Any], what: str) -> tuple[str | None, list[str]]:
+    """Divide the places into the run, which --weights stand for if they are given, and the rest."""
+    places = given.pop("places")
+    with_run = "weights" not in given
+    if len(places) < 1 + with_run:
+        raise UsageError(
+            f"expected {'RUN ' if with_run else ''}{what}, got {' '.join(places) or 'nothing'}: see --help."
+        )
+    return (places[0] if with_run else None), places[with_run:]
+
+
+def _inspect(given: dict[str, Any]) -> int:
+    from hubel.jobs import verbs
+    from hubel.records import to_json
+    from hubel.report.layers import summary_lines
+
+    as_json = given.pop("json", False)
+    if "input" in given:
+        given["input"] = _whole_numbers("--input", given["input"])
+    summary = verbs.inspect(given.pop("network"), **given)
+    if as_json:
+        print(json.dumps({"event": "summary", **to_json(summary)}, ensure_ascii=False))
+        return 0
+    print("\n".join(summary_lines(summary)))
+    if "output" in given:
+        print(f"\nwritten: {given['output']}")
+    return 0
+
+
+def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: expected whole numbers such as 3,224,224.") from error
+
+
+def _conv(given: dict[str, Any]) -> int:
+    from hubel.geometry.arithmetic import conv, conv_text
+    from hubel.records import to_json
+
+    as_json = given.pop("json", False)
+    if "padding" in given:
+        given["padding"] = _padding(given["padding"])
+    result = conv(given.pop("input"), **given)
+    print(json.dumps(to_json(result), ensure_ascii=False) if as_json else conv_text(result))
+    return 0
+
+
+def _padding(words: list[str]) -> str | list[int]:
+    if words in (["same"], ["valid"]):
+        return words[0]
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise UsageError(f"--padding {' '.join(words)}: expected whole numbers, same or valid.") from error
+
+
+def _export(given: dict[str, Any]) -> int:
+    from hubel.jobs import verbs
+
+    verbs.export(given.pop("run"), **_take(given))
+    return 0
 
 
 def _answer_line(answer: Any) -> str:

@@ -13,6 +13,7 @@ Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 Severity = Literal["error", "warning", "note"]
 Fit = Literal["crop", "pad", "squash"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class Preprocess:
         channels: 1 (grey) or 3 (RGB).
         fit: ``crop`` scales the shorter side and cuts the centre out, ``pad`` scales the longer side and fills up with
             `background`, ``squash`` ignores the aspect ratio.
+        crop_pct: share of the shorter side that ``crop`` cuts out: 0.875 is "resize to 256, cut 224 out".
+        interpolation: the filter of the resize; both are antialiased.
         mean, std: one number per channel, for values in [0, 1].
         background: RGB in 0..255.
     """
@@ -34,6 +37,8 @@ class Preprocess:
     size: tuple[int, int]
     channels: int = 3
     fit: Fit = "crop"
+    crop_pct: float = 1.0
+    interpolation: Interpolation = "bilinear"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     background: tuple[int, int, int] = (255, 255, 255)
@@ -195,6 +200,74 @@ class EpochRow:
     seconds: float
     seconds_left: float
     best: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One operation of a network, with every number about it, for one image.
+
+    Attributes:
+        name: the module's path in the network; of an operation that no module does, its place (``layer1.0.add``).
+        kind: the module's class or the operation (``Conv2d``, ``add``); detail: its settings in a few words
+            (``3×3, stride 2, padding 1``).
+        inputs: indices of the layers whose outputs it reads; -1 is the image.
+        input_shape, shape: of what goes in (the first input) and comes out, without the batch axis.
+        parameters: numbers it learns, counted where they are first used.
+        macs: multiply-accumulates of convolutions and dense layers.
+        activation_bytes: of its output in float32.
+        dense_weights: weights of a fully connected layer between the same shapes, where it is a convolution; else 0.
+        field, stride, padding: of the receptive field (height, width) in pixels of the image: its size, the step from
+            one output to the next, and how far the first one starts outside of the image. None: not defined, because
+            every output sees the whole image at once (global pooling, dense layers, attention).
+        sees_all: whether a side branch lets every output depend on the whole image (squeeze-and-excitation), although
+            `field` gives the local figure.
+        milliseconds: measured, None where it was not.
+    """
+
+    name: str
+    kind: str
+    detail: str = ""
+    inputs: tuple[int, ...] = ()
+    input_shape: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    parameters: int = 0
+    macs: int = 0
+    activation_bytes: int = 0
+    dense_weights: int = 0
+    field: tuple[int, int] | None = None
+    stride: tuple[float, float] | None = None
+    padding: tuple[float, float] | None = None
+    sees_all: bool = False
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """A network, layer by layer, and its totals.
+
+    Attributes:
+        network: its name; input: channels, height, width.
+        parameters, trainable: numbers it learns, and those that are not frozen. buffers: numbers that are kept but not
+            learned (the running statistics of batch norm).
+        macs: multiply-accumulates for one image. activation_bytes: sum over all layers' outputs in float32.
+        field, stride, padding: of the last map before positions are pooled away; None without one.
+        milliseconds: of a whole forward pass of one image, None where it was not measured.
+        warnings: what a designer should know.
+    """
+
+    network: str
+    input: tuple[int, int, int]
+    layers: tuple[Layer, ...]
+    parameters: int
+    trainable: int
+    buffers: int
+    macs: int
+    activation_bytes: int
+    field: tuple[int, int] | None
+    stride: tuple[float, float] | None
+    padding: tuple[float, float] | None
+    milliseconds: float | None
+    warnings: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,9 +19,11 @@ import pytest
 from PIL import Image
 
 from hubel.dataset import decode as decoder
-from hubel.dataset.decode import decode, examine
+from hubel.dataset.decode import decode, examine, upright
+from hubel.dataset.odd import odd_images
+from hubel.dataset.pack import _key
 from hubel.errors import ImageError
-from hubel.records import ImageFacts, Preprocess
+from hubel.records import Fit, ImageFacts, Interpolation, Preprocess
 
 GREY = Preprocess(size=(32, 48), channels=1, fit="squash")
 COLOUR = Preprocess(size=(32, 48), channels=3, fit="squash")
@@ -320,6 +322,67 @@ def test_crop_takes_the_middle_and_pad_keeps_everything() -> None:
     grey, _ = decode(file_of(Image.new("L", (300, 100), 50), "PNG"), Preprocess(size=(50, 50), fit="pad", channels=1))
     assert grey[0, 0, 0] == 255
     assert grey[25, 25, 0] == 50
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(224, 224), (40, 100), (100, 40)])
+def test_the_box_is_pillows_own(interpolation: Interpolation, size: tuple[int, int]) -> None:
+    """Pillow scales both ways in one call, in an order of its own: the rounding in between may differ."""
+    image, share = photo(300, 170), 0.875
+    width, height = min(170, 300 * size[1] / size[0]) * share, min(300, 170 * size[0] / size[1]) * share
+    box = ((170 - width) / 2, (300 - height) / 2, (170 + width) / 2, (300 + height) / 2)
+    expected = image.resize(size[::-1], Image.Resampling[interpolation.upper()], box=box)
+    pixels, _ = decode(file_of(image, "PNG"), Preprocess(size=size, crop_pct=share, interpolation=interpolation))
+    assert close(pixels, np.asarray(expected), mean=0.3, most=2)
+
+
+def test_crop_pct_is_to_resize_and_then_cut() -> None:
+    image = photo(300, 300, seed=1)
+    expected = image.resize((32, 32), Image.Resampling.BICUBIC).crop((2, 2, 30, 30))
+    preprocess = Preprocess(size=(28, 28), crop_pct=28 / 32, interpolation="bicubic")
+    assert close(decode(file_of(image, "PNG"), preprocess)[0], np.asarray(expected), mean=0.05, most=1)
+    large = Preprocess(size=(300, 300), crop_pct=0.5)
+    enlarged = image.resize((300, 300), Image.Resampling.BILINEAR, box=(75, 75, 225, 225))
+    assert close(decode(file_of(image, "PNG"), large)[0], np.asarray(enlarged), mean=0.05, most=1)
+    for fit in ("pad", "squash"):
+        pixels, _ = decode(file_of(image, "PNG"), Preprocess(size=(300, 300), fit=fit, crop_pct=0.5))
+        assert np.array_equal(pixels, np.asarray(image))
+
+
+def test_a_jpeg_is_scaled_to_no_less_than_twice_what_is_seen() -> None:
+    whole, half = (Preprocess(size=(64, 64), crop_pct=share) for share in (1.0, 0.5))
+    assert decoder._draft_size((1600, 1200), whole, False) == (171, 128)
+    assert decoder._draft_size((1600, 1200), half, False) == (341, 256)
+
+
+def test_a_pack_of_other_pixels_is_not_taken(tmp_path: Path) -> None:
+    ways = [
+        Preprocess(size=(8, 8)),
+        Preprocess(size=(8, 8), crop_pct=0.875),
+        Preprocess(size=(8, 8), interpolation="bicubic"),
+        Preprocess(size=(8, 8), fit="pad"),
+    ]
+    assert len({_key(tmp_path, [], way, 1000) for way in ways}) == len(ways)
+    assert _key(tmp_path, [], Preprocess(size=(8, 8), mean=(0.1, 0.2, 0.3)), 1000) == _key(tmp_path, [], ways[0], 1000)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_upright_is_the_first_half_of_decode(fit: Fit) -> None:
+    preprocess = Preprocess(size=(20, 30), fit=fit, background=(200, 100, 0), crop_pct=0.9)
+    for name, data in odd_images().items():
+        pixels = upright(data, preprocess)
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2] == 3
+        second, _ = decode(file_of(Image.fromarray(pixels), "BMP"), preprocess)
+        assert np.array_equal(second, decode(data, preprocess)[0]), name
+
+
+def test_upright_refuses_what_decode_refuses() -> None:
+    for data, words in ((b"words, not pixels", "text"), (file_of(photo(), "PNG")[:200], "PNG")):
+        with pytest.raises(ImageError, match=words):
+            upright(data, COLOUR)
+    with pytest.raises(ImageError, match="megapixels"):
+        upright(file_of(photo(100, 100), "PNG"), COLOUR, max_pixels=9_999)
 
 
 def test_a_scaled_jpeg_is_close_to_the_full_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,8 +20,8 @@ import hubel
 from hubel.dataset.catalog import scan
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.jobs.answering import bind
-from hubel.jobs.plan import batch_size_for, wanted_epochs
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
+from hubel.jobs.rules import batch_size_for, wanted_epochs
 from hubel.jobs.trainee import Trainee
 from hubel.jobs.training import training
 from hubel.records import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress

@@ -74,7 +74,7 @@ def test_a_function_and_a_module_of_their_own(file: Path) -> None:
     [
         ("nowhere.py:Net", 2, "There is no file nowhere.py"),
         ("{file}:Smal", 2, "has no class or function 'Smal': its networks are Small, Bad"),
-        ("{file}:two_classes", 3, r"must return logits \(N, 3\).*returned \(2, 2\)"),
+        ("{file}:two_classes", 3, r"must return logits \(N, 3\).*returned \(1, 2\)"),
         ("{file}:Bad", 3, "can't take images of 3x8x8"),
         ("{file}:wrong", 3, "made a int: expected an nn.Module"),
         ("{file.parent}/broken.py:Net", 3, "could not be run .ZeroDivisionError"),

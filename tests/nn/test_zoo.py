@@ -15,8 +15,23 @@ from hubel.nn.resnet import CifarResNet
 from hubel.nn.zoo import NETWORKS, build, native, outline
 
 # One network a family is run with numbers; the deeper ones of a family are the same code, and are run on shapes alone.
-RUN = """quick simple-cnn simple-cnn-gap two-block lenet5 vgg11_bn resnet18 resnet50 resnet20 plain20 mobilenet_v1
-    mobilenet_v2 mobilenet_v3_small efficientnet_b0 convnext_tiny""".split()
+RUN = [
+    "quick",
+    "simple-cnn",
+    "simple-cnn-gap",
+    "two-block",
+    "lenet5",
+    "vgg11_bn",
+    "resnet18",
+    "resnet50",
+    "resnet20",
+    "plain20",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "efficientnet_b0",
+    "convnext_tiny",
+]
 SIZES: dict[str, tuple[int, int]] = {"two-block": (28, 28), "simple-cnn-gap": (64, 48)}
 
 

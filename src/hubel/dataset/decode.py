@@ -1,7 +1,8 @@
 """The one image decoder: training, evaluation, explanation and serving all see a file through `decode`.
 
 The road of one file: read (regular files only) → recognise by its first bytes → check the pixel count that the header
-claims → decode the first frame → 8 bits → composite transparency → EXIF orientation → resize → channels.
+claims → decode the first frame → 8 bits → composite transparency → EXIF orientation → resize → channels. `upright` goes
+as far as the orientation: an exported model does the rest itself.
 """
 
 from __future__ import annotations
@@ -9,8 +10,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import math
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -38,6 +42,11 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+RADIUS = {
+    "bilinear": 1.0,
+    "bicubic": 2.0,
+}  # of the filters, in pixels of the result or of the source, if these are wider
 _READERS = {
     "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
     "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
@@ -54,8 +63,9 @@ _READERS = {
 def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, ImageFacts]:
     """Decode one file, or its bytes, to exactly the pixels that a network sees before normalisation.
 
-    Resampling is Pillow's antialiased bilinear filter; an image that has the wanted size already is not touched. JPEG
-    files much larger than needed are decoded at a fraction of their size, never below twice the target.
+    Resampling is Pillow's, antialiased, with the filter that `preprocess` names; an image that has the wanted size
+    already is not touched (unless ``crop_pct`` takes a margin away). JPEG files much larger than needed are decoded at
+    a fraction of their size, never below twice the target.
 
     Values of more than 8 bits are scaled by a rule that doesn't depend on the single image where it can be helped:
     16-bit grey is divided by 257. 32-bit integers stay if they lie in 0..255, are divided by 257 if they lie in
@@ -72,16 +82,34 @@ def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXE
     Raises:
         ImageError: the image can't be used.
     """
-    data = source if isinstance(source, bytes) else read_file(source, max_pixels)
-    kind = recognise(data[:HEAD])
-    inspect(data, kind)
-    with QUIET:
-        try:
-            return _decoded(data, kind, preprocess, max_pixels)
-        except ImageError:
-            raise
-        except Exception as error:  # whatever Pillow raises on hostile bytes is the file's fault
-            raise ImageError(_reason(kind, error)) from error
+    data, kind = _recognised(source, max_pixels)
+    with _blamed(kind):
+        image, known = _upright(data, kind, preprocess, max_pixels)
+        image = _fitted(image, preprocess)
+        pixels = np.array(image)
+        colour = image.mode == "RGB" and _has_colour(pixels)
+        wanted = "L" if preprocess.channels == 1 else "RGB"
+        if image.mode != wanted:
+            pixels = np.array(image.convert(wanted))
+    facts = ImageFacts(**known, colour=colour, sha256=hashlib.sha256(data).hexdigest())
+    return pixels.reshape(*preprocess.size, preprocess.channels), facts
+
+
+def upright(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode one file, or its bytes, as `decode` does, and stop before the resizing.
+
+    `preprocess` decides the colour under transparency, and the fraction at which a JPEG much larger than needed is
+    decoded: another decoder, at full size, leads to slightly different answers for such files, and only for them.
+
+    Returns:
+        pixels (H, W, 3) uint8, turned as EXIF says, grey repeated in all channels.
+
+    Raises:
+        ImageError: the image can't be used.
+    """
+    data, kind = _recognised(source, max_pixels)
+    with _blamed(kind):
+        return np.array(_upright(data, kind, preprocess, max_pixels)[0].convert("RGB"))
 
 
 def examine(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
@@ -96,13 +124,27 @@ def examine(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
     with io.BytesIO(source) if isinstance(source, bytes) else open_regular(source)[0] as file:
         kind = recognise(fetch(file, HEAD))
         file.seek(0)
-        with QUIET:
-            try:
-                return _facts(_opened(file, kind, max_pixels), kind)
-            except ImageError:
-                raise
-            except Exception as error:
-                raise ImageError(_reason(kind, error)) from error
+        with _blamed(kind):
+            return _facts(_opened(file, kind, max_pixels), kind)
+
+
+def _recognised(source: Source, max_pixels: int) -> tuple[bytes, str]:
+    data = source if isinstance(source, bytes) else read_file(source, max_pixels)
+    kind = recognise(data[:HEAD])
+    inspect(data, kind)
+    return data, kind
+
+
+@contextmanager
+def _blamed(kind: str) -> Iterator[None]:
+    """Whatever Pillow raises on hostile bytes is the file's fault."""
+    with QUIET:
+        try:
+            yield
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ImageError(_reason(kind, error)) from error
 
 
 def _opened(file: Any, kind: str, max_pixels: int) -> ImageFile.ImageFile:
@@ -138,7 +180,8 @@ def _reason(kind: str, error: Exception) -> str:
 # Decoding
 
 
-def _decoded(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) -> tuple[Pixels, ImageFacts]:
+def _upright(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) -> tuple[Image.Image, dict[str, Any]]:
+    """Return the picture as ``L`` or ``RGB``, and those of its `ImageFacts` that are known by then."""
     opened = _opened(io.BytesIO(data), kind, max_pixels)
     width, height = opened.size
     orientation = _orientation(opened)
@@ -152,23 +195,15 @@ def _decoded(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) ->
     image, transparent = _plain(opened, kind, preprocess.background)
     if left != 1:
         image = image.transpose(_UPRIGHT[left])
-    image = _fitted(image, preprocess)
-    pixels = np.array(image)
-    facts = ImageFacts(
-        width=width,
-        height=height,
-        mode=mode,
-        format=kind,
-        frames=_frames(opened, data, kind),
-        orientation=max(orientation, left),
-        transparent=transparent,
-        colour=image.mode == "RGB" and _has_colour(pixels),
-        sha256=hashlib.sha256(data).hexdigest(),
-    )
-    wanted = "L" if preprocess.channels == 1 else "RGB"
-    if image.mode != wanted:
-        pixels = np.array(image.convert(wanted))
-    return pixels.reshape(*preprocess.size, preprocess.channels), facts
+    return image, {
+        "width": width,
+        "height": height,
+        "mode": mode,
+        "format": kind,
+        "frames": _frames(opened, data, kind),
+        "orientation": max(orientation, left),
+        "transparent": transparent,
+    }
 
 
 def _facts(image: ImageFile.ImageFile, kind: str) -> ImageFacts:
@@ -275,7 +310,7 @@ def _draft_size(size: tuple[int, int], preprocess: Preprocess, turned: bool) -> 
         height, width = width, height
     across, down = width / size[0], height / size[1]
     if preprocess.fit == "crop":
-        across = down = max(across, down)
+        across = down = max(across, down) / preprocess.crop_pct
     elif preprocess.fit == "pad":
         across = down = min(across, down)
     return max(1, round(2 * across * size[0])), max(1, round(2 * down * size[1]))
@@ -284,19 +319,21 @@ def _draft_size(size: tuple[int, int], preprocess: Preprocess, turned: bool) -> 
 def _fitted(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     """Bring an upright ``L`` or ``RGB`` image to the wanted size."""
     height, width = preprocess.size
-    if image.size == (width, height):
+    if image.size == (width, height) and (preprocess.fit != "crop" or preprocess.crop_pct == 1):
         return image
+    whole = (0.0, 0.0, float(image.width), float(image.height))
     if preprocess.fit == "squash":
-        return _resized(image, (width, height), (0, 0, *image.size))
+        return _scaled(image, (width, height), whole, preprocess.interpolation)
     if preprocess.fit == "crop":
-        box_width = min(image.width, image.height * width / height)
-        box_height = min(image.height, image.width * height / width)
+        box_width = min(image.width, image.height * width / height) * preprocess.crop_pct
+        box_height = min(image.height, image.width * height / width) * preprocess.crop_pct
         left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
-        return _resized(image, (width, height), (left, top, left + box_width, top + box_height))
+        box = (left, top, left + box_width, top + box_height)
+        return _scaled(image, (width, height), box, preprocess.interpolation)
     scale = min(width / image.width, height / image.height)
     inner = (min(width, max(1, round(image.width * scale))), min(height, max(1, round(image.height * scale))))
     canvas = Image.new("RGB", (width, height), preprocess.background)
-    small = _resized(image, inner, (0, 0, *image.size)) if image.size != inner else image
+    small = _scaled(image, inner, whole, preprocess.interpolation)
     if image.mode == "L":
         canvas = canvas.convert("L") if _is_grey(preprocess.background) else canvas
     canvas.paste(small, ((width - inner[0]) // 2, (height - inner[1]) // 2))
@@ -307,5 +344,18 @@ def _is_grey(background: tuple[int, int, int]) -> bool:
     return len(set(background)) == 1
 
 
-def _resized(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
-    return image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+def _scaled(
+    image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float], interpolation: str
+) -> Image.Image:
+    """Bring the box to (width, height): the rows that are needed, first across, then down.
+
+    Pillow would do both at once, but which one first differs between its versions, and the last bit with it.
+    """
+    left, top, right, bottom = box
+    margin = RADIUS[interpolation] * max((bottom - top) / size[1], 1.0)
+    above, below = max(math.floor(top - margin), 0), min(math.ceil(bottom + margin), image.height)
+    if (above, below) != (0, image.height):
+        image = image.crop((0, above, image.width, below))
+    filtered = _FILTERS[interpolation]
+    across = image.resize((size[0], image.height), filtered, box=(left, 0, right, image.height))
+    return across.resize(size, filtered, box=(0, top - above, size[0], bottom - above))

@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from hubel.dataset.decode import decode
 from hubel.errors import DataError, ImageError
 from hubel.records import ImageFacts, Preprocess, from_json, to_json
 
-FORMAT = 1  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
+FORMAT = 2  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
 CHUNK = 256  # images a worker decodes per request; one request costs about 0.1 ms
 ALONE = 400  # up to this many images are decoded in this process: starting workers takes longer
 Advance = Callable[[int], None]
@@ -120,7 +120,8 @@ def _bytes(entry: Path) -> int:
 
 def _key(root: Path, paths: Sequence[str], preprocess: Preprocess, max_pixels: int) -> str:
     """Name a pack by all that its pixels depend on: each file's name, size and time, and how it is decoded."""
-    shape = (FORMAT, preprocess.size, preprocess.channels, preprocess.fit, preprocess.background, max_pixels)
+    seen = replace(preprocess, mean=(), std=())  # these two are applied later
+    shape = (FORMAT, seen, max_pixels)
     digest = hashlib.sha256(repr((os.fspath(root.resolve()), shape)).encode())
     for path in paths:
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,16 @@ from torch import nn
 
 from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.config import DataConfig
-from hubel.dataset.decode import decode
+from hubel.dataset.decode import decode, upright
 from hubel.errors import DataError, ImageError, ModelError
 from hubel.evaluation.metrics import score
+from hubel.evaluation.onnx_model import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.jobs.dataset import decoded
 from hubel.jobs.hardware import find_device
 from hubel.nn.model_folder import load_model
+from hubel.nn.pretrained import pretrained, read_weights, shared_classes
+from hubel.nn.zoo import Builder
 from hubel.records import Event, Measured, ModelCard, Note, Progress
 from hubel.runs import csv_text, read_json, verify
 
@@ -42,13 +46,11 @@ class Answer:
     error: str | None = None
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A network with its classes and its preprocessing; made by `load`."""
+class Answering(ABC):
+    """What `Classifier` and `OnnxClassifier` share: from files to answers."""
 
-    model: nn.Module
     card: ModelCard
-    device: str = "cpu"
+    at_once: int  # images that are decoded and predicted together
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -65,41 +67,83 @@ class Classifier:
 
     def stream(self, files: Sequence[str | os.PathLike[str] | bytes]) -> Iterator[Answer]:
         """Answer file by file, in order, some at a time."""
-        for start in range(0, len(files), AT_ONCE):
-            yield from self._answer(files[start : start + AT_ONCE])
+        for start in range(0, len(files), self.at_once):
+            yield from self._answer(files[start : start + self.at_once])
+
+    @abstractmethod
+    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+        """Decode one file."""
+
+    @abstractmethod
+    def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        """Images as `_pixels` gave them, at most `at_once` → (N, K)."""
+
+    def _answer(self, files: Sequence[str | os.PathLike[str] | bytes]) -> Iterator[Answer]:
+        pixels, errors = [], dict[int, str]()
+        for index, file in enumerate(files):
+            try:
+                pixels.append(self._pixels(file))
+            except ImageError as error:
+                errors[index] = error.reason
+        rows = iter(self._probabilities(pixels) if pixels else ())
+        for index, file in enumerate(files):
+            name = "(bytes)" if isinstance(file, bytes) else os.fspath(file)
+            if index in errors:
+                yield Answer(path=name, label=None, confidence=None, probabilities={}, error=errors[index])
+                continue
+            row: npt.NDArray[np.float32] = next(rows)
+            order = np.argsort(-row, kind="stable").tolist()
+            said = {self.classes[i]: float(row[i]) for i in order}
+            best = self.classes[order[0]]
+            yield Answer(path=name, label=best, confidence=said[best], probabilities=said)
+
+
+@dataclass(frozen=True)
+class Classifier(Answering):
+    """A network with its classes and its preprocessing; made by `load`."""
+
+    model: nn.Module
+    card: ModelCard
+    device: str = "cpu"
+    at_once = AT_ONCE
 
     def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """(N, H, W, C) uint8 as decoded with the card's preprocessing → (N, K) float32."""
         result: npt.NDArray[np.float32] = predict(self.model, images, self.card.preprocess, device=self.device).numpy()
         return result
 
-    def _answer(self, files: Sequence[str | os.PathLike[str] | bytes]) -> Iterator[Answer]:
-        pixels, errors = [], dict[int, str]()
-        for index, file in enumerate(files):
-            try:
-                pixels.append(decode(file, self.card.preprocess)[0])
-            except ImageError as error:
-                errors[index] = error.reason
-        rows = iter(
-            predict(self.model, np.stack(pixels), self.card.preprocess, device=self.device).softmax(1) if pixels else ()
-        )
-        for index, file in enumerate(files):
-            name = "(bytes)" if isinstance(file, bytes) else os.fspath(file)
-            if index in errors:
-                yield Answer(path=name, label=None, confidence=None, probabilities={}, error=errors[index])
-                continue
-            row = next(rows)
-            order = row.argsort(descending=True).tolist()
-            said = {self.classes[i]: float(row[i]) for i in order}
-            best = self.classes[order[0]]
-            yield Answer(path=name, label=best, confidence=said[best], probabilities=said)
+    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+        return decode(file, self.card.preprocess)[0]
+
+    def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        logits = predict(self.model, np.stack(images), self.card.preprocess, device=self.device)
+        result: npt.NDArray[np.float32] = logits.softmax(1).numpy()
+        return result
 
 
-def load(path: str | Path, *, device: str = "auto") -> Classifier:
-    """Load a model folder, or the model of a run folder; runs no code from it.
+@dataclass(frozen=True)
+class OnnxClassifier(Answering):
+    """An exported model.onnx: it answers like a `Classifier`, but holds no network to look into; made by `load`."""
+
+    onnx: OnnxModel
+    card: ModelCard
+    at_once = 1  # the graph resizes, so images come in all sizes, and large
+
+    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+        return upright(file, self.card.preprocess)
+
+    def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        return self.onnx.answer(np.stack(images))[0]
+
+
+def load(path: str | Path, *, device: str = "auto", code: Builder | None = None) -> Classifier | OnnxClassifier:
+    """Load a model folder, the model of a run folder, or an exported model.onnx; runs no code from it.
+
+    Args:
+        code: the user's own network, for a folder that was trained with one.
 
     Raises:
-        ModelError, RunError: nothing usable is there, or it was damaged.
+        ModelError, RunError: nothing usable is there, it was damaged, or it asks for code that was not given.
 
     >>> import hubel
     >>> model = hubel.load("runs/flowers")  # doctest: +SKIP
@@ -107,14 +151,65 @@ def load(path: str | Path, *, device: str = "auto") -> Classifier:
     'rose'
     """
     folder = Path(path)
+    if folder.suffix.lower() == ".onnx" and not folder.is_dir():
+        exported = open_onnx(folder)
+        return OnnxClassifier(exported, exported.card)
     if not folder.is_dir():
-        raise ModelError(f"There is no folder {folder}: give a run folder, or the model folder in it.")
+        raise ModelError(f"There is no folder {folder}: give a run folder, the model folder in it, or a model.onnx.")
     if (folder / "model").is_dir():
         verify(folder)
         folder = folder / "model"
     target = find_device(device)
-    model, card = load_model(folder, target)
+    model, card = load_model(folder, target, code=code)
     return Classifier(model=model, card=card, device=str(target))
+
+
+def from_weights(
+    weights: str,
+    network: str,
+    *,
+    device: str = "auto",
+    code: Builder | None = None,
+    data: DataConfig | None = None,
+    classes: Sequence[str] = (),
+) -> tuple[Classifier, list[str]]:
+    """Make a classifier of published weights, without training; also returns what has to be said about it.
+
+    Args:
+        weights, network: as ``--weights`` and ``--model`` take them.
+        data: size, mean, std and fit, where they shall differ from the weights' own.
+        classes: names of the logits, for weights that come without; taken if there are as many.
+
+    Raises:
+        ModelError: the weights don't fit, or nobody knows what their logits mean.
+    """
+    found = read_weights(weights, network, code=code)
+    said, given = found.preprocess, data or DataConfig()
+    preprocess = replace(
+        said,
+        size=said.size if given.size is None else (given.size, given.size),
+        crop_pct=said.crop_pct if given.fit == "crop" else 1.0,
+        fit=given.fit,
+        mean=said.mean if given.mean is None else given.mean[: said.channels],
+        std=said.std if given.std is None else given.std[: said.channels],
+        background=given.background,
+    )
+    found = replace(found, preprocess=preprocess)
+    model, _ = pretrained(found, code=code)
+    names = found.classes or tuple(classes)
+    if len(names) != found.count:
+        raise ModelError(
+            f"{weights} answers with {found.count} numbers, but there are names for {len(names)} classes: evaluate it "
+            "on data with its own classes, or train it with --weights first."
+        )
+    target = find_device(device)
+    card = ModelCard(architecture=found.architecture, arguments=found.arguments, classes=names, preprocess=preprocess)
+    notes = [f"{found.architecture} with {found.name}: {found.numbers}"]
+    if found.assumed:
+        notes[0] += " (nothing is said about its images: ImageNet's values, unless --mean, --std and --size say others)"
+    if not found.classes:
+        notes.append(f"Its logits are taken for the classes in alphabetical order: {', '.join(names[:4])}, …")
+    return Classifier(model=model.to(target), card=card, device=str(target)), notes
 
 
 def list_images(sources: Iterable[str | os.PathLike[str] | bytes]) -> list[str | os.PathLike[str] | bytes]:
@@ -147,18 +242,28 @@ def answers_csv(answers: Sequence[Answer]) -> str:
     return csv_text([["file_name", "label", "confidence", "error"], *rows])
 
 
-def evaluating(run: str | Path, source: str | Path, *, device: str = "auto") -> Iterator[Event]:
+Opener = Callable[[Sequence[str]], tuple[Classifier | OnnxClassifier, list[str]]]
+
+
+def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator[Event]:
     """Measure a model on a folder, a CSV or a set by name; yields a `Measured` in the end.
 
     Where the data has parts, the reported one is measured. Where it is the very folder that the run divided itself,
     only the images that it held out for its report are.
 
+    Args:
+        opener: makes the classifier, given the data's classes, and says what has to be said about it.
+
     Raises:
         DataError: a class that the model doesn't know, or no usable image.
     """
-    classifier = load(run, device=device)
     catalog = scan(source)
-    part, rows = _rows(catalog, Path(run))
+    classifier, notes = opener(catalog.classes)
+    if isinstance(classifier, OnnxClassifier):
+        raise ModelError("An exported model can predict, and no more: give the run folder that it was made from.")
+    for note in notes:
+        yield Note(text=note)
+    part, rows = _rows(catalog, run)
     labels = bind(catalog, classifier.classes)
     packed = yield from decoded(catalog, classifier.card.preprocess, DataConfig())
     usable = rows[packed.usable[rows]]
@@ -179,6 +284,8 @@ def bind(catalog: Catalog, classes: Sequence[str]) -> npt.NDArray[np.int64]:
         DataError: the model doesn't know a class.
     """
     known = {name: index for index, name in enumerate(classes)}
+    if not known.keys() & set(catalog.classes):  # folders are often called "english-springer"
+        known |= {catalog.classes[i]: j for i, j in shared_classes(catalog.classes, classes).items()}
     if unknown := [name for name in catalog.classes if name not in known]:
         names = ", ".join(map(repr, unknown[:5]))
         raise DataError(
@@ -188,13 +295,13 @@ def bind(catalog: Catalog, classes: Sequence[str]) -> npt.NDArray[np.int64]:
     return np.array([known[name] for name in catalog.classes], dtype=np.int64)[catalog.labels]
 
 
-def _rows(catalog: Catalog, run: Path) -> tuple[str, npt.NDArray[np.int64]]:
+def _rows(catalog: Catalog, run: Path | None) -> tuple[str, npt.NDArray[np.int64]]:
     everything = np.arange(len(catalog.paths))
     if catalog.parts is not None:
         part = catalog.reported_part
         return part, everything[np.array(catalog.parts) == part]
-    manifest = run / "split.json"
-    if manifest.exists():
+    manifest = None if run is None else run / "split.json"
+    if manifest is not None and manifest.exists():
         said = read_json(manifest)
         if said["source"] == str(catalog.root.resolve()):
             held = set(said["test"])

@@ -6,10 +6,12 @@ What was given in the recipe is kept; what is None is derived, and every derived
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,6 +23,7 @@ from hubel.dataset.tensors import normalise
 from hubel.errors import UsageError
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
 from hubel.evaluation.mirror import MirrorTest, mirror_test
+from hubel.evaluation.predict import predict
 from hubel.jobs.clock import Clock
 from hubel.jobs.dataset import Dataset, View
 from hubel.jobs.hardware import best_precision, step_seconds
@@ -38,10 +41,10 @@ from hubel.jobs.rules import (
     wanted_epochs,
 )
 from hubel.jobs.transfer import HEAD_EPOCHS, HEAD_SHARE, Start, phases_for
-from hubel.learning.engine import TrainState
+from hubel.learning.engine import PRECISIONS, TrainState
 from hubel.learning.optim import optimizers
 from hubel.learning.schedule import mean_area
-from hubel.learning.transfer import FEATURE_LIMIT, Phase, depth_name, feature_bytes
+from hubel.learning.transfer import CHUNK, FEATURE_LIMIT, Phase, depth_name, feature_bytes
 from hubel.nn.pretrained import Weights
 from hubel.nn.stages import Stages, features_are_enough, find_stages, set_trainable
 from hubel.nn.zoo import accepted
@@ -263,7 +266,9 @@ class _Draft:
             self._divide(model)
         state = TrainState(model=model, optimizers=optimizers(model, replace(train, lr=train.lr or 1e-6)))
         seconds = step_seconds(state, self.loader, train, self.size) / self.loader.batch_size / train.accumulate
-        self.speed = {"images_per_second": 1 / seconds}
+        self.speed = {"images_per_second": 1 / seconds, "forward_per_second": FORWARD / seconds}
+        if self.start.weights is not None:
+            self.speed["forward_per_second"] = self._forward_speed(model)
 
     def _normalised(self, preprocess: Preprocess) -> Preprocess:
         """Mean and standard deviation as asked, of the weights, or measured on the training images."""
@@ -292,6 +297,17 @@ class _Draft:
             self.views = min(flips, room)
         depths = [phase.depth for phase in phases_for(self.recipe, lambda: 1)]
         set_trainable(model, self.stages, None if None in depths else max(d for d in depths if d is not None))
+
+    def _forward_speed(self, model: nn.Module) -> float:
+        """Measure images a second of a forward pass at the size that is judged: the better of two batches."""
+        some = np.ascontiguousarray(self.loader.sample(CHUNK // 2).permute(0, 2, 3, 1).numpy())
+        precision = PRECISIONS[self.recipe.train.precision]
+        taken = []
+        for _ in range(2):
+            began = time.perf_counter()
+            predict(model, some, self.preprocess, device=self.device, autocast=precision)
+            taken.append(time.perf_counter() - began)
+        return len(some) / min(taken)
 
     def _settle_phases(self, clock: Clock) -> None:
         def affordable() -> float:
@@ -325,19 +341,19 @@ class _Draft:
 
     def _head_seconds(self, epochs: int) -> float:
         """Computing features once, or a forward pass an epoch where they aren't kept."""
-        forward = (self.count + len(self.division.val)) / (self.speed["images_per_second"] * FORWARD)
+        forward = (self.count + len(self.division.val)) / self.speed["forward_per_second"]
         return forward * (self.views + epochs * HEAD_SHARE) if self.views else forward * epochs
 
     def _epoch_seconds(self) -> float:
         """Training and validation; of a step, a part grows with the area of the images and a part doesn't."""
         area = mean_area(self.recipe.train.small_first or 1.0)
-        images = self.count * (STEADY + (1 - STEADY) * area) + len(self.division.val) / FORWARD
-        return images / self.speed["images_per_second"] + SAVING
+        seconds = self.count * (STEADY + (1 - STEADY) * area) / self.speed["images_per_second"]
+        return seconds + len(self.division.val) / self.speed["forward_per_second"] + SAVING
 
     def _reserve(self) -> float:
         """Seconds after the last step: predictions in float32, explanations, report."""
         held = len(self.division.test) + len(self.division.val)
-        return LEAVING + held / self.speed["images_per_second"] / FORWARD * FLOAT32
+        return LEAVING + held / self.speed["forward_per_second"] * FLOAT32
 
     def _affordable(self, clock: Clock) -> float:
         """Epochs that fit into the time that is left."""

@@ -7,12 +7,13 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubel.dataset.config import DataConfig
 from hubel.dataset.pack import cache_clear, cache_entries
-from hubel.errors import RunError
+from hubel.errors import RunError, UsageError
 from hubel.jobs.dataset import audited
 from hubel.jobs.recipe import Recipe, read_recipe, settings, with_settings
 from hubel.jobs.training import training
@@ -25,15 +26,18 @@ from hubel.records import (
     Measured,
     Planned,
     Scores,
+    Summary,
     from_json,
 )
 from hubel.report.terminal import Show, baseline_words, headline, show, tracked
 from hubel.runs import read_json, verify, write_json, write_text
 
 if TYPE_CHECKING:
-    from hubel.jobs.answering import Answer, Classifier
+    from hubel.jobs.answering import Answer, Classifier, OnnxClassifier
+    from hubel.jobs.exporting import Exported
 
 Source = str | os.PathLike[str]
+Code = Any  # a network's name, an nn.Module, or what makes one; torch is not imported here to say so
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,11 @@ class Run:
 
     def load(self) -> Classifier:
         """Load the trained model."""
-        return load(self.path)
+        from hubel.jobs.answering import Classifier
+
+        classifier = load(self.path)
+        assert isinstance(classifier, Classifier)
+        return classifier
 
     def verify(self) -> None:
         """Compare every file with the run's manifest; raises RunError for the first that differs."""
@@ -108,7 +116,8 @@ def train(
         recipe: a `Recipe`, or the path of a YAML file or of an earlier run.
         output: the run folder; ``runs/<name>[-N]`` when None.
         show_as: ``auto`` prints as the command line does, ``json`` one object per event, ``none`` nothing.
-        changes: any setting by its name, as on the command line: ``minutes=3, model="resnet18", seed=1``.
+        changes: any setting by its name, as on the command line: ``minutes=3, model="resnet18", seed=1``. The model may
+            also be your own nn.Module, or a class or function that makes one; hubel tells it the number of classes.
 
     Raises:
         HubelError: in one sentence; nothing half-written is left behind.
@@ -116,6 +125,14 @@ def train(
     chosen = (
         recipe if isinstance(recipe, Recipe) else read_recipe(os.fspath(recipe)) if recipe is not None else Recipe()
     )
+    named, code = _named(changes.pop("model")) if "model" in changes else (None, None)
+    if named is not None:
+        changes["model"] = named
+    elif ".py:" in chosen.model.model:
+        raise UsageError(
+            f"The recipe asks for the code {chosen.model.model}, and none is run because a file says so: where you "
+            f"trust it, name it, --model {chosen.model.model}."
+        )
     chosen = with_settings(chosen, changes)
     command = shlex.join(["hubel", "train", os.fspath(source), *as_flags(chosen)])
     events = training(
@@ -125,6 +142,7 @@ def train(
         overwrite=overwrite,
         started=started,
         command=command,
+        code=code,
     )
     folder = None
     for event in show(events, show_as):
@@ -168,16 +186,29 @@ def _audit(source: str, config: DataConfig) -> Iterator[Event]:
 
 
 def evaluate(
-    run: Source, source: Source, *, output: Source | None = None, show_as: Show = "auto", device: str = "auto"
+    run: Source | None,
+    source: Source,
+    *,
+    model: Code = None,
+    weights: Source | None = None,
+    output: Source | None = None,
+    show_as: Show = "auto",
+    device: str = "auto",
+    **changes: Any,
 ) -> Scores:
-    """Measure a trained model on a folder, a CSV or a set by name.
+    """Measure a trained model, or published weights, on a folder, a CSV or a set by name.
 
     Args:
+        run: run folder or model folder; None where `weights` are given.
+        model: a network's name beside `weights`; or the user's own network that a run was trained with.
         output: where the scores are written as JSON.
+        changes: settings of the data beside `weights`: size, fit, mean, std.
     """
     from hubel.jobs.answering import evaluating
 
-    for event in show(evaluating(os.fspath(run), os.fspath(source), device=device), show_as):
+    opener = partial(_opened, run, model, weights, device, changes)
+    path = None if run is None else Path(run)
+    for event in show(evaluating(os.fspath(source), opener, path), show_as):
         if isinstance(event, Measured):
             measured = event
     if output is not None:
@@ -186,25 +217,42 @@ def evaluate(
 
 
 def predict(
-    run: Source, images: Iterable[Source] | Source, *, output: Source | None = None, device: str = "auto"
+    run: Source | None,
+    images: Iterable[Source] | Source,
+    *,
+    model: Code = None,
+    weights: Source | None = None,
+    output: Source | None = None,
+    device: str = "auto",
+    **changes: Any,
 ) -> list[Answer]:
     """Answer for image files and folders of images; an unusable one has its `error` set and stops nothing.
 
     Args:
+        run, model, weights, changes: as for `evaluate`; `run` may be an exported model.onnx.
         output: where the answers are written as CSV.
     """
     sources = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    answers = list(predicting(run, sources, device=device))
+    answers = list(predicting(run, sources, model=model, weights=weights, device=device, **changes))
     if output is not None:
         write_answers(answers, output)
     return answers
 
 
-def predicting(run: Source, images: Iterable[Source], *, device: str = "auto") -> Iterator[Answer]:
+def predicting(
+    run: Source | None,
+    images: Iterable[Source],
+    *,
+    model: Code = None,
+    weights: Source | None = None,
+    device: str = "auto",
+    **changes: Any,
+) -> Iterator[Answer]:
     """Answer file by file, in order, as they are ready; a bar shows how far it has come."""
     from hubel.jobs.answering import list_images
 
-    classifier, files = load(run, device=device), list_images(images)
+    classifier, _ = _opened(run, model, weights, device, changes, ())
+    files = list_images(images)
     yield from tracked(classifier.stream(files), len(files), "predicting")
 
 
@@ -215,11 +263,137 @@ def write_answers(answers: Sequence[Answer], output: Source) -> None:
     write_text(Path(output), answers_csv(answers))
 
 
-def load(path: Source, *, device: str = "auto") -> Classifier:
-    """Load a trained model from its model folder or run folder; runs no code from it."""
-    from hubel.jobs import answering
+def inspect(
+    network: Code,
+    *,
+    input: tuple[int, ...] | None = None,
+    classes: int | None = None,
+    time: bool = False,
+    object_size: int | None = None,
+    model: Code = None,
+    output: Source | None = None,
+) -> Summary:
+    """Look into a network: a name, a run folder, a model folder, or your own nn.Module.
 
-    return answering.load(os.fspath(path), device=device)
+    Args:
+        input: channels, height and width of an image, or one side; the network's own when None.
+        classes: of a network by name; 1000 or 10, as it was published, when None.
+        time: measure milliseconds, too.
+        object_size: pixels a side of what has to be recognised, for the warnings.
+        model: the user's own network, for a run that was trained with one.
+        output: a file for the picture (.svg), the page (.html) or the numbers (.json).
+    """
+    from hubel.jobs.inspecting import Asked, inspecting
+
+    asked = Asked(input=input, classes=classes, measure=time, object_size=object_size)
+    if output is not None and Path(output).suffix not in (".svg", ".html", ".json"):
+        raise UsageError(f"The output {os.fspath(output)} must end in .svg (picture), .html (page) or .json (numbers).")
+    summary = inspecting(network, asked, code=_code(model))
+    if output is not None:
+        _write_summary(summary, Path(output))
+    return summary
+
+
+def _write_summary(summary: Summary, file: Path) -> None:
+    from hubel.report.architecture.picture import architecture_svg
+    from hubel.report.inspection import inspection_page
+
+    if file.suffix == ".json":
+        write_json(file, summary)
+    else:
+        write_text(file, architecture_svg(summary) if file.suffix == ".svg" else inspection_page(summary))
+
+
+def export(
+    run: Source,
+    *,
+    to: str = "onnx",
+    output: Source | None = None,
+    images: Iterable[Source] | None = None,
+    model: Code = None,
+    show_as: Show = "auto",
+) -> Exported:
+    """Write a trained model as one ONNX file that takes raw pixels, if it answers as PyTorch does.
+
+    Args:
+        output: the file; beside the run folder, ``runs/flowers.onnx``, when None.
+        images: what the answers are compared on; the run's own test images when None.
+        model: the user's own network, for a run that was trained with one.
+
+    Raises:
+        ModelError: the file answers differently; then it isn't written.
+    """
+    from hubel.jobs.exporting import exporting
+
+    outcome: list[Exported] = []
+
+    def events() -> Iterator[Event]:
+        path = None if output is None else os.fspath(output)
+        outcome.append((yield from exporting(os.fspath(run), to, path, images, code=_code(model))))
+
+    for _ in show(events(), show_as):
+        pass
+    return outcome[0]
+
+
+def load(
+    path: Source | None = None,
+    *,
+    model: Code = None,
+    weights: Source | None = None,
+    device: str = "auto",
+    **changes: Any,
+) -> Classifier | OnnxClassifier:
+    """Load a trained model from its model folder, run folder or model.onnx; or a network with published weights.
+
+    No code in a folder is run. A folder that was trained with the user's own network asks for it by `model`: an
+    nn.Module, its class, or ``"FILE.py:CLASS"``.
+    """
+    return _opened(path, model, weights, device, changes, ())[0]
+
+
+def _opened(
+    run: Source | None,
+    model: Code,
+    weights: Source | None,
+    device: str,
+    changes: dict[str, Any],
+    classes: Sequence[str],
+) -> tuple[Classifier | OnnxClassifier, list[str]]:
+    """Make the classifier that run, model and weights name; `classes` are those of the data it is for."""
+    from hubel.jobs import answering
+    from hubel.nn.foreign import is_code, load_code
+
+    if weights is not None:
+        if run is not None:
+            raise UsageError(f"{os.fspath(run)} brings its own weights: leave --weights out, or give no run.")
+        name, code = _named(model or "auto")
+        data = with_settings(Recipe(), changes).data
+        code = load_code(name) if code is None and is_code(name) else code
+        return answering.from_weights(os.fspath(weights), name, device=device, code=code, data=data, classes=classes)
+    if run is None:
+        raise UsageError("Which model? Give a run folder, or --model NAME with --weights FILE.")
+    if changes:
+        raise UsageError(f"A trained model knows its own {next(iter(changes))}: that setting goes with --weights.")
+    return answering.load(os.fspath(run), device=device, code=_code(model)), []
+
+
+def _code(model: Code) -> Any:
+    """The user's own network for a run: an object as it is, ``FILE.py:CLASS`` loaded."""
+    from hubel.nn.foreign import is_code, load_code
+
+    if isinstance(model, str) and not is_code(model):
+        raise UsageError(f"--model {model}: a run knows its network; with --weights, or as FILE.py:CLASS, it is named.")
+    return load_code(model) if isinstance(model, str) else model
+
+
+def _named(model: Any) -> tuple[str, Any]:
+    """A network's name and, where it is the user's own object, the object."""
+    if isinstance(model, str):
+        return model, None
+    from hubel.nn.foreign import code_name
+
+    return code_name(model), model
 
 
 def cache(*, clear: bool = False) -> dict[str, int]:

@@ -11,20 +11,17 @@ import difflib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import nn
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from hubel.errors import UsageError
 from hubel.nn.blocks import he_init
-from hubel.nn.capture import evaluating
+from hubel.nn.dry_run import answer, smallest_square, takes
 
 TORCHVISION, TIMM, CODE = "torchvision/", "timm/", ".py:"
-SIZE_SEARCH_LIMIT = 1024  # pixels; no torchvision network needs as many
 IMAGENET = (3, 224, 224)
 # Auxiliary outputs are for a loss that hubel doesn't compute; the initialisation is stated because torchvision warns.
 TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -77,7 +74,7 @@ def build_timm(name: str, classes: int, channels: int, size: tuple[int, int], ar
         raise UsageError(f"timm has no network called {name!r}: {hint}")
     try:
         model: nn.Module = timm.create_model(name, num_classes=classes, in_chans=channels, **arguments)
-        if not accepts(model, size, channels):  # networks with position embeddings have to be told
+        if not takes(model, (channels, *size)):  # networks with position embeddings have to be told
             model = timm.create_model(name, num_classes=classes, in_chans=channels, img_size=size, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         why = str(error).splitlines()[0].rstrip(".:")
@@ -95,7 +92,7 @@ def code_name(maker: Callable[..., nn.Module] | nn.Module) -> str:
     """Say as ``FILE.py:CLASS`` where a class, a function or a module's class was written."""
     kind = type(maker) if isinstance(maker, nn.Module) else maker
     try:
-        file = Path(inspect.getsourcefile(kind) or "").name  # type: ignore[arg-type]
+        file = Path(inspect.getsourcefile(kind) or "").name
     except (TypeError, OSError):
         file = ""
     return f"{file if file.endswith('.py') else 'notebook.py'}:{getattr(kind, '__name__', type(kind).__name__)}"
@@ -198,41 +195,13 @@ def adapt_channels(model: nn.Module, channels: int) -> None:
 
 def check_size(model: nn.Module, name: str, size: tuple[int, int], channels: int = 3) -> None:
     """Refuse a size that the network can't take, and look for the smallest that it can."""
-    if accepts(model, size, channels):
+    if takes(model, (channels, *size)):
         return
-    low, high = min(size), SIZE_SEARCH_LIMIT
-    if not accepts(model, (high, high), channels):
+    smallest = smallest_square(model, channels)
+    if smallest is None:
         raise UsageError(f"{name} can't take images of {size[0]}x{size[1]}: it needs other sizes, such as 224x224.")
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if accepts(model, (middle, middle), channels) else (middle, high)
-    raise UsageError(f"images of {size[0]}x{size[1]} are too small for {name}: the smallest size is {high}x{high}.")
-
-
-def accepts(model: nn.Module, size: tuple[int, int], channels: int = 3) -> bool:
-    """Whether an image of that size gets through, tried on shapes alone (meta tensors), so without arithmetic."""
-    try:
-        answer_on_meta(model, (1, channels, *size))
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    return True
-
-
-def answer_on_meta(model: nn.Module, shape: Sequence[int]) -> Any:
-    """Return what the model answers to images (N, C, H, W), as tensors without numbers; the model stays as it is."""
-    shapes = {name: tensor.to("meta") for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    with torch.no_grad(), evaluating(model):
-        return functional_call(model, shapes, (torch.empty(*shape, device="meta"),))
-
-
-def answer_of_shape(model: nn.Module, shape: Sequence[int]) -> Any:
-    """Return the answer to images (N, C, H, W) on meta tensors, or to zeros where the model makes real ones itself."""
-    try:
-        return answer_on_meta(model, shape)
-    except (RuntimeError, NotImplementedError):
-        weight = next(model.parameters(), torch.empty(0))
-        with torch.no_grad(), evaluating(model):
-            return model(torch.zeros(*shape, device=weight.device))
+    what = "are too small for" if smallest > min(size) else "don't fit"
+    raise UsageError(f"images of {size[0]}x{size[1]} {what} {name}: the smallest size is {smallest}x{smallest}.")
 
 
 def _size_arguments(name: str, size: tuple[int, int]) -> dict[str, Any]:
@@ -266,16 +235,16 @@ def _known_arguments(
 
 def _check_answer(model: nn.Module, name: str, classes: int, channels: int, size: tuple[int, int]) -> None:
     try:
-        answer = answer_of_shape(model, (2, channels, *size))
+        got = answer(model, (channels, *size))
     except Exception as error:
         what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UsageError(
             f"{name} can't take images of {channels}x{size[0]}x{size[1]} ({what}): give another --size, or let its "
             f"constructor take {CHANNELS[0]} and {SIZES[0]}."
         ) from error
-    shape = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-    if shape != (2, classes):
+    shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+    if shape != (1, classes):
         raise UsageError(
-            f"{name} must return logits (N, {classes}), one a class, but for 2 images it returned {shape}: "
+            f"{name} must return logits (N, {classes}), one a class, but for one image it returned {shape}: "
             f"let its constructor take the argument {CLASSES[0]}."
         )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hubel.errors import ModelError, UsageError
 from hubel.nn import foreign
+from hubel.nn.dry_run import answer
 from hubel.nn.model_folder import read_card, read_tensors
 from hubel.nn.stages import find_stages
 from hubel.nn.zoo import Builder, build, native, outline
@@ -39,7 +40,6 @@ class Weights:
         preprocess: how its images were prepared. assumed: whether that is only ImageNet's usual way, because nothing
             was said.
         classes: names of the logits where they are known. count: of the logits.
-        channels: of the images.
     """
 
     name: str
@@ -376,7 +376,7 @@ def _count(network: str, state: dict[str, Tensor], arguments: dict[str, Any], co
     channels = int(first.shape[1]) if first is not None and first.shape[1] in (1, 3) else channels
     size = (height, width)
     if isinstance(code, nn.Module):  # it has as many classes as it was made with
-        return int(foreign.answer_of_shape(code, (1, channels, *size)).shape[1])
+        return int(answer(code, (channels, *size)).shape[1])
     model = outline(network, classes=1000, channels=channels, size=size, code=code, **arguments)
     final = find_stages(model, (channels, height, width)).final
     weight = _matched(state, model.state_dict()).get(f"{final}.weight")

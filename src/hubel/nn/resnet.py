@@ -76,13 +76,14 @@ class ResNet(nn.Module):
         self.layer3 = _stage(make_block, depths[2], widths[1], 256, widths[2], 2)
         self.layer4 = _stage(make_block, depths[3], widths[2], 512, widths[3], 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = make_dropout(dropout)
+        self.dropout = make_dropout(dropout) if dropout else None
         self.fc = nn.Linear(widths[3], classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.dropout(torch.flatten(self.avgpool(x), 1)))  # type: ignore[no-any-return]
+        x = torch.flatten(self.avgpool(x), 1)
+        return self.fc(x if self.dropout is None else self.dropout(x))  # type: ignore[no-any-return]
 
 
 class CifarResNet(nn.Module):
@@ -127,13 +128,14 @@ class CifarResNet(nn.Module):
         self.layer2 = _stage(make_block, blocks, 16, 32, 32, 2)
         self.layer3 = _stage(make_block, blocks, 32, 64, 64, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = make_dropout(dropout)
+        self.dropout = make_dropout(dropout) if dropout else None
         self.linear = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        return self.linear(self.dropout(torch.flatten(self.avgpool(x), 1)))  # type: ignore[no-any-return]
+        x = torch.flatten(self.avgpool(x), 1)
+        return self.linear(x if self.dropout is None else self.dropout(x))  # type: ignore[no-any-return]
 
 
 def _stem_pool(down: Down) -> nn.Module:

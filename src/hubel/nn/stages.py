@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hubel.errors import UsageError
 from hubel.nn.capture import evaluating, find_module
-from hubel.nn.foreign import answer_of_shape
+from hubel.nn.dry_run import answer
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -57,8 +57,8 @@ def find_stages(model: nn.Module, shape: tuple[int, int, int]) -> Stages:
         outputs[name] = tuple(output.shape) if isinstance(output, Tensor) else ()
 
     with _watching(model, look):
-        answer = answer_of_shape(model, (1, *shape))
-    final = _final(model, outputs, answer)
+        logits = answer(model, shape)
+    final = _final(model, outputs, logits)
     units = [unit for unit in _units(model, "", outputs, final) if _has_parameters(find_module(model, unit))]
     head = next(unit for unit in units if final == unit or final.startswith(unit + "."))
     groups: list[list[str]] = []

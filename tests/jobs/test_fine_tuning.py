@@ -200,7 +200,7 @@ class Tiny(nn.Module):
 
 def test_an_object_in_python(few_digits: Path, tmp_path: Path) -> None:
     run = hubel.train(few_digits, model=Tiny(), epochs=1, output=tmp_path / "run", show_as="none")
-    assert read_recipe(run.path).model.model == "test_transfer.py:Tiny"
+    assert read_recipe(run.path).model.model == "test_fine_tuning.py:Tiny"
     images = np.zeros((2, *hubel.load(run.path, model=Tiny).card.preprocess.size, 1), np.uint8)
     by_class, by_object = (hubel.load(run.path, model=model).logits(images) for model in (Tiny, Tiny(3)))
     np.testing.assert_array_equal(by_class, by_object)

@@ -1,0 +1,210 @@
+"""A classifier as one ONNX file: raw pixels in, probabilities and a class name out; `USE` shows how, without hubel.
+
+Input: ``pixels`` (N, H, W, 3) uint8, upright RGB, transparency composited, any size. Outputs: ``probabilities`` (N, K)
+float32 and ``label`` (N,) of strings. The metadata holds ``classes`` (a JSON list), hubel's card (``hubel_card``, JSON)
+and ``hubel_version``; an entry at the end of the file is the SHA-256 of all before it.
+
+The graph goes on where `hubel.dataset.decode.upright` ends. That decodes JPEGs much larger than the network's input at
+a fraction of their size; another decoder, at full size, leads to slightly different answers for such files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from hubel import __version__
+from hubel.dataset.tensors import normalise
+from hubel.errors import ModelError
+from hubel.evaluation.onnx_graph import Graph, Value, needed
+from hubel.evaluation.onnx_pixels import preprocessing
+from hubel.nn.capture import evaluating
+from hubel.records import ModelCard, Preprocess, from_json, to_json
+
+OPSET = 18
+SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"  # how one more entry of the metadata begins, in ONNX's protobuf
+DIGEST = 64  # hexadecimal digits after it
+USE = (
+    "Input: upright RGB pixels of any size, 8 bits a channel, (N, H, W, 3). With onnxruntime alone:\n"
+    "    import numpy, onnxruntime\n"
+    "    from PIL import Image, ImageOps\n"
+    '    session = onnxruntime.InferenceSession("model.onnx")\n'
+    '    photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")\n'
+    '    probabilities, label = session.run(None, {"pixels": numpy.asarray(photo)[None]})\n'
+)
+
+
+class FromPixels(nn.Module):
+    """A network between stored pixels and probabilities: (N, C, H, W) uint8 of the wanted size → (N, K)."""
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.model = model
+        self.preprocess = preprocess
+
+    def forward(self, images: Tensor) -> Tensor:
+        probabilities: Tensor = self.model(normalise(images, self.preprocess)).float().softmax(1)
+        return probabilities
+
+
+def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
+    """Write a network with everything around it as an ONNX file.
+
+    Raises:
+        ModelError: the network can't be exported, or a package is missing.
+    """
+    onnx = needed("onnx")
+    proto = _exported(model, card.preprocess)
+    _forget_origins(proto)
+    graph = proto.graph
+    pixels = Graph()
+    decoded = preprocessing(Value(pixels, "pixels", "uint8"), card.preprocess)
+    nodes = [*pixels.nodes, onnx.helper.make_node("Identity", [decoded.name], ["images"]), *graph.node]
+    del graph.node[:], graph.input[:], graph.output[:]
+    graph.node.extend([*nodes, *_labels(card.classes)])
+    info, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    graph.input.append(info("pixels", kind.UINT8, ["n", "height", "width", 3]))
+    graph.output.append(info("probabilities", kind.FLOAT, ["n", len(card.classes)]))
+    graph.output.append(info("label", kind.STRING, ["n"]))
+    graph.name = "hubel"
+    proto.producer_name, proto.producer_version, proto.doc_string = "hubel", __version__, USE
+    said = {"classes": list(card.classes), "hubel_card": to_json(card), "hubel_version": __version__}
+    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()}
+    onnx.helper.set_model_props(proto, texts)
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString()
+    return content + SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def _exported(model: nn.Module, preprocess: Preprocess) -> Any:
+    """Let torch write the network: ``images`` (n, C, H, W) uint8 → ``probabilities``."""
+    needed("onnxscript")
+    first = next(model.parameters(), torch.empty(0))
+    example = torch.zeros(2, preprocess.channels, *preprocess.size, dtype=torch.uint8, device=first.device)
+    with evaluating(model), torch.no_grad(), _silence():
+        try:
+            program = torch.onnx.export(
+                FromPixels(model, preprocess).eval(),
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["probabilities"],
+                dynamic_shapes=({0: torch.export.Dim("n")},),
+                verbose=False,
+            )
+        except Exception as error:  # of many kinds, all meaning that torch can't follow the network
+            what = _first_line(error.__cause__ or error)
+            raise ModelError(
+                f"{type(model).__name__} can't be exported ({what}): its forward must do the same for all images "
+                "and for any number of them."
+            ) from error
+    assert program is not None
+    proto: Any = program.model_proto
+    if not all(end.type.tensor_type.shape.dim[0].dim_param for end in (*proto.graph.input, *proto.graph.output)):
+        raise ModelError(
+            f"{type(model).__name__} can't be exported: its forward works for one number of images only; in a view or "
+            "reshape write x.shape[0] instead of a number."
+        )
+    return proto
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep back what torch prints when it can't follow a network, which is pages of its own inner workings."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _forget_origins(proto: Any) -> None:
+    """Remove what torch notes about where each node came from: paths of this machine, lines of its programs."""
+    graph = proto.graph
+    del proto.metadata_props[:], graph.metadata_props[:], graph.value_info[:]
+    for piece in (*graph.node, *graph.initializer, *(node for function in proto.functions for node in function.node)):
+        del piece.metadata_props[:]
+        piece.doc_string = ""
+
+
+def _labels(classes: tuple[str, ...]) -> list[Any]:
+    """Name the likeliest class."""
+    helper, kind = needed("onnx").helper, needed("onnx").TensorProto
+    names = helper.make_tensor("classes", kind.STRING, [len(classes)], [name.encode("utf-8") for name in classes])
+    return [
+        helper.make_node("Constant", [], ["label.classes"], value=names),
+        helper.make_node("ArgMax", ["probabilities"], ["label.index"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["label.classes", "label.index"], ["label"]),
+    ]
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """An exported classifier, ready to run; made by `open_onnx`."""
+
+    session: Any
+    card: ModelCard
+
+    def answer(self, pixels: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], list[str]]:
+        """(N, H, W, 3) uint8, as `upright` gives them → probabilities (N, K) and the likeliest classes.
+
+        Raises:
+            ModelError: onnxruntime fails on them.
+        """
+        try:
+            probabilities, labels = self.session.run(["probabilities", "label"], {"pixels": pixels})
+        except Exception as error:  # onnxruntime's own kinds
+            what = _first_line(error)
+            raise ModelError(f"ONNX Runtime can't answer for {pixels.shape} pixels ({what}).") from error
+        return probabilities, labels.tolist()
+
+
+def open_onnx(source: Path | bytes) -> OnnxModel:
+    """Open a file that `onnx_bytes` made, or its bytes; runs on the processor.
+
+    Raises:
+        ModelError: it is missing, damaged, from somewhere else or from a newer hubel; or onnxruntime is missing.
+    """
+    name = "the exported model" if isinstance(source, bytes) else str(source)
+    runtime = needed("onnxruntime")
+    try:
+        content = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{name} can't be read ({error.strerror or error}): check the path.") from error
+    _check_seal(content, name)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    try:
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        card = from_json(ModelCard, json.loads(session.get_modelmeta().custom_metadata_map["hubel_card"]))
+    except Exception as error:  # onnxruntime's own kinds, and what reading the card raises
+        what = _first_line(error)
+        raise ModelError(f"{name} can't be used ({what}): export it again with this version of hubel.") from error
+    return OnnxModel(session, card)
+
+
+def _check_seal(content: bytes, name: str) -> None:
+    body, end = content[: -len(SEAL) - DIGEST], content[-len(SEAL) - DIGEST :]
+    if not end.startswith(SEAL):
+        raise ModelError(f"{name} is no model that `hubel export` wrote, or was cut off: export it again.")
+    if end != SEAL + hashlib.sha256(body).hexdigest().encode():
+        raise ModelError(f"{name} was changed or damaged since it was exported: export it again.")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

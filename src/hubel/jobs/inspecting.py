@@ -1,0 +1,94 @@
+"""`inspect`: any network, trained or not, with every number about every layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hubel.errors import UsageError
+from hubel.geometry.rows import ForwardError
+from hubel.geometry.summary import summarise
+from hubel.geometry.trace import follow
+from hubel.jobs.answering import Classifier, load
+from hubel.nn.foreign import code_name
+from hubel.nn.zoo import Builder, build, native, outline
+from hubel.records import Summary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked about a network.
+
+    Attributes:
+        input: one number for a square side, or channels, height and width; None for the network's own.
+        classes: of a network by name; None takes what it was published with.
+        measure: take milliseconds too. object_size: pixels a side of what has to be recognised.
+    """
+
+    input: tuple[int, ...] | None = None
+    classes: int | None = None
+    measure: bool = False
+    object_size: int | None = None
+
+
+def inspecting(network: Any, asked: Asked, *, code: Builder | None = None) -> Summary:
+    """Look into a network by name, a run folder, a model folder, or an nn.Module.
+
+    Args:
+        code: the user's own network, for a run that was trained with one.
+
+    Raises:
+        UsageError: no such network, or it can't take such an image (says the layer and the smallest size that works).
+        ModelError: a folder that can't be used.
+    """
+    if isinstance(network, nn.Module):
+        return _summary(network, code_name(network).rpartition(":")[2], asked, native="own")
+    if Path(network).is_dir():
+        classifier = load(network, device="cpu", code=code)
+        assert isinstance(classifier, Classifier)
+        said = classifier.card.preprocess
+        name = f"{classifier.card.architecture} in {network}"
+        return _summary(classifier.model, name, asked, native=(said.channels, *said.size))
+    own = native(network)
+    shape = _shape(asked, own)
+    classes = asked.classes or (1000 if min(own[1:]) > 64 else 10)
+    make = build if asked.measure else outline
+    try:
+        model = make(network, classes=classes, channels=shape[0], size=shape[1:])
+    except UsageError as error:
+        raise UsageError(f"{error}{_where(network, classes, shape)}") from error
+    return _summary(model, network, asked, native=own)
+
+
+def _summary(model: nn.Module, name: str, asked: Asked, native: Any) -> Summary:
+    shape = _shape(asked, (3, 224, 224) if native == "own" else native)
+    return summarise(model, shape, name=name, measure=asked.measure, object_size=asked.object_size)
+
+
+def _shape(asked: Asked, own: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Channels, height and width as asked, or the network's own."""
+    given = asked.input
+    if given is None:
+        return own
+    if len(given) == 1:
+        return own[0], given[0], given[0]
+    if len(given) != 3 or min(given) < 1:
+        raise UsageError(
+            f"--input {','.join(map(str, given))}: expected channels,height,width such as 3,224,224, or one side."
+        )
+    return given[0], given[1], given[2]
+
+
+def _where(network: str, classes: int, shape: tuple[int, int, int]) -> str:
+    """Say at which layer an image fails that a network refuses to be built for, as far as that can be tried."""
+    own = native(network)
+    try:
+        follow(outline(network, classes=classes, channels=shape[0], size=own[1:]), shape)
+    except ForwardError as error:
+        return f" An image of {'×'.join(map(str, shape))} fails at its layer {error.place} ({error.kind})."
+    except UsageError:
+        pass
+    return ""
