@@ -100,7 +100,7 @@ class Beside:
         return self.known[id(tensor)][1]
 
 
-class _Shapes(TorchDispatchMode):
+class Shapes(TorchDispatchMode):
     """Runs operations on meta tensors, the frequent ones by our own quick shapes."""
 
     def __init__(self, device: torch.device) -> None:
@@ -134,7 +134,7 @@ def answer(model: nn.Module, size: tuple[int, int, int]) -> Any:
 
 def _answer(model: nn.Module, size: tuple[int, int, int], device: str) -> Any:
     image, tensors = blank(model, size, device), copies(model, device)
-    with undisturbed(model), _Shapes(image.device):
+    with undisturbed(model), Shapes(image.device):
         return functional_call(model, tensors, (image,))
 
 

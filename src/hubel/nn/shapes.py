@@ -20,6 +20,7 @@ POINTWISE = {
     *("sigmoid", "tanh", "silu", "gelu", "elu", "mish", "leaky_relu", "hardswish", "hardsigmoid"),
     *("clamp", "clamp_min", "clamp_max", "exp", "sqrt", "rsqrt", "neg"),
 }
+FILLS = {"normal_", "uniform_", "fill_", "zero_", "erfinv_"}  # of initialisation: numbers change, shapes don't
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 Arguments = dict[str, Any]
 
@@ -34,6 +35,8 @@ def quick(function: OpOverload[..., Any], arguments: Arguments) -> Any | None:
         return None
     if not all(t.is_meta for t in tensors) or arguments.get("dtype") is not None:
         return None
+    if packet in FILLS:
+        return arguments["self"]
     if name in POINTWISE:
         return _pointwise(tensors, in_place=packet.endswith("_"))
     rule = RULES.get(name)

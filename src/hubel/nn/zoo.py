@@ -13,6 +13,7 @@ from torch import nn
 
 from hubel.errors import UsageError
 from hubel.nn import convnext, courses, efficientnet, foreign, lenet, mobilenet, resnet, vgg
+from hubel.nn.dry_run import Shapes
 from hubel.nn.quick import quick
 
 Builder = Callable[..., nn.Module]
@@ -121,7 +122,7 @@ def build(
 def outline(name: str, **arguments: Any) -> nn.Module:
     """Build a network as `build` does, but without numbers (meta tensors) where its code allows that: in no time."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Shapes(torch.device("meta")):
             return build(name, **arguments)
     except NotImplementedError:  # a constructor that computes with tensors, such as regnet's
         return build(name, **arguments)
