@@ -12,7 +12,7 @@ from hubel.errors import UsageError
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import EpochEnd, TrainState, fit
 from hubel.learning.optim import optimizers, parameter_groups
-from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features, parse_phases
+from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features, dropout, parse_phases
 from hubel.nn.stages import find_stages, set_trainable
 from hubel.nn.zoo import build
 from hubel.records import Preprocess
@@ -80,6 +80,29 @@ def test_kept_features_train_the_head_as_forwarding_does(flip: bool) -> None:
             events = fit(state, batches, config, size=32)
         losses.append([event.loss for event in events if isinstance(event, EpochEnd)])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.5])
+def test_dropout_zeroes_the_right_share_and_keeps_the_mean(p: float) -> None:
+    torch.manual_seed(0)
+    dropped = dropout(torch.ones(1000, 1001), p)
+    assert (dropped == 0).double().mean().item() == pytest.approx(p, abs=0.003)
+    assert dropped.double().mean().item() == pytest.approx(1, abs=0.003)
+    assert set(dropped.unique().tolist()) <= {0.0, torch.tensor(1 / (1 - p)).item()}
+    torch.manual_seed(0)
+    assert torch.equal(dropped, dropout(torch.ones(1000, 1001), p))
+
+
+def test_a_head_that_begins_with_dropout() -> None:
+    torch.manual_seed(0)
+    model = build("torchvision/squeezenet1_1", classes=4, size=(64, 64))
+    head = HeadOnly(model, "classifier")
+    features = torch.randn(2, 512, 3, 3)
+    assert len({id(p) for p in head.parameters()}) == 2
+    model.eval()
+    torch.testing.assert_close(head(features), model.classifier(features).flatten(1))
+    model.train()
+    assert not torch.equal(head(features), head(features))
 
 
 def test_mirrored_features_are_drawn_for_half_of_the_images() -> None:

