@@ -11,6 +11,7 @@ import pytest
 
 import hubel
 from hubel.cli import parser
+from hubel.nn.zoo import NETWORKS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -56,6 +57,20 @@ def test_the_readmes_python_runs(few_digits: Path, tmp_path: Path, monkeypatch: 
     exec(compile(first, "README.md", "exec"), {"hubel": hubel, "print": lambda *a: spoken.append(str(a))})
     assert len(spoken) == 2
     compile(blocks[1], "README.md", "exec")
+
+
+def test_the_python_about_networks_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "networks.md").read_text("utf-8"), re.DOTALL)
+    exec(compile(block, "networks.md", "exec"), {})
+    support, variance = capsys.readouterr().out.strip().splitlines()
+    assert len(eval(support)) == 2
+    assert variance
+
+
+def test_every_network_is_in_the_docs() -> None:
+    page = (ROOT / "docs" / "networks.md").read_text("utf-8")
+    families = {re.sub(r"_?[bv]?\d+(_bn)?$", "", name.split("_v3")[0]) for name in NETWORKS}
+    assert not [family for family in families if family not in page]
 
 
 def test_ci_runs_the_readmes_test_command() -> None:

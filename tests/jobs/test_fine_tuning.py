@@ -97,9 +97,21 @@ def test_a_run_is_a_start_for_another(few_digits: Path, tmp_path: Path) -> None:
     said = read_recipe(second.path)
     assert said.model.model == "resnet20"
     assert said.train.stages is not None
-    assert said.train.stages.startswith("head:")
+    assert said.train.stages == "all:1:2e-05", "the same classes need no phase for the head"
     card = second.load().card
     assert card.preprocess.mean == first.load().card.preprocess.mean
+
+
+def test_weights_that_know_all_classes_are_the_first_candidate(few_digits: Path, tmp_path: Path) -> None:
+    first = hubel.train(few_digits, model="resnet20", epochs=2, output=tmp_path / "a", show_as="none")
+    recipe = with_settings(Recipe(), {"weights": str(first.path), "epochs": 1, "lr": 100.0})
+    events = list(training(few_digits, recipe, output=tmp_path / "b"))
+    notes = [event.text for event in events if isinstance(event, Note)]
+    assert any(text.startswith("Before any training:") for text in notes)
+    assert [event.best for event in events if isinstance(event, EpochRow)] == [False], "a rate of 100 ruins it"
+    before = load_file(first.path / "model" / "model.safetensors")
+    after = load_file(tmp_path / "b" / "model" / "model.safetensors")
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,19 @@ def test_another_head_is_told_and_shared_classes_keep_their_rows(resnet20: Path)
     assert "keep their rows: J, b" in fitted.lines()[2]
 
 
+def test_rows_follow_their_names_not_their_places(resnet20: Path) -> None:
+    weights = read_weights(str(resnet20), "resnet20")
+    named = type(weights)(**{**vars(weights), "classes": tuple("abcdefghij")})
+    model = build("resnet20", classes=10)
+    fitted = load_into(model, named, shape=(3, 32, 32), classes=tuple("jihgfedcba"))
+    assert len(fitted.kept) == 10
+    assert torch.equal(model.linear.weight, weights.state["linear.weight"].flip(0))
+    same = load_into(model, named, shape=(3, 32, 32), classes=tuple("abcdefghij"))
+    assert same.head == ()
+    assert len(same.kept) == 10
+    assert torch.equal(model.linear.weight, weights.state["linear.weight"])
+
+
 def test_keys_that_did_not_fit_are_told(resnet20: Path) -> None:
     weights = read_weights(str(resnet20), "resnet20")
     state = {key: value for key, value in weights.state.items() if key != "layer1.0.conv1.weight"}

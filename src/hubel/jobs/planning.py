@@ -45,7 +45,7 @@ from hubel.learning.engine import PRECISIONS, TrainState
 from hubel.learning.optim import optimizers
 from hubel.learning.schedule import mean_area
 from hubel.learning.transfer import CHUNK, FEATURE_LIMIT, Phase, depth_name, feature_bytes
-from hubel.nn.pretrained import Weights
+from hubel.nn.pretrained import Weights, shared_classes
 from hubel.nn.stages import Stages, features_are_enough, find_stages, set_trainable
 from hubel.nn.zoo import accepted
 from hubel.records import Event, ModelCard, Preprocess, Progress
@@ -53,6 +53,7 @@ from hubel.records import Event, ModelCard, Preprocess, Progress
 SAFETY = 0.97  # share of the time that is planned; the rest is for what measurements miss
 SHORT = 5.0  # seconds: a budget that leaves less for training is worth a warning
 LEAVING = 8.0  # seconds for explanations, the report and for ending the process
+TUNED_LEAVING = 14.0  # the same for the larger networks that published weights are of
 STEADY = 0.4  # share of a step that is as long for small images: overheads and the last stages
 SAVING = 0.15  # seconds an epoch for evaluating and for writing the best weights
 FORWARD = 3.0  # a training step costs about as much as three forward passes
@@ -285,6 +286,12 @@ class _Draft:
             std=std if asked_std is None else asked_std[:channels],
         )
 
+    @property
+    def _knows_all(self) -> bool:
+        """Whether the weights know every class by name."""
+        weights, classes = self.start.weights, self.dataset.catalog.classes
+        return weights is not None and len(shared_classes(classes, weights.classes or ())) == len(classes)
+
     def _divide(self, model: nn.Module) -> None:
         """Find the stages, decide whether features can be kept, and freeze what the deepest phase leaves frozen."""
         card = self._card()
@@ -295,7 +302,7 @@ class _Draft:
             each = feature_bytes(model, head, card.preprocess, device=self.device)
             room = FEATURE_LIMIT // (each * (self.count + len(self.division.val)))
             self.views = min(flips, room)
-        depths = [phase.depth for phase in phases_for(self.recipe, lambda: 1)]
+        depths = [phase.depth for phase in phases_for(self.recipe, lambda: 1, known=self._knows_all)]
         set_trainable(model, self.stages, None if None in depths else max(d for d in depths if d is not None))
 
     def _forward_speed(self, model: nn.Module) -> float:
@@ -311,11 +318,12 @@ class _Draft:
 
     def _settle_phases(self, clock: Clock) -> None:
         def affordable() -> float:
-            with_head = (self.recipe.train.stages or "auto") in ("auto", "course")
+            stages = self.recipe.train.stages or "auto"
+            with_head = stages == "course" or (stages == "auto" and not self._knows_all)
             left = (clock.left - self._reserve()) * SAFETY - (self._head_seconds(HEAD_EPOCHS) if with_head else 0)
             return left / self._epoch_seconds()
 
-        self.phases = phases_for(self.recipe, affordable)
+        self.phases = phases_for(self.recipe, affordable, known=self._knows_all)
         text = ",".join(map(str, self.phases))
         self.recipe = replace(self.recipe, train=replace(self.recipe.train, stages=text, lr=self.phases[-1].lr))
 
@@ -329,6 +337,8 @@ class _Draft:
         why = (
             "the head first, on features that are computed once" if kept else "frozen batch norms keep their statistics"
         )
+        if self._knows_all:
+            why = "the weights know all of the classes by name, so they are also measured as they are"
         self.say("phases", ", then ".join(said), why)
 
     def _phase_seconds(self) -> list[float]:
@@ -353,7 +363,9 @@ class _Draft:
     def _reserve(self) -> float:
         """Seconds after the last step: predictions in float32, explanations, report."""
         held = len(self.division.test) + len(self.division.val)
-        return LEAVING + held / self.speed["forward_per_second"] * FLOAT32
+        return (LEAVING if self.start.weights is None else TUNED_LEAVING) + held / self.speed[
+            "forward_per_second"
+        ] * FLOAT32
 
     def _affordable(self, clock: Clock) -> float:
         """Epochs that fit into the time that is left."""

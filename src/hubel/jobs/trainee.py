@@ -28,7 +28,7 @@ from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
 from hubel.nn.capture import evaluating
 from hubel.nn.model_folder import save_model
 from hubel.nn.stages import answer_from_features, set_trainable
-from hubel.records import EpochRow, ModelCard, Progress, Scores
+from hubel.records import EpochRow, ModelCard, Note, Progress, Scores
 from hubel.runs import RunFolder
 
 
@@ -48,6 +48,7 @@ class Trainee:
         self.model, fitted = plan.initial_model()
         self.config = plan.recipe.train
         self.notes: list[str] = [] if fitted is None else fitted.lines()
+        self._knows_all = fitted is not None and len(fitted.kept) == len(self.classes)
         if self.config.find_lr:
             self._find_lr()
         self.filters_before = self.filters()
@@ -78,15 +79,25 @@ class Trainee:
         """Whether this is the last phase of the plan."""
         return self.phase == len(self.plan.phases) - 1
 
-    def fit(self) -> Iterator[Step | EpochEnd | Progress]:
+    def fit(self) -> Iterator[Step | EpochEnd | Progress | Note]:
         """Train, phase by phase; the time budget, where there is one, paces the schedule."""
         torch.manual_seed(self.plan.recipe.seed)  # of dropout; the finder may have drawn before
+        if self._knows_all:
+            yield self._measure_start()
         for number, phase in enumerate(self.plan.phases):
             self.phase, self.before, self.steps_before = number, self.before + self.state.epoch, self._steps
             self._began = self.clock.seconds
             self._allowed = (self.clock.left - self.plan.reserve) * self.plan.shares[number]
             yield from self._fit(phase, replace(self.config, epochs=phase.epochs, lr=phase.lr))
             self._save_best()
+
+    def _measure_start(self) -> Note:
+        """Weights that know all of the classes may be best as they are: they are the first candidate, as epoch 0."""
+        self.best_scores = self._validate()
+        self._keep()
+        said = f"Before any training: {self.best_scores.accuracy:.1%} of {self.best_scores.n:,} validation images."
+        self.notes.append(said)
+        return Note(text=said)
 
     def _fit(self, phase: Phase, config: TrainConfig) -> Iterator[Step | EpochEnd | Progress]:
         """One phase: freeze what it leaves alone, keep the features where that is everything but the head."""

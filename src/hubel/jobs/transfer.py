@@ -17,6 +17,7 @@ HEAD_EPOCHS = (
 )
 HEAD_RATE = 1e-3
 RATE = 1e-4  # of the whole network afterwards
+KNOWN_RATE = 2e-5  # of a network that knows all of the classes already: there is more to lose than to learn
 COURSE_EPOCHS = 10  # a phase, where neither epochs nor minutes were given
 HEAD_SHARE = 1 / 20  # cost of an epoch on kept features, as a share of a forward pass over the images
 
@@ -47,11 +48,12 @@ def start_for(recipe: Recipe, code: Builder | None) -> Start:
     return Start(weights=read_weights(model.weights, model.model, code=code), code=code)
 
 
-def phases_for(recipe: Recipe, affordable: Callable[[], float]) -> tuple[Phase, ...]:
+def phases_for(recipe: Recipe, affordable: Callable[[], float], *, known: bool = False) -> tuple[Phase, ...]:
     """Turn ``--stages``, ``--epochs`` and ``--lr`` into phases.
 
     Args:
         affordable: epochs of the deepest phase that the time left holds; infinite without a budget.
+        known: whether the weights know all of the classes by name, so that the head needs no phase of its own.
 
     Raises:
         UsageError: phases that are spelled out, and epochs or a rate beside them that say something else.
@@ -73,8 +75,9 @@ def phases_for(recipe: Recipe, affordable: Callable[[], float]) -> tuple[Phase, 
         return tuple(Phase(depth=depth, epochs=each, lr=rate) for depth, rate in rates.items())
     if text == "head":
         return (Phase(depth=0, epochs=train.epochs or HEAD_EPOCHS, lr=lr or HEAD_RATE),)
-    deep = Phase(depth=None, epochs=train.epochs or _whole(min(affordable(), 100)), lr=lr or RATE)
-    return (deep,) if text == "all" else (Phase(depth=0, epochs=HEAD_EPOCHS, lr=HEAD_RATE), deep)
+    rate = lr or (KNOWN_RATE if known else RATE)
+    deep = Phase(depth=None, epochs=train.epochs or _whole(min(affordable(), 100)), lr=rate)
+    return (deep,) if text == "all" or known else (Phase(depth=0, epochs=HEAD_EPOCHS, lr=HEAD_RATE), deep)
 
 
 def _whole(epochs: float) -> int:

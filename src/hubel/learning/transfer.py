@@ -87,8 +87,9 @@ class HeadOnly(nn.Module):
         super().__init__()
         self.head = find_module(model, head)
         layers = list(self.head) if isinstance(self.head, nn.Sequential) else [self.head]
-        self.dropped = layers.pop(0) if isinstance(layers[0], nn.Dropout) else None
-        self.layers = nn.Sequential(*layers)
+        first = layers[0]
+        self.dropped: nn.Dropout | None = first if isinstance(first, nn.Dropout) else None
+        self.layers = nn.Sequential(*layers[1 if self.dropped is not None else 0 :])
 
     def forward(self, features: Tensor) -> Tensor:
         if self.dropped is not None and self.dropped.training:

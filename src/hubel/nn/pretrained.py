@@ -158,8 +158,13 @@ def load_into(
     """
     own = model.state_dict()
     state = _matched(weights.state, own)
-    fits = {key: value for key, value in state.items() if key in own and own[key].shape == value.shape}
     final = find_stages(model, shape).final
+    others_classes = bool(classes) and weights.classes is not None and tuple(classes) != weights.classes
+    fits = {
+        key: value
+        for key, value in state.items()
+        if key in own and own[key].shape == value.shape and not (others_classes and key.startswith(final + "."))
+    }
     body = {key: value.numel() for key, value in own.items() if not key.startswith(final + ".")}
     share = sum(count for key, count in body.items() if key in fits) / max(sum(body.values()), 1)
     if share < LEAST_SHARE:
@@ -179,7 +184,7 @@ def load_into(
     return Fitted(
         loaded=len(fits),
         head=tuple(key for key in own if key.startswith(final + ".") and key not in fits),
-        kept=tuple(classes[row] for row in known) if rows else (),
+        kept=tuple(classes[row] for row in known),
         missing=tuple(k for k in others if k not in state and not k.endswith("num_batches_tracked")),
         unused=tuple(key for key in state if key not in own),
         reshaped=tuple(key for key in others if key in state),
