@@ -117,12 +117,12 @@ def test_weights_that_know_all_classes_are_the_first_candidate(few_digits: Path,
 @pytest.mark.parametrize(
     ("changes", "phases"),
     [
-        ({}, "head:20:0.001,all:7:0.0001"),
+        ({}, "head:20:0.001,all:7:0.0002"),
         ({"epochs": 3, "lr": 0.01}, "head:20:0.001,all:3:0.01"),
         ({"stages": "course"}, "head:7:0.001,last:7:1e-05"),
         ({"stages": "course", "epochs": 8}, "head:4:0.001,last:4:1e-05"),
         ({"stages": "head"}, "head:20:0.001"),
-        ({"stages": "all", "epochs": 2}, "all:2:0.0001"),
+        ({"stages": "all", "epochs": 2}, "all:2:0.0002"),
     ],
 )
 def test_presets(changes: dict[str, object], phases: str) -> None:
@@ -148,7 +148,7 @@ def test_images_are_enlarged_towards_the_weights_size() -> None:
     sides = {
         side: choose_size(View(side=side, uniform=True, colour=True, count=9), None, weights) for side in (28, 100)
     }
-    assert sides == {28: 32, 100: 192}
+    assert sides == {28: 32, 100: 128}
     assert choose_size(View(side=500, uniform=True, colour=True, count=9), None, weights) == 224
     assert choose_size(View(side=500, uniform=True, colour=True, count=9), 96, weights) == 96
 

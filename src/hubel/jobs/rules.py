@@ -27,8 +27,8 @@ def choose_size(view: View, asked: int | None, weights: Preprocess | None) -> in
 
     Small images stay as they are, tiny ones are enlarged by a whole factor, since a network halves them three times.
     Large ones are reduced: objects that fill a photo are known at that side, and every doubling costs four times the
-    work. Published weights know things at the size that they were trained at: images are enlarged towards it, at most
-    to twice their own size, and never beyond it.
+    work. Published weights know things at the size that they were trained at: smaller images are brought to the next
+    multiple of 32, which such networks halve five times, and larger ones to that size.
 
     Args:
         asked: ``--size``. weights: how the images of published weights were prepared.
@@ -37,7 +37,7 @@ def choose_size(view: View, asked: int | None, weights: Preprocess | None) -> in
         return asked
     if weights is not None:
         native = max(weights.size)
-        return native if view.side >= 0.75 * native else min(native, max(32, 2 * view.side // 32 * 32))
+        return native if view.side >= 0.75 * native else min(native, -(-view.side // 32) * 32)
     if view.side > NATIVE:
         return min(PHOTO, view.side // 8 * 8)
     return view.side * math.ceil(TINY / view.side)

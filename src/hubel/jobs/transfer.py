@@ -16,7 +16,7 @@ HEAD_EPOCHS = (
     20  # of the head alone: they cost little, and bring the rest of the network to a head that knows something
 )
 HEAD_RATE = 1e-3
-RATE = 1e-4  # of the whole network afterwards
+RATE = 2e-4  # of the whole network afterwards
 KNOWN_RATE = 2e-5  # of a network that knows all of the classes already: there is more to lose than to learn
 COURSE_EPOCHS = 10  # a phase, where neither epochs nor minutes were given
 HEAD_SHARE = 1 / 20  # cost of an epoch on kept features, as a share of a forward pass over the images
