@@ -50,6 +50,7 @@ def test_the_table_equals_torchinfos_totals() -> None:
         (["torchvision/alexnet", "--input", "3,20,20"], ("smallest size is 63x63", "at its layer features.5")),
         (["resnet50", "--input", "3,20"], ("expected channels,height,width such as 3,224,224",)),
         (["resnet50", "--input", "a"], ("expected whole numbers",)),
+        (["resnet50", "--classes", "0"], ("must be at least 1",)),
         (["resnet55"], ("did you mean resnet",)),
         (["resnet50", "--output", "x.png"], ("must end in .svg (picture), .html (page) or .json (numbers)",)),
     ],

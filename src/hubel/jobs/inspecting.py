@@ -54,7 +54,7 @@ def inspecting(network: Any, asked: Asked, *, code: Builder | None = None) -> Su
         return _summary(classifier.model, name, asked, native=(said.channels, *said.size))
     own = native(network)
     shape = _shape(asked, own)
-    classes = asked.classes or (1000 if min(own[1:]) > 64 else 10)
+    classes = (1000 if min(own[1:]) > 64 else 10) if asked.classes is None else asked.classes
     make = build if asked.measure else outline
     try:
         model = make(network, classes=classes, channels=shape[0], size=shape[1:])
