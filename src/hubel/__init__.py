@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hubel.jobs.verbs import inspect as inspect
     from hubel.jobs.verbs import load as load
     from hubel.jobs.verbs import predict as predict
+    from hubel.jobs.verbs import resume as resume
     from hubel.jobs.verbs import train as train
     from hubel.learning.engine import fit as fit
     from hubel.nn.zoo import build as build
@@ -45,6 +46,7 @@ _HOMES = {
     "inspect": "jobs.verbs",
     "load": "jobs.verbs",
     "predict": "jobs.verbs",
+    "resume": "jobs.verbs",
     "train": "jobs.verbs",
     "fit": "learning.engine",
     "build": "nn.zoo",

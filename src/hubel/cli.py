@@ -30,6 +30,7 @@ examples:
   hubel data photos/                          audit a folder of images, change nothing
   hubel train photos/ --minutes 10            a classifier with a report, in runs/photos
   hubel train photos/ --model resnet18 --epochs 30 --lr 0.05
+  hubel resume runs/photos                    go on after an interruption, as if there had been none
   hubel evaluate runs/photos new-photos/
   hubel predict runs/photos image.jpg folder/ --output preds.csv
 """
@@ -108,6 +109,14 @@ def parser() -> argparse.ArgumentParser:
     train = command("train", _train, "train a classifier and write its report")
     train.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
     _add_run_flags(train)
+    resume = command("resume", _resume, "go on with an interrupted run, to the weights it would have ended with")
+    resume.add_argument("run", metavar="RUN", help="run folder")
+    resume.add_argument("source", metavar="DATA", nargs="?", help="where the images are now, if they were moved")
+    resume.add_argument("--extend", type=int, metavar="N", help="train a finished run on for N epochs")
+    resume.add_argument("--lr", type=float, metavar="X", help="peak rate of --extend (default: the last one)")
+    resume.add_argument("--inexact", action="store_true", help="go on although versions, threads or hardware changed")
+    resume.add_argument("--model", metavar="FILE.py:CLASS", help="the code that the run was trained with")
+    _add_json(resume)
     evaluate = command("evaluate", _evaluate, "measure a trained model on other images")
     evaluate.add_argument("places", metavar="RUN DATA", nargs="*", help="run or model folder; folder, CSV or set")
     _add_weights(evaluate)
@@ -243,6 +252,13 @@ def _train(given: dict[str, Any]) -> int:
     from hubel.jobs import verbs
 
     verbs.train(given.pop("source"), started=STARTED, **_take(given))
+    return 0
+
+
+def _resume(given: dict[str, Any]) -> int:
+    from hubel.jobs import verbs
+
+    verbs.resume(given.pop("run"), given.pop("source", None), **_take(given))
     return 0
 
 

@@ -23,11 +23,12 @@ from typing import Any
 from hubel.errors import RunError, UsageError
 from hubel.records import to_json
 
+STATE = "resume/state.safetensors"  # of a training that can go on
 LAYOUT = 1  # of the run folder; raise it when readers must tell old from new
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes cells that begin so for formulas
 
 
-def write_bytes(file: Path, content: bytes) -> None:
+def write_bytes(file: Path, content: bytes | bytearray) -> None:
     """Write a file whole or not at all.
 
     Raises:
@@ -53,7 +54,12 @@ def write_text(file: Path, content: str) -> None:
 
 def write_json(file: Path, value: Any) -> None:
     """Write a record, or plain values, as indented JSON, whole or not at all."""
-    write_text(file, json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=True) + "\n")
+    write_text(file, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """Return a record, or plain values, as indented JSON."""
+    return json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=True) + "\n"
 
 
 def csv_text(rows: Sequence[Sequence[Any]]) -> str:
@@ -101,6 +107,28 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a run that is to go on, and take away what an interrupted write left behind.
+
+        Raises:
+            RunError: there is no such run, or it ended before its plan was written.
+        """
+        if not path.is_dir():
+            raise RunError(f"{path} does not exist: give the folder of a run, such as runs/photos.")
+        if not (path / "recipe.yaml").exists() or not (path / "plan.json").exists():
+            raise RunError(f"{path} holds no run that can go on (it has no recipe.yaml and plan.json): train again.")
+        with _explained(path):
+            for leftover in path.rglob(".*.part"):
+                leftover.unlink(missing_ok=True)
+            (path / "manifest.json").unlink(missing_ok=True)
+        return cls(path)
+
+    @property
+    def worth_keeping(self) -> bool:
+        """Whether a failure now leaves something that can be used: a model, or the state of a training."""
+        return (self.model / "model.safetensors").exists() or (self.path / STATE).exists()
+
     def write(self, name: str, value: Any) -> None:
         """Write ``name`` in the folder: text as it is, anything else as JSON."""
         if isinstance(value, str):
@@ -121,11 +149,37 @@ class RunFolder:
         """Add an event to log.jsonl."""
         self.append("log.jsonl", json.dumps(event, ensure_ascii=False), sync=sync)
 
+    def cut(self, name: str, length: int) -> None:
+        """Cut a growing file back to so many bytes: what a run that goes on will write again."""
+        with _explained(self.path / name), open(self.path / name, "r+b") as handle:
+            handle.truncate(length)
+
+    def length(self, name: str) -> int:
+        """Return the bytes of a file so far; 0 where there is none."""
+        file = self.path / name
+        return file.stat().st_size if file.exists() else 0
+
     def seal(self) -> None:
         """Write manifest.json: the SHA-256 of every other file."""
         files = sorted(f for f in self.path.rglob("*") if f.is_file() and f.name != "manifest.json")
         digests = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
         self.write("manifest.json", {"layout": LAYOUT, "sha256": digests})
+
+
+class Elsewhere(RunFolder):
+    """The run folder for every process but the first, which alone writes: it can be read."""
+
+    def write(self, name: str, value: Any) -> None:
+        """Leave it to the first process."""
+
+    def append(self, name: str, line: str, *, sync: bool = False) -> None:
+        """Leave it to the first process."""
+
+    def cut(self, name: str, length: int) -> None:
+        """Leave it to the first process."""
+
+    def seal(self) -> None:
+        """Leave it to the first process."""
 
 
 def verify(path: Path) -> None:

@@ -8,7 +8,18 @@ import torch.nn.functional as F
 from scipy import stats
 from torchvision.transforms.v2 import functional as TF
 
-from hubel.dataset.augment import DRAWS, PRESETS, augment, describe, mix, operations, uniform
+from hubel.dataset.augment import (
+    DRAWS,
+    MIRROR,
+    PRESETS,
+    augment,
+    describe,
+    draws_for,
+    is_mirrored,
+    mix,
+    operations,
+    uniform,
+)
 from hubel.dataset.config import Augmentation
 
 IMAGES = torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -144,3 +155,13 @@ def test_every_preset_says_what_it_does() -> None:
     said = {describe(how) for how in PRESETS.values()}
     assert len(said) == len(PRESETS)
     assert "MixUp" in describe(Augmentation(mixup=0.2))
+
+
+def test_two_epochs_show_every_image_and_its_mirror_image() -> None:
+    ids = torch.arange(1000)
+    first, second, third = (is_mirrored(draws_for(3, epoch, ids)) for epoch in (0, 1, 2))
+    assert torch.equal(first, ~second)
+    assert torch.equal(first, third)
+    assert first.float().mean().item() == pytest.approx(0.5, abs=0.05)
+    others = [i for i in range(24) if i != MIRROR]
+    assert torch.equal(draws_for(3, 1, ids)[:, others], uniform(3, 1, ids)[:, others])

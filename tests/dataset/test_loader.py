@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from hubel.dataset import loader as module
 from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
 from hubel.records import Preprocess
@@ -49,11 +50,27 @@ def test_an_epoch_can_begin_in_the_middle() -> None:
     assert torch.equal(whole[1].images, rest[0].images)
 
 
-def test_mapped_and_held_images_give_the_same_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = next(loader(augmentation=Augmentation(flip=True, shift=0.2)).epoch(0, 8))
-    monkeypatch.setattr(module, "RESIDENT", 0)
-    mapped = next(loader(augmentation=Augmentation(flip=True, shift=0.2)).epoch(0, 8))
-    assert torch.equal(held.images, mapped.images)
+def test_a_mapped_file_gives_the_same_batches(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", PIXELS)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    for size in (8, 4):
+        options = {"classes": 5, "batch_size": 16, "preprocess": VIEW, "augmentation": Augmentation(), "seed": 1}
+        from_file = next(Loader(mapped, LABELS, np.arange(50), device=torch.device("cpu"), **options).epoch(0, size))
+        assert torch.equal(next(loader().epoch(0, size)).images, from_file.images)
+    assert [file.name for file in tmp_path.iterdir()] == ["images.npy"], "reduced images have no name"
+
+
+@pytest.mark.parametrize("how", [Augmentation(flip=True, shift=0.2), Augmentation(mixup=1.0), Augmentation(cutmix=1.0)])
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_parts_of_processes_are_the_batches_of_one(how: Augmentation, processes: int) -> None:
+    """To the bit, also where images are mixed with their neighbours and where a batch can't be divided evenly."""
+    whole = list(loader(augmentation=how).epoch(1, 8))
+    parts = [list(loader(augmentation=how, part=(n, processes)).epoch(1, 8)) for n in range(processes)]
+    for number, batch in enumerate(whole):
+        mine = [part[number] for part in parts]
+        assert {part.count for part in mine} == {16}
+        for field in ("images", "targets", "labels", "ids"):
+            assert torch.equal(torch.cat([getattr(part, field) for part in mine]), getattr(batch, field)), field
 
 
 def test_smaller_images_are_the_antialiased_ones() -> None:

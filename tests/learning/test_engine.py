@@ -14,10 +14,11 @@ from torch import nn
 from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
 from hubel.errors import UsageError
+from hubel.learning.average import averaged
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import EpochEnd, Step, TrainState, fit
 from hubel.learning.finder import find_lr
-from hubel.learning.optim import optimizers, parameter_groups
+from hubel.learning.optim import Muon, optimizers, orthogonal, parameter_groups
 from hubel.learning.schedule import factor
 from hubel.records import Preprocess
 
@@ -225,6 +226,49 @@ def test_decay_spares_biases_and_norms() -> None:
 def test_optimizers_are_pytorchs(name: str, kind: type) -> None:
     [optimizer] = optimizers(network(), dataclasses.replace(CONFIG, optimizer=name))
     assert type(optimizer) is kind
+
+
+def test_muon_has_the_filters_and_sgd_the_rest() -> None:
+    filters, rest = optimizers(network(), dataclasses.replace(CONFIG, optimizer="muon"))
+    assert type(filters) is Muon
+    assert [p.ndim for group in filters.param_groups for p in group["params"]] == [4]
+    assert sorted(p.ndim for group in rest.param_groups for p in group["params"]) == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize("shape", [(8, 27), (27, 8)])
+def test_an_orthogonal_update_has_the_directions_of_the_gradient(shape: tuple[int, int]) -> None:
+    """Against the singular value decomposition: the same directions, every singular value near 1."""
+    matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    update = orthogonal(matrix)
+    values = torch.linalg.svdvals(update)
+    assert values.min() > 0.3
+    assert values.max() < 1.4
+    along = u.T @ update @ v.T
+    torch.testing.assert_close(along, along.diagonal().diag(), atol=1e-9, rtol=0)
+
+
+def test_muon_keeps_the_norm_and_changes_by_its_rate() -> None:
+    config = dataclasses.replace(CONFIG, optimizer="muon", lr=0.05, warmup=0.0, schedule="constant", epochs=1)
+    mine = state(config)
+    bank = mine.model[0].weight
+    for event in fit(mine, loader(96), config, size=8):
+        if isinstance(event, Step):
+            assert bank.norm().item() == pytest.approx(len(bank) ** 0.5, rel=0.1)
+
+
+def test_the_average_follows_the_weights() -> None:
+    """Against the recursion, written out for one weight."""
+    config = dataclasses.replace(CONFIG, ema=0.9)
+    mine = state(config)
+    mine.average = averaged(mine.model)
+    expected = mine.average[5].weight.clone()
+    for event in fit(mine, loader(), config, size=8):
+        if isinstance(event, Step):
+            decay = min(0.9, (1 + event.step) / (10 + event.step))
+            expected = decay * expected + (1 - decay) * mine.model[5].weight.detach()
+            torch.testing.assert_close(mine.average[5].weight, expected)
+    assert int(mine.average[1].num_batches_tracked) == 6
 
 
 def test_the_finder_suggests_a_rate_that_learns_and_changes_nothing() -> None:

@@ -28,6 +28,7 @@ PRESETS: dict[str, Augmentation] = {
     "rand": Augmentation(shift=1 / 8, policy="rand"),
 }
 
+MIRROR = 3  # the column of `draws_for` that decides about mirroring
 DRAWS = 24  # random numbers per image and epoch; each change has its own columns, so that they stay independent
 
 
@@ -40,8 +41,24 @@ def uniform(seed: int, epoch: int, ids: Tensor, columns: int = DRAWS) -> Tensor:
         ids: (N,) int64.
     """
     column = torch.arange(columns, device=ids.device)
-    key = _mix(torch.tensor(seed * 1_000_003 + epoch, device=ids.device))
-    bits = _mix(_mix(ids[:, None] * columns + column) ^ key)
+    return _uniform(seed, epoch, ids[:, None] * columns + column)
+
+
+def draws_for(seed: int, epoch: int, ids: Tensor) -> Tensor:
+    """Return (N, DRAWS) like `uniform`, but for the mirror's column: drawn once, and turned over every other epoch.
+
+    Whoever was mirrored is not in the next epoch, so that two epochs show all images and all mirror images (Jordan
+    2024, "alternating flip").
+    """
+    draws = uniform(seed, epoch, ids)
+    coin = _uniform(seed, 0, ids * DRAWS + MIRROR)
+    draws[:, MIRROR] = coin if epoch % 2 == 0 else 1 - coin
+    return draws
+
+
+def _uniform(seed: int, epoch: int, counter: Tensor) -> Tensor:
+    key = _mix(torch.tensor(seed * 1_000_003 + epoch, device=counter.device))
+    bits = _mix(_mix(counter) ^ key)
     return ((bits >> 40) & 0xFFFFFF).float() / 2**24
 
 
@@ -85,7 +102,7 @@ def augment(images: Tensor, how: Augmentation, draws: Tensor, size: int) -> Tens
 
 def is_mirrored(draws: Tensor) -> Tensor:
     """Return (N,) bool: which images are mirrored, where flips are on, given their draws (N, ≥ 4)."""
-    return draws[:, 3] < 0.5
+    return draws[:, MIRROR] < 0.5
 
 
 def _place(x: Tensor, how: Augmentation, u: Tensor, size: int) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hubel.dataset.augment import augment, mix, uniform
+from hubel.dataset.augment import augment, draws_for, mix
 from hubel.dataset.config import Augmentation
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.records import Preprocess
 
 ROOM = 1.2  # images are kept this much larger than what is trained on, so that crops stay sharp
-RESIDENT = 4 << 30  # bytes of uint8 pixels that are held in memory (or on the device); more stays memory-mapped
+ON_DEVICE = 1 / 4  # of a GPU's free memory may be taken by pixels; more of them come batch by batch
+CHUNK = 512  # images that are reduced together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +32,28 @@ class Batch:
         images: (N, C, S, S) float32, normalised, channels last.
         targets: (N, K) float32, rows sum to 1 (one-hot unless images were mixed).
         labels: (N,) int64, the image's own class. ids: (N,) int64, rows of the pack.
+        count: images of the whole batch, of which this process may have a part.
     """
 
     images: Tensor
     targets: Tensor
     labels: Tensor
     ids: Tensor
+    count: int
 
 
 class Loader:
     """The training images as batches of one fixed shape; a short last batch is left out, another one each epoch.
+
+    On a processor nothing is held: pixels are read from the mapped file, whose pages the system keeps as it has room.
+    On a GPU they are held where they fit.
 
     Args:
         images: (N, H, W, C) uint8, may be a memory map; labels: (N,) class indices, of the whole pack.
         indices: the rows that are trained on.
         classes: K.
         sampler: ``shuffle`` shows every image once an epoch; ``balanced`` draws classes equally often.
+        part: this process's number and the number of processes: each gets its part of every batch.
     """
 
     def __init__(
@@ -60,14 +69,16 @@ class Loader:
         seed: int,
         device: torch.device,
         sampler: Literal["shuffle", "balanced"] = "shuffle",
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self.indices = torch.from_numpy(np.asarray(indices, dtype=np.int64))
         self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))[self.indices]
         self.classes, self.preprocess, self.augmentation = classes, preprocess, augmentation
         self.batch_size, self.seed, self.device, self.sampler = min(batch_size, len(indices)), seed, device, sampler
+        self.part = part
         self._stored = images
-        self._small: Tensor | None = None
-        self._held = to_tensor(images[indices]).to(device) if images[:1].nbytes * len(indices) <= RESIDENT else None
+        self._reduced: npt.NDArray[np.uint8] | None = None
+        self._held: tuple[int, Tensor] | None = None  # the side and pixels of all images, on the device
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -82,44 +93,74 @@ class Loader:
             return torch.multinomial(weights, count, replacement=True, generator=generator)
         return torch.randperm(len(self.indices), generator=generator)[:count]
 
+    def parts(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each batch of an epoch from number `start` on: all of its rows, and this process's place among them."""
+        number, count = self.part
+        for rows in self.order(epoch).view(-1, self.batch_size)[start:]:
+            yield rows, torch.arange(len(rows)).tensor_split(count)[number]
+
     def epoch(self, epoch: int, size: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on, with images of `size` pixels a side."""
-        for rows in self.order(epoch).view(-1, self.batch_size)[start:]:
-            yield self.batch(rows, epoch, size)
+        for rows, places in self.parts(epoch, start=start):
+            yield self.batch(rows, epoch, size, places)
 
-    def batch(self, rows: Tensor, epoch: int, size: int) -> Batch:
-        """Build one batch from rows of this loader, (N,) int64."""
-        ids = self.indices[rows]
-        pixels = self._pixels(rows, ids, size)
-        draws = uniform(self.seed, epoch, ids.to(self.device))
-        images = normalise(augment(pixels, self.augmentation, draws, size), self.preprocess)
-        labels = self.labels[rows].to(self.device)
+    def batch(self, rows: Tensor, epoch: int, size: int, places: Tensor | None = None) -> Batch:
+        """Build one batch from rows of this loader, (N,) int64; or the images at `places` of it."""
+        mixing = bool(self.augmentation.mixup or self.augmentation.cutmix)
+        mine = rows if places is None else rows[places]
+        if mixing and places is not None:  # an image is mixed with the one before it, which may be another process's
+            mine = torch.cat((rows[places[:1] - 1], mine))
+        ids = self.indices[mine]
+        draws = draws_for(self.seed, epoch, ids.to(self.device))
+        images = normalise(augment(self._pixels(mine, size), self.augmentation, draws, size), self.preprocess)
+        labels = self.labels[mine].to(self.device)
         targets = F.one_hot(labels, self.classes).float()
-        images, targets = mix(images, targets, self.augmentation, self.seed, epoch, int(ids[0]))
+        if mixing:
+            first = int(self.indices[rows[0]])
+            images, targets = mix(images, targets, self.augmentation, self.seed, epoch, first)
+            if places is not None:
+                images, targets, labels, ids = images[1:], targets[1:], labels[1:], ids[1:]
         images = images.contiguous(memory_format=torch.channels_last)
-        return Batch(images=images, targets=targets, labels=labels, ids=ids)
+        return Batch(images=images, targets=targets, labels=labels, ids=ids, count=len(rows))
 
     def sample(self, count: int) -> Tensor:
         """Return up to `count` training images spread evenly, unchanged: (n, C, H, W) uint8 on the CPU."""
         ids = self.indices[:: max(len(self.indices) // count, 1)][:count]
         return to_tensor(self._stored[ids.numpy()])
 
-    def _pixels(self, rows: Tensor, ids: Tensor, size: int) -> Tensor:
-        if self._held is None:
-            return to_tensor(self._stored[ids.numpy()]).to(self.device, non_blocking=True)
-        return self._reduced(size)[rows.to(self.device)]
-
-    def _reduced(self, size: int) -> Tensor:
-        """The held images, reduced (antialiased) when an epoch trains on much smaller ones; made once per size."""
-        assert self._held is not None
-        side = self._held.shape[-1]
+    def _pixels(self, rows: Tensor, size: int) -> Tensor:
+        """(N, C, S, S) uint8 on the device, S a little more than `size` where the stored images are much larger."""
         target = round(ROOM * size) if self.augmentation.scale or self.augmentation.rotate else size
-        if min(side, self._held.shape[-2]) <= target:
-            return self._held
-        if self._small is None or self._small.shape[-1] != target:
-            chunks = [
-                F.interpolate(chunk.float(), (target, target), mode="bilinear", antialias=True).round_().byte()
-                for chunk in self._held.split(512)
-            ]
-            self._small = torch.cat(chunks).contiguous(memory_format=torch.channels_last)
-        return self._small
+        height, width = self._stored.shape[1:3]
+        reduced = target < min(height, width)
+        side = target if reduced else 0
+        if self.device.type == "cuda" and (self._held is None or self._held[0] != side):
+            self._hold(side)
+        if self._held is not None and self._held[0] == side:
+            return self._held[1][rows.to(self.device)]
+        pixels = self._smaller(side)[rows.numpy()] if reduced else self._stored[self.indices[rows].numpy()]
+        return to_tensor(pixels).to(self.device, non_blocking=True)
+
+    def _hold(self, side: int) -> None:
+        """Keep all training images on the GPU, where they fit."""
+        self._held = None
+        height, width, channels = self._stored.shape[1:]
+        each = (side * side if side else height * width) * channels
+        if each * len(self.indices) <= torch.cuda.mem_get_info(self.device)[0] * ON_DEVICE:
+            pixels = self._smaller(side) if side else self._stored[self.indices.numpy()]
+            self._held = side, to_tensor(pixels).to(self.device)
+
+    def _smaller(self, side: int) -> npt.NDArray[np.uint8]:
+        """All training images reduced (antialiased) to `side` pixels, in a file without a name; made once per size."""
+        if self._reduced is None or self._reduced.shape[1] != side:
+            home = Path(self._stored.filename or "").parent if isinstance(self._stored, np.memmap) else None
+            shape = (len(self.indices), side, side, self._stored.shape[-1])
+            with tempfile.TemporaryFile(dir=home) as file:  # the mapping keeps it
+                made = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+            for start in range(0, len(made), CHUNK):
+                ids = self.indices[start : start + CHUNK].numpy()
+                pixels = to_tensor(self._stored[ids]).float()
+                small = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True).round_().byte()
+                made[start : start + CHUNK] = small.permute(0, 2, 3, 1).numpy()
+            self._reduced = made
+        return self._reduced

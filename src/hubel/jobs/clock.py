@@ -18,6 +18,11 @@ class Clock:
     started: float
     budget: float | None
 
+    @classmethod
+    def going_on(cls, used: float, budget: float | None) -> Clock:
+        """Return the clock of a run that had used so many seconds when it was interrupted."""
+        return cls(time.monotonic() - used, budget)
+
     @property
     def seconds(self) -> float:
         """Seconds since the start."""

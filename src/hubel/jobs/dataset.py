@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import threading
 from collections.abc import Callable, Generator
@@ -47,6 +48,14 @@ class Dataset:
             path: "excluded as asked" for path, ok in zip(self.catalog.paths, self.usable, strict=True) if not ok
         }
         return {**excluded, **reasons}
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 over all files' names and digests, and how they are decoded: equal where the pixels are."""
+        digest = hashlib.sha256(repr(replace(self.packed.preprocess, mean=(), std=())).encode())
+        for path, fact in zip(self.catalog.paths, self.packed.facts, strict=True):
+            digest.update(f"{path}\0{'' if fact is None else fact.sha256}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
 
     def split(self, config: DataConfig, seed: int) -> Split:
         """Divide the usable images into parts."""

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from hubel.dataset.config import Augmentation
+from hubel.dataset.augment import PRESETS
+from hubel.dataset.config import Augmentation, DataConfig
 from hubel.dataset.loader import Loader
+from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
-from hubel.evaluation.baseline import FittedBaseline
+from hubel.evaluation.baseline import FittedBaseline, fit_baseline
+from hubel.jobs.dataset import Dataset
 from hubel.jobs.recipe import Recipe
+from hubel.jobs.rules import some_of
 from hubel.jobs.transfer import Start
+from hubel.learning.distributed import rank, world_size
 from hubel.learning.transfer import Phase
 from hubel.nn.pretrained import Fitted, load_into
 from hubel.nn.quick import Quick
-from hubel.nn.stages import Stages
+from hubel.nn.stages import Stages, find_stages
 from hubel.nn.zoo import build, outline
-from hubel.records import ModelCard
+from hubel.records import ModelCard, Preprocess, from_json, to_json
 
+FITTED = 20_000  # training images that the baselines are fitted on
 SAMPLE = 2_000  # training images that mean, std and the first layer are measured on
 
 
@@ -54,6 +62,11 @@ class Plan:
     views: int = 0
     notes: tuple[str, ...] = ()
 
+    def said(self) -> dict[str, Any]:
+        """What of the plan is not in the recipe, as JSON: `plan_from` makes the plan again."""
+        names = ("card", "size", "rows", "speed", "reserve", "phases", "shares", "views", "notes")
+        return {name: to_json(getattr(self, name)) for name in names}
+
     def initial_model(self) -> tuple[nn.Module, Fitted | None]:
         """Build the network with weights that depend on the seed, and on the data where it asks to see some."""
         return new_model(self.card, self.recipe, self.loader, self.device, self.start)
@@ -81,6 +94,90 @@ def new_model(
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model.to(device), fitted
+
+
+def plan_from(
+    said: Mapping[str, Any], recipe: Recipe, dataset: Dataset, division: Split, device: torch.device, start: Start
+) -> Plan:
+    """Make a plan again from what `Plan.said` returned, without measuring anything."""
+    card = from_json(ModelCard, said["card"])
+    augmentation = augmentation_for(recipe.data)
+    loader = loader_for(dataset, division, recipe, card.preprocess, augmentation, device)
+    plan = Plan(
+        recipe=recipe,
+        card=card,
+        size=said["size"],
+        device=device,
+        loader=loader,
+        augmentation=augmentation,
+        fitted=baseline_for(dataset, division, recipe.seed),
+        rows=tuple((what, value, why) for what, value, why in said["rows"]),
+        speed=said["speed"],
+        reserve=said["reserve"],
+        start=start,
+        phases=tuple(from_json(Phase, phase) for phase in said["phases"]),
+        shares=tuple(said["shares"]),
+        views=said["views"],
+        notes=tuple(said["notes"]),
+    )
+    if start.weights is None:
+        return plan
+    shape = (card.preprocess.channels, *card.preprocess.size)
+    return replace(plan, stages=find_stages(plan.initial_model()[0], shape))
+
+
+def extended(plan: Plan, epochs: int, lr: float | None) -> Plan:
+    """Add a last phase: so many more epochs, with a schedule of their own."""
+    last = plan.phases[-1]
+    phases = (*plan.phases, replace(last, epochs=epochs, lr=lr or last.lr))
+    train = replace(plan.recipe.train, epochs=sum(phase.epochs for phase in phases))
+    said = f"The run was finished once and then extended by {epochs} epochs: its reported part was measured before."
+    return replace(
+        plan,
+        recipe=replace(plan.recipe, train=train),
+        phases=phases,
+        shares=(*plan.shares, 1.0),
+        rows=(*plan.rows, ("extended", f"{epochs} epochs at {phases[-1].lr:.3g}", "as asked")),
+        notes=(*plan.notes, said),
+    )
+
+
+def augmentation_for(data: DataConfig) -> Augmentation:
+    """The random changes of a resolved recipe."""
+    assert data.augment != "auto"
+    preset = PRESETS[data.augment]
+    return preset if data.augment == "none" else replace(preset, flip=bool(data.flip))
+
+
+def baseline_for(dataset: Dataset, division: Split, seed: int) -> FittedBaseline:
+    """Fit what stands beside the network, on some of the training images."""
+    some = some_of(division.train, FITTED, seed)
+    return fit_baseline(dataset.packed.images[some], dataset.catalog.labels[some], seed=seed)
+
+
+def loader_for(
+    dataset: Dataset,
+    division: Split,
+    recipe: Recipe,
+    preprocess: Preprocess,
+    augmentation: Augmentation,
+    device: torch.device,
+) -> Loader:
+    """The training images as batches, as a recipe with a batch size asks for them."""
+    assert recipe.train.batch_size is not None
+    return Loader(
+        dataset.packed.images,
+        dataset.catalog.labels,
+        division.train,
+        classes=len(dataset.catalog.classes),
+        batch_size=recipe.train.batch_size,
+        preprocess=preprocess,
+        augmentation=augmentation,
+        seed=recipe.seed,
+        device=device,
+        sampler="balanced" if recipe.train.balance == "sampler" else "shuffle",
+        part=(rank(), world_size()),
+    )
 
 
 def check_model(recipe: Recipe, size: int, channels: int, classes: int, start: Start) -> None:

@@ -15,19 +15,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from hubel.dataset.augment import PRESETS, describe
+from hubel.dataset.augment import describe
 from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
 from hubel.errors import UsageError
-from hubel.evaluation.baseline import FittedBaseline, fit_baseline
+from hubel.evaluation.baseline import FittedBaseline
 from hubel.evaluation.mirror import MirrorTest, mirror_test
 from hubel.evaluation.predict import predict
 from hubel.jobs.clock import Clock
 from hubel.jobs.dataset import Dataset, View
 from hubel.jobs.hardware import best_precision, step_seconds
-from hubel.jobs.plan import SAMPLE, Plan, new_model
+from hubel.jobs.plan import FITTED, SAMPLE, Plan, augmentation_for, baseline_for, loader_for, new_model
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import (
     MARGIN,
@@ -57,7 +57,7 @@ TUNED_LEAVING = 14.0  # the same for the larger networks that published weights 
 STEADY = 0.4  # share of a step that is as long for small images: overheads and the last stages
 SAVING = 0.15  # seconds an epoch for evaluating and for writing the best weights
 FORWARD = 3.0  # a training step costs about as much as three forward passes
-FLOAT32 = 2.0  # and final predictions, made in float32, about twice the reduced precision
+TOGETHER = 0.8  # of their speeds added up is what several processes reach
 FLOAT32 = 2.0  # and final predictions, made in float32, about twice the reduced precision
 
 
@@ -69,18 +69,29 @@ def make_plan(
     device: torch.device,
     clock: Clock,
     start: Start,
+    processes: int = 1,
 ) -> Generator[Event, None, Plan]:
-    """Derive what the recipe leaves open; yields progress and returns the `Plan`."""
+    """Derive what the recipe leaves open; yields progress and returns the `Plan`.
+
+    Args:
+        processes: that will share each batch; one measures for all.
+    """
     steps = 3 + len(WIDTHS)
     yield Progress(task="planning", done=0, total=steps)
-    images, labels = dataset.packed.images, dataset.catalog.labels
-    some = some_of(division.train, 20_000, recipe.seed)
-    images, labels = images[some], labels[some]
-    fitted = fit_baseline(images, labels, seed=recipe.seed)
+    fitted = baseline_for(dataset, division, recipe.seed)
     yield Progress(task="planning", done=1, total=steps)
+    some = some_of(division.train, FITTED, recipe.seed)
+    images, labels = dataset.packed.images[some], dataset.catalog.labels[some]
     mirror = mirror_test(images, labels, dataset.catalog.classes, seed=recipe.seed)
     draft = _Draft(
-        dataset=dataset, division=division, view=view, recipe=recipe, device=device, mirror=mirror, start=start
+        dataset=dataset,
+        division=division,
+        view=view,
+        recipe=recipe,
+        device=device,
+        mirror=mirror,
+        start=start,
+        processes=processes,
     )
     draft.settle_data()
     draft.settle_training()
@@ -102,6 +113,7 @@ class _Draft:
     device: torch.device
     mirror: MirrorTest
     start: Start
+    processes: int = 1
     rows: list[tuple[str, str, str]] = field(default_factory=list)
     speed: dict[str, float] = field(default_factory=dict)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -128,7 +140,7 @@ class _Draft:
         self.say("images", f"{side}×{side} {'grey' if channels == 1 else 'RGB'}", why)
         flip = self.mirror.safe if given.flip is None else given.flip
         preset = preset_for(side, flip) if given.augment == "auto" else given.augment
-        self.augmentation = PRESETS[preset] if preset == "none" else replace(PRESETS[preset], flip=flip)
+        self.augmentation = augmentation_for(replace(given, augment=preset, flip=flip))
         zooms_in = self.augmentation.scale is not None and self.augmentation.scale[1] <= 1
         self.size = round(side * MARGIN / 8) * 8 if zooms_in and side >= NATIVE else side
         why = "as asked" if given.flip is not None else self.mirror.reason
@@ -145,8 +157,8 @@ class _Draft:
         tuned = self.start.weights is not None
         optimizer = train.optimizer or ("adam" if train.stages == "course" else "sgd" if quick else "adamw")
         batch = min(train.batch_size or batch_size_for(self.count, tuned=tuned), self.count)
-        decay = {"sgd": 1.3e-3 if quick else 5e-4, "adam": 1e-4, "adamw": 0.01}[optimizer]
-        momentum = 0.85 if quick and optimizer == "sgd" else 0.9
+        decay = {"sgd": 1.3e-3 if quick else 5e-4, "muon": 5e-4, "adam": 1e-4, "adamw": 0.01}[optimizer]
+        momentum = {"sgd": 0.85 if quick else 0.9, "muon": 0.6}.get(optimizer, 0.9)
         resolved = replace(
             train,
             optimizer=optimizer,
@@ -159,17 +171,8 @@ class _Draft:
             precision=best_precision(self.device) if train.precision == "auto" else train.precision,
         )
         self.recipe = replace(self.recipe, model=model, train=resolved)
-        self.loader = Loader(
-            self.dataset.packed.images,
-            self.dataset.catalog.labels,
-            self.division.train,
-            classes=len(self.dataset.catalog.classes),
-            batch_size=batch,
-            preprocess=self.preprocess,
-            augmentation=self.augmentation,
-            seed=self.recipe.seed,
-            device=self.device,
-            sampler="balanced" if train.balance == "sampler" else "shuffle",
+        self.loader = loader_for(
+            self.dataset, self.division, self.recipe, self.preprocess, self.augmentation, self.device
         )
 
     def settle_width(self, clock: Clock) -> Generator[int, None, None]:
@@ -267,6 +270,7 @@ class _Draft:
             self._divide(model)
         state = TrainState(model=model, optimizers=optimizers(model, replace(train, lr=train.lr or 1e-6)))
         seconds = step_seconds(state, self.loader, train, self.size) / self.loader.batch_size / train.accumulate
+        seconds /= 1 if self.processes == 1 else self.processes * TOGETHER
         self.speed = {"images_per_second": 1 / seconds, "forward_per_second": FORWARD / seconds}
         if self.start.weights is not None:
             self.speed["forward_per_second"] = self._forward_speed(model)

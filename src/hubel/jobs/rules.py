@@ -53,9 +53,11 @@ def batch_size_for(count: int, *, tuned: bool = False) -> int:
 
 
 def rate_for(optimizer: str, batch: int, *, quick: bool) -> float:
-    """Peak rate: proportional to the batch for SGD (Goyal et al. 2017), to its root for Adam."""
+    """Peak rate: proportional to the batch for SGD (Goyal et al. 2017), to its root for Adam and Muon."""
     if optimizer == "sgd":
         return (0.0015 if quick else 0.0004) * batch
+    if optimizer == "muon":  # its rate is the relative change of the filters
+        return 0.1 * math.sqrt(batch / 512)
     return 2e-3 * math.sqrt(batch / 128)
 
 

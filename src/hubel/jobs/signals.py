@@ -8,17 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from hubel.errors import Terminated
+
 
 class Stop:
-    """Whether somebody asked the training to stop; `signal` is the signal's name, None before."""
+    """Whether somebody asked the training to stop.
+
+    Attributes:
+        signal: the signal's name, None before. at_once: whether a SIGTERM may end what is going on in its middle.
+    """
 
     signal: str | None = None
+    at_once = False
 
     def ask(self, number: int, _: FrameType | None) -> None:
         """Handle a signal: remember it, and let the next Ctrl-C through."""
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number).name
+        if self.at_once and number == signal.SIGTERM:
+            raise Terminated("Stopped by SIGTERM while measuring; the training is complete: hubel resume ends it.")
 
 
 @contextmanager

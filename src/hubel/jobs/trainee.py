@@ -20,7 +20,12 @@ from hubel.jobs.clock import Clock
 from hubel.jobs.dataset import Dataset, counted
 from hubel.jobs.plan import Plan
 from hubel.jobs.recipe import Recipe
+from hubel.jobs.signals import Stop
+from hubel.jobs.stored import Stored
+from hubel.learning.average import averaged
+from hubel.learning.checkpoint import restore
 from hubel.learning.config import TrainConfig
+from hubel.learning.distributed import gathered, largest, rank, same_buffers, world_size
 from hubel.learning.engine import PRECISIONS, Batches, EpochEnd, Step, TrainState, fit
 from hubel.learning.finder import find_lr
 from hubel.learning.optim import optimizers
@@ -28,8 +33,15 @@ from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
 from hubel.nn.capture import evaluating
 from hubel.nn.model_folder import save_model
 from hubel.nn.stages import answer_from_features, set_trainable
-from hubel.records import EpochRow, ModelCard, Note, Progress, Scores
+from hubel.records import EpochRow, ModelCard, Note, Progress, Scores, from_json, to_json
 from hubel.runs import RunFolder
+
+SIGNALS = (None, "SIGINT", "SIGTERM")
+SLACK = 0.05  # share of its time that a training may fall behind its plan before the clock paces it
+
+
+class StoppedHere(Exception):
+    """A signal came while an epoch was being measured: it is measured again when the run goes on."""
 
 
 class Trainee:
@@ -47,6 +59,7 @@ class Trainee:
         self.loader = plan.loader
         self.model, fitted = plan.initial_model()
         self.config = plan.recipe.train
+        self.phases = plan.phases
         self.notes: list[str] = [] if fitted is None else fitted.lines()
         self._knows_all = fitted is not None and len(fitted.kept) == len(self.classes)
         if self.config.find_lr:
@@ -61,10 +74,13 @@ class Trainee:
         self.position = 0
         self.stopped: str | None = None
         self._weights = self._class_weights()
+        self.behind = False  # whether the clock paces the training, since the machine is slower than measured
+        self.asked = Stop()  # whether somebody asked it to stop
         self._kept: tuple[Features, Tensor] | None = None  # features of the training and of the validation images
         self._unsaved = False
-        self._began = 0.0
+        self._began = self._used = 0.0
         self._allowed = math.inf
+        self._pace = 0.0
 
     @property
     def epochs(self) -> int:
@@ -77,18 +93,29 @@ class Trainee:
     @property
     def last_phase(self) -> bool:
         """Whether this is the last phase of the plan."""
-        return self.phase == len(self.plan.phases) - 1
+        return self.phase == len(self.phases) - 1
 
-    def fit(self) -> Iterator[Step | EpochEnd | Progress | Note]:
-        """Train, phase by phase; the time budget, where there is one, paces the schedule."""
-        torch.manual_seed(self.plan.recipe.seed)  # of dropout; the finder may have drawn before
-        if self._knows_all:
+    def fit(self, stored: Stored | None = None) -> Iterator[Step | EpochEnd | Progress | Note]:
+        """Train, phase by phase; the time budget, where there is one, paces the schedule.
+
+        Args:
+            stored: where an interrupted training goes on.
+        """
+        torch.manual_seed(self.plan.recipe.seed + rank())  # of dropout; the finder may have drawn before
+        if stored is not None:
+            self._take_over(stored)
+        elif self._knows_all:
             yield self._measure_start()
-        for number, phase in enumerate(self.plan.phases):
-            self.phase, self.before, self.steps_before = number, self.before + self.state.epoch, self._steps
-            self._began = self.clock.seconds
-            self._allowed = (self.clock.left - self.plan.reserve) * self.plan.shares[number]
-            yield from self._fit(phase, replace(self.config, epochs=phase.epochs, lr=phase.lr))
+        for number, phase in enumerate(self.phases):
+            if number < self.phase:
+                continue
+            if stored is None:
+                self.phase, self.before, self.steps_before = number, self.before + self.state.epoch, self._steps
+                self._used = 0.0
+            self._began = self.clock.seconds - self._used
+            self._allowed = (self.clock.left + self._used - self.plan.reserve) * self.plan.shares[number]
+            yield from self._fit(phase, replace(self.config, epochs=phase.epochs, lr=phase.lr), stored)
+            stored = None
             self._save_best()
 
     def _measure_start(self) -> Note:
@@ -99,7 +126,7 @@ class Trainee:
         self.notes.append(said)
         return Note(text=said)
 
-    def _fit(self, phase: Phase, config: TrainConfig) -> Iterator[Step | EpochEnd | Progress]:
+    def _fit(self, phase: Phase, config: TrainConfig, stored: Stored | None) -> Iterator[Step | EpochEnd | Progress]:
         """One phase: freeze what it leaves alone, keep the features where that is everything but the head."""
         model: nn.Module = self.model
         batches: Batches = self.loader
@@ -111,7 +138,10 @@ class Trainee:
                 self._kept = yield from self._features(stages.head)
                 batches, model = self._kept[0], HeadOnly(self.model, stages.head)
         groups = () if stages is None or model is not self.model else stages.groups
-        self.state = TrainState(model=model, optimizers=optimizers(model, config, stages=groups))
+        average = averaged(model) if config.ema and model is self.model else None
+        self.state = TrainState(model=model, optimizers=optimizers(model, config, stages=groups), average=average)
+        if stored is not None:
+            restore(self.state, self.model, stored.tensors, stored.said["state"])
         yield from fit(self.state, batches, config, size=self.plan.size, class_weights=self._weights, pace=self.pace)
 
     def _features(self, head: str) -> Generator[Progress, None, tuple[Features, Tensor]]:
@@ -146,27 +176,84 @@ class Trainee:
         """The plan's recipe with the rate that is really used: it makes this run again, without a sweep."""
         return replace(self.plan.recipe, train=replace(self.config, find_lr=False))
 
+    def said(self) -> dict[str, Any]:
+        """Where the training stands, beside the state of the loop, as JSON."""
+        return {
+            "phase": self.phase,
+            "before": self.before,
+            "steps_before": self.steps_before,
+            "position": self.position,
+            "behind": self.behind,
+            "used": self.used,
+            "seconds": self.clock.seconds,
+            "history": to_json(self.history),
+            "best_scores": to_json(self.best_scores),
+            "best_epoch": self.best_epoch,
+            "notes": self.notes,
+            "stopped": self.stopped,
+        }
+
+    def _take_over(self, stored: Stored) -> None:
+        said = stored.said["trainee"]
+        for name in ("phase", "before", "steps_before", "position", "behind", "best_epoch", "notes"):
+            setattr(self, name, said[name])
+        self._used = said["used"]
+        self.history = [from_json(EpochRow, row) for row in said["history"]]
+        self.best_scores = None if said["best_scores"] is None else from_json(Scores, said["best_scores"])
+        best = {name.removeprefix("best."): t for name, t in stored.tensors.items() if name.startswith("best.")}
+        self.best_weights, self._unsaved = best or None, True
+        if "filters" in stored.tensors:
+            self.filters_before = stored.tensors["filters"].numpy()
+
     def pace(self) -> float:
-        """Share of the time for training that is used up; 0 without a budget."""
-        return (self.clock.seconds - self._began) / max(self._allowed, 1e-3)
+        """Share of the time for training that is used up, once the steps have fallen behind it.
+
+        Before that, and without a budget, it is 0: a training that keeps to its plan depends on its steps alone, and
+        another one of the same recipe ends with the same weights.
+        """
+        return self._pace if self.behind else 0.0
+
+    @property
+    def used(self) -> float:
+        """Seconds since the phase began."""
+        return self.clock.seconds - self._began
 
     def hurried(self) -> str | None:
         """Say so if the time was up before the planned epochs were: rate and sizes had been compressed to fit."""
         done = self.history[-1].epoch if self.history else 0
-        if self.pace() < 1 or done >= self.epochs:
+        if not self.behind or done >= self.epochs:
             return None
         return (
             f"This machine was slower than measured before the start: the schedule was compressed to {done} of "
             f"{self.epochs} epochs, and completed."
         )
 
-    def watch(self, event: Step) -> None:
-        """Note where in the epoch the training is."""
+    def watch(self, event: Step, *, due: bool = False) -> bool:
+        """Note where the training is, and agree with the other processes; returns whether to store the state now.
+
+        Args:
+            due: whether the last time is long ago.
+        """
         self.position = (event.step - 1) % self.per_epoch + 1
+        spent = self.used / max(self._allowed, 1e-3)
+        behind = self.behind or spent > event.step / event.steps + SLACK
+        late, store, self._pace = self._agree(behind, due, spent)
+        self.behind = bool(late)
+        return bool(store)
+
+    def _agree(self, *values: float) -> list[float]:
+        """Take the largest of each value over all processes, and stop where any was asked to."""
+        stop, *agreed = largest([SIGNALS.index(self.asked.signal), *values])
+        self.asked.signal = SIGNALS[int(stop)]
+        return agreed
 
     def evaluate(self, event: EpochEnd) -> EpochRow:
         """Measure the epoch on the validation part, and keep the weights if they are the best so far."""
-        scores = self._validate()
+        try:
+            scores = self._validate()
+        except StoppedHere:  # the epoch has ended, but is not measured
+            self.state.epoch, self.state.position = self.state.epoch - 1, self.position
+            raise
         best = self.best_scores is None or _better(scores, self.best_scores)
         if best:
             self.best_scores, self.best_epoch = scores, self.before + event.epoch
@@ -191,6 +278,7 @@ class Trainee:
             best=best,
         )
         self.history.append(row)
+        self._agree()
         return row
 
     def keep_something(self) -> None:
@@ -233,6 +321,7 @@ class Trainee:
         state = TrainState(model=self.model, optimizers=optimizers(self.model, self.config))
         found = find_lr(state, self.loader, self.config, size=self.plan.size)
         self.config = replace(self.config, lr=found.suggestion)
+        self.phases = tuple(replace(phase, lr=found.suggestion) for phase in self.phases)
         self.notes.append(f"The learning-rate finder took {len(found.rates)} steps and chose {found.suggestion:.3g}.")
 
     def _validate(self) -> Scores:
@@ -242,24 +331,35 @@ class Trainee:
                 features = self._kept[1].to(self.plan.device).float()
                 logits = answer_from_features(self.model, self.plan.stages.head, features).float().cpu()
             return score(logits, self.labels[rows], self.classes)
+        same_buffers(self.judged)
         logits = predict(
-            self.model,
-            self.images[rows],
+            self.judged,
+            self.images[np.array_split(rows, world_size())[rank()]],
             self.plan.card.preprocess,
             device=self.plan.device,
             autocast=PRECISIONS[self.config.precision],
+            progress=self._go_on,
         )
-        return score(logits, self.labels[rows], self.classes)
+        return score(torch.cat(gathered(logits)), self.labels[rows], self.classes)
+
+    def _go_on(self, _: int) -> None:
+        if self.asked.signal == "SIGTERM" and world_size() == 1:
+            raise StoppedHere
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is measured and kept: the average, where there is one."""
+        return self.model if self.state.average is None else self.state.average
 
     def _keep(self) -> None:
-        self.best_weights = copy.deepcopy(self.model.state_dict())
+        self.best_weights = copy.deepcopy(self.judged.state_dict())
         self._unsaved = True
         if self._kept is None:  # epochs on kept features take less time than writing a large network
             self._save_best()
 
     def _save_best(self) -> None:
         """Write the best weights, if they are not on disk yet."""
-        if not self._unsaved or self.best_scores is None or self.best_weights is None:
+        if not self._unsaved or self.best_scores is None or self.best_weights is None or rank() > 0:
             return
         metrics = {"val_accuracy": self.best_scores.accuracy, "val_n": float(self.best_scores.n)}
         save_model(self.run.model, self.best_weights, replace(self.plan.card, metrics=metrics))

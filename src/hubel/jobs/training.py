@@ -1,4 +1,4 @@
-"""`train`: from a folder of images to a run folder with a model and its evidence, as a generator of events.
+"""`train` and `resume`: from images to a run folder with a model and its evidence, as a generator of events.
 
 Torch is imported when the first lines about the data are out: importing it takes seconds.
 """
@@ -6,24 +6,27 @@ Torch is imported when the first lines about the data are out: importing it take
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubel.dataset.catalog import scan
 from hubel.dataset.split import Split
-from hubel.errors import HubelError, Interrupted, Terminated
+from hubel.errors import HubelError, Interrupted, RunError, Terminated
 from hubel.jobs.clock import Clock
 from hubel.jobs.dataset import Dataset, look, prepare, preprocess_for
-from hubel.jobs.recipe import Recipe, to_yaml
+from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
-from hubel.records import EpochRow, Event, Finished, Note, Planned, Progress, event_json
-from hubel.runs import RunFolder, csv_text
+from hubel.records import PARTS, EpochRow, Event, Finished, ModelCard, Note, Planned, Progress, event_json, from_json
+from hubel.runs import RunFolder, csv_text, read_json
 
 if TYPE_CHECKING:
     from hubel.jobs.plan import Plan
+    from hubel.jobs.stored import Keeper, Stored
     from hubel.jobs.trainee import Trainee
     from hubel.nn.zoo import Builder
 
@@ -50,14 +53,15 @@ def training(
     """
     clock = Clock(time.monotonic() if started is None else started, recipe.budget)
     name = Path(str(source).rstrip("/\\")).stem or "run"
-    folder = RunFolder.check(output, name, overwrite=overwrite)
+    folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
     catalog = scan(source)
     yield Note(text=f"{source}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
     from hubel.jobs.hardware import find_device
     from hubel.jobs.plan import check_model
-    from hubel.jobs.planning import make_plan
     from hubel.jobs.rules import choose_size
+    from hubel.jobs.together import planned, shared, shared_folder
     from hubel.jobs.transfer import start_for
+    from hubel.learning.distributed import joined
 
     device = find_device(recipe.device)
     view = look(catalog, recipe.data)
@@ -66,28 +70,121 @@ def training(
     size = choose_size(view, recipe.data.size, weights)
     preprocess = preprocess_for(view, recipe.data, size, weights)
     check_model(recipe, size, preprocess.channels, len(catalog.classes), start)
-    dataset = yield from prepare(catalog, preprocess, recipe.data, fixed=weights is not None)
-    division = dataset.split(recipe.data, recipe.seed)
-    seen = dataset.seen(str(source), division)
-    yield seen
-    plan = yield from make_plan(dataset, division, view, recipe, device, clock, start)
-    run = RunFolder.create(folder, overwrite=overwrite)
-    run.log(event_json(seen))
-    try:
-        yield from _recorded(run, _train_and_report(run, source, dataset, division, plan, clock, command))
-    except (HubelError, KeyboardInterrupt):
-        if not (run.model / "model.safetensors").exists():  # nothing worth keeping: leave no trace
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
+    with joined():
+        dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=weights is not None))
+        division = dataset.split(recipe.data, recipe.seed)
+        seen = dataset.seen(str(source), division)
+        yield seen
+        plan = yield from planned(dataset, division, view, recipe, device, clock, start)
+        run = shared_folder(lambda: RunFolder.create(folder, overwrite=overwrite))
+        run.log(event_json(seen))
+        try:
+            yield from _recorded(run, _train_and_report(run, source, dataset, division, plan, clock, command))
+        except (HubelError, KeyboardInterrupt):
+            if not run.worth_keeping and first_process():  # leave no trace
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
+
+
+def resuming(
+    folder: str | Path,
+    *,
+    source: str | Path | None = None,
+    extend: int | None = None,
+    lr: float | None = None,
+    inexact: bool = False,
+    command: str = "",
+    code: Builder | None = None,
+) -> Iterator[Event]:
+    """Go on with an interrupted run, to the weights that it would have ended with; or with a finished one.
+
+    Args:
+        source: where the images are now, where they were moved.
+        extend: epochs to train on for, with a schedule of their own. lr: their peak rate; the last one's when None.
+        inexact: go on although something is another here than it was.
+
+    Raises:
+        HubelError: in one sentence; the run is as it was.
+    """
+    path = Path(folder)
+    recipe, said = read_recipe(path), read_json(path / "plan.json")
+    where = str(said["source"] if source is None else source)
+    catalog = scan(where)
+    yield Note(text=f"{path}: a run on {where}, {len(catalog.paths):,} files in {len(catalog.classes)} classes")
+    from hubel.jobs.hardware import find_device
+    from hubel.jobs.plan import extended, plan_from
+    from hubel.jobs.stored import check_same, made_with, read
+    from hubel.jobs.together import shared, shared_folder
+    from hubel.jobs.transfer import start_for
+    from hubel.learning.distributed import joined
+
+    stored = read(path)
+    _check_end(path, stored, recipe, extend)
+    used = 0.0 if stored is None else stored.said["trainee"]["seconds"]
+    clock = Clock.going_on(used, None if extend else recipe.budget)
+    device = find_device(recipe.device)
+    start = start_for(recipe, code)
+    preprocess = from_json(ModelCard, said["card"]).preprocess
+    with joined():
+        dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=True))
+        division = dataset.split(recipe.data, recipe.seed)
+        if stored is not None and not inexact:
+            check_same(stored.said["made_with"], made_with(dataset, device))
+        _check_division(path, division.manifest(catalog.paths, {}))
+        plan = plan_from(said, recipe, dataset, division, device, start)
+        run = shared_folder(lambda: RunFolder.open(path))
+        if extend:
+            plan = extended(plan, extend, lr)
+        events = _train_and_report(run, where, dataset, division, plan, clock, command, stored, begun=True)
+        yield from _recorded(run, events)
+
+
+def _check_end(path: Path, stored: Stored | None, recipe: Recipe, extend: int | None) -> None:
+    """Only a run that is not at its end goes on, and only one that is can be extended."""
+    total = recipe.train.epochs
+    done = 0 if stored is None else stored.said["trainee"]["before"] + stored.said["state"]["epoch"]
+    stopped = None if stored is None else stored.said["trainee"]["stopped"]
+    at_end = done >= (total or 0) or stopped is not None
+    if at_end and not extend and (path / "manifest.json").exists():
+        why = f", {stopped}" if stopped else ""
+        raise RunError(f"{path} is finished ({done} of {total} epochs{why}): --extend N trains on for N epochs.")
+    if extend and not at_end:
+        raise RunError(f"{path} is not finished ({done} of {total} epochs): resume it first, without --extend.")
+
+
+def _check_division(path: Path, now: dict[str, object]) -> None:
+    then = read_json(path / "split.json")
+    for part in PARTS:
+        if then[part] != now[part]:
+            raise RunError(
+                f"The images are divided otherwise than when {path} was begun ({part} has {len(then[part]):,} images "
+                "in its split.json): bring the same files back, or train a new run."
+            )
 
 
 def _recorded(run: RunFolder, events: Iterator[Event]) -> Iterator[Event]:
-    for event in events:
+    for event in _named(run, events):
         if not isinstance(event, Progress):
             run.log(event_json(event), sync=isinstance(event, EpochRow))
         if isinstance(event, Finished):
             run.seal()
         yield event
+
+
+def _named(run: RunFolder, events: Iterator[Event]) -> Iterator[Event]:
+    """Where working together fails, say which process is to blame."""
+    from hubel.learning.distributed import lost, world_size
+
+    try:
+        yield from events
+    except RuntimeError as error:
+        if world_size() == 1 or isinstance(error, HubelError):
+            raise
+        what = str(error).splitlines()[0]
+        raise RunError(
+            f"Of the {world_size()} processes, {lost()} died or hangs ({what}): look at its output; the state up to a "
+            f"short while ago is kept, and hubel resume {run.path}, started by torchrun in the same way, goes on."
+        ) from error
 
 
 def _train_and_report(
@@ -98,48 +195,86 @@ def _train_and_report(
     plan: Plan,
     clock: Clock,
     command: str,
+    stored: Stored | None = None,
+    *,
+    begun: bool = False,
 ) -> Iterator[Event]:
+    """Train and report.
+
+    Args:
+        begun: whether the run's first files are written already. stored: the state that it goes on from, if any.
+    """
     from hubel.jobs.environment import environment
     from hubel.jobs.evidence import report
+    from hubel.jobs.stored import Keeper, made_with
     from hubel.jobs.trainee import Trainee
+    from hubel.learning.distributed import rank
 
-    manifest = {
-        "source": str(Path(dataset.catalog.root).resolve()),
-        **division.manifest(dataset.catalog.paths, dataset.left_out),
-    }
     trainee = Trainee(run, dataset, division, plan, clock)
+    keeper = Keeper(run, made_with(dataset, plan.device))
     run.write("recipe.yaml", to_yaml(trainee.recipe))
-    run.write("plan.json", {"rows": plan.rows, "speed": plan.speed})
-    run.write("env.json", environment(plan.device))
-    run.write("split.json", manifest)
-    run.write("findings.json", dataset.findings)
+    run.write("plan.json", {"source": _place(source), **replace(plan, phases=trainee.phases).said()})
+    if begun:
+        keeper.cut_back(stored)
+    else:
+        run.write("env.json", environment(plan.device))
+        manifest = division.manifest(dataset.catalog.paths, dataset.left_out)
+        run.write("split.json", {"source": str(Path(dataset.catalog.root).resolve()), **manifest})
+        run.write("findings.json", dataset.findings)
     yield Planned(rows=plan.rows, folder=str(run.path))
+    if stored is not None:
+        yield Note(text=f"Going on after {stored.said['state']['step']:,} steps of this phase.")
     for note in trainee.notes:
         yield Note(text=note)
     with stopping() as stop:
-        yield from _epochs(run, trainee, plan, stop)
+        trainee.asked = stop
+        yield from _epochs(run, trainee, keeper, stored)
         if stop.signal == "SIGTERM":
             trainee.keep_something()
-            raise Terminated(f"Stopped by SIGTERM; the best model so far is in {run.model}.")
+            raise Terminated(f"Stopped by SIGTERM; nothing is lost: hubel resume {run.path} goes on.")
         stopped = _why_stopped(stop, trainee)
         if hurried := trainee.hurried():
             trainee.notes.append(hurried)
             yield Note(text=hurried)
+        trainee.keep_something()
+        if rank() > 0:
+            return
+        stop.at_once = True  # from here on everything can be made again
         yield from report(run, str(source), dataset, trainee, clock, command, stopped)
     if stop.signal:
-        raise Interrupted(f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}.")
+        raise Interrupted(
+            f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}, and hubel resume {run.path} "
+            "goes on."
+        )
 
 
-def _epochs(run: RunFolder, trainee: Trainee, plan: Plan, stop: Stop) -> Iterator[Event]:
-    """The loop: train, evaluate at each epoch's end, keep the best, stop when asked."""
+def first_process() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process anew after a failure (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _place(source: str | Path) -> str:
+    """A path that is good from other folders too; a set's name as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
+
+
+def _epochs(run: RunFolder, trainee: Trainee, keeper: Keeper, stored: Stored | None) -> Iterator[Event]:
+    """The loop: train, evaluate at each epoch's end, keep the best, store the state, stop when asked."""
+    from hubel.jobs.trainee import StoppedHere
     from hubel.learning.engine import EpochEnd, Step
 
-    patience = plan.recipe.train.patience
+    stop, patience = trainee.asked, trainee.plan.recipe.train.patience
     yield Progress(task="training", done=0, total=1)
-    for event in trainee.fit():
+    for event in trainee.fit(stored):
         if not isinstance(event, EpochEnd):
             if isinstance(event, Step):
-                trainee.watch(event)
+                if trainee.watch(event, due=keeper.due) or stop.signal:
+                    keeper.store(trainee)
                 event = Progress(  # noqa: PLW2901
                     task=f"epoch {trainee.before + event.epoch} of {trainee.epochs}",
                     done=trainee.position,
@@ -149,22 +284,27 @@ def _epochs(run: RunFolder, trainee: Trainee, plan: Plan, stop: Stop) -> Iterato
             if stop.signal:
                 return
             continue
-        row = trainee.evaluate(event)
+        try:
+            row = trainee.evaluate(event)
+        except StoppedHere:
+            keeper.store(trainee)
+            return
         if not trainee.history[:-1]:
             run.append("results.csv", csv_text([trainee.columns]))
         run.append("results.csv", csv_text([trainee.cells(row)]), sync=True)
         yield row
-        if stop.signal or not math.isfinite(row.train_loss):
-            return
-        if patience is not None and trainee.last_phase and row.epoch - trainee.best_epoch >= patience:
+        if not math.isfinite(row.train_loss):
+            lr = trainee.config.lr or 0.0
+            trainee.stopped = f"the training loss became {row.train_loss}: try a lower rate, --lr {lr / 3:.2g}."
+        elif patience is not None and trainee.last_phase and row.epoch - trainee.best_epoch >= patience:
             trainee.stopped = f"no better validation accuracy for {patience} epochs (--patience)."
+        if stop.signal or trainee.stopped:
+            keeper.store(trainee)
             return
+    keeper.store(trainee)
 
 
 def _why_stopped(stop: Stop, trainee: Trainee) -> str | None:
     if stop.signal:
         return f"stopped by Ctrl-C in epoch {min(trainee.state.epoch + 1, trainee.epochs)} of {trainee.epochs}."
-    if trainee.history and not math.isfinite(trainee.history[-1].train_loss):
-        lr = trainee.config.lr or 0.0
-        return f"the training loss became {trainee.history[-1].train_loss}: try a lower rate, --lr {lr / 3:.2g}."
     return trainee.stopped

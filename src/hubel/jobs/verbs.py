@@ -16,7 +16,7 @@ from hubel.dataset.pack import cache_clear, cache_entries
 from hubel.errors import RunError, UsageError
 from hubel.jobs.dataset import audited
 from hubel.jobs.recipe import Recipe, read_recipe, settings, with_settings
-from hubel.jobs.training import training
+from hubel.jobs.training import first_process, restarted, resuming, training
 from hubel.records import (
     Baselines,
     DataSeen,
@@ -128,13 +128,12 @@ def train(
     named, code = _named(changes.pop("model")) if "model" in changes else (None, None)
     if named is not None:
         changes["model"] = named
-    elif ".py:" in chosen.model.model:
-        raise UsageError(
-            f"The recipe asks for the code {chosen.model.model}, and none is run because a file says so: where you "
-            f"trust it, name it, --model {chosen.model.model}."
-        )
+    else:
+        _no_code_unnamed(chosen)
     chosen = with_settings(chosen, changes)
     command = shlex.join(["hubel", "train", os.fspath(source), *as_flags(chosen)])
+    if output is not None and restarted() and (Path(output) / "plan.json").exists():
+        return _run_of(resuming(os.fspath(output), inexact=True, command=command, code=code), show_as)
     events = training(
         os.fspath(source),
         chosen,
@@ -144,12 +143,64 @@ def train(
         command=command,
         code=code,
     )
+    return _run_of(events, show_as)
+
+
+def _run_of(events: Iterable[Event], show_as: Show) -> Run:
     folder = None
-    for event in show(events, show_as):
+    for event in show(events, show_as if first_process() else "none"):
         if isinstance(event, (Planned, Finished)):
             folder = Path(event.folder)
     assert folder is not None
     return Run(folder)
+
+
+def _no_code_unnamed(recipe: Recipe) -> None:
+    if ".py:" in recipe.model.model:
+        raise UsageError(
+            f"The recipe asks for the code {recipe.model.model}, and none is run because a file says so: where you "
+            f"trust it, name it, --model {recipe.model.model}."
+        )
+
+
+def resume(
+    run: Source,
+    source: Source | None = None,
+    *,
+    extend: int | None = None,
+    lr: float | None = None,
+    inexact: bool = False,
+    model: Code = None,
+    show_as: Show = "auto",
+) -> Run:
+    """Go on with a run that was interrupted: it ends with the very weights that it would have ended with.
+
+    Args:
+        source: where the images are now, if they were moved.
+        extend: train a finished run on for so many epochs, with a schedule of their own. lr: its peak rate.
+        inexact: go on with another version of torch, another number of threads or other hardware, to other weights.
+        model: the user's own network, for a run that was trained with one.
+
+    Raises:
+        HubelError: in one sentence; the run is as it was.
+    """
+    if extend is not None and extend < 1:
+        raise UsageError(f"--extend {extend}: expected a number of epochs above zero.")
+    if lr is not None and (extend is None or not lr > 0):
+        raise UsageError(f"--lr {lr}: expected a rate above zero, and --extend beside it; a run keeps its own rate.")
+    code = _code(model)
+    if code is None:
+        _no_code_unnamed(read_recipe(os.fspath(run)))
+    events = resuming(
+        os.fspath(run),
+        source=None if source is None else os.fspath(source),
+        extend=extend,
+        lr=lr,
+        inexact=inexact,
+        command=shlex.join(["hubel", "resume", os.fspath(run)]),
+        code=code,
+    )
+    return _run_of(events, show_as)
 
 
 def demo(*, output: Source | None = None, overwrite: bool = False, show_as: Show = "auto", **changes: Any) -> Run:

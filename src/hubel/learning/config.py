@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from hubel.errors import UsageError
 
-Optimizer = Literal["sgd", "adam", "adamw"]
+Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Schedule = Literal["one-cycle", "cosine", "linear", "step", "constant", "sweep"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Balance = Literal["none", "loss", "sampler"]
@@ -21,7 +21,9 @@ class TrainConfig:
     batch_size: Annotated[int | None, "images a step"] = None
     lr: Annotated[float | None, "peak learning rate"] = None
     find_lr: Annotated[bool, "let the learning-rate finder choose the rate: a short sweep before training"] = False
-    optimizer: Annotated[Optimizer | None, "SGD with Nesterov momentum, Adam or AdamW"] = None
+    optimizer: Annotated[
+        Optimizer | None, "SGD with Nesterov momentum, Adam, AdamW, or Muon for filters with SGD for the rest"
+    ] = None
     momentum: Annotated[float | None, "of SGD; the first beta of Adam and AdamW"] = None
     weight_decay: Annotated[float | None, "on weights of layers only, not on biases and norms"] = None
     schedule: Annotated[Schedule, "course of the learning rate"] = "one-cycle"
@@ -35,6 +37,11 @@ class TrainConfig:
     precision: Annotated[Precision, "of the forward pass; auto measures what is faster"] = "auto"
     channels_last: Annotated[bool, "memory layout of images and weights, faster on most hardware"] = True
     small_first: Annotated[float | None, "side of the first images as a share of the final one (progressive)"] = None
+    ema: Annotated[float | None, "keep an average of the weights that decays by this a step, and judge it instead"] = (
+        None
+    )
+    compile: Annotated[bool, "torch.compile the network: half a minute first, then faster steps on a GPU"] = False
+    sync_norm: Annotated[bool, "under torchrun, batch norm statistics over all processes (GPUs only)"] = False
     stages: Annotated[
         str | None,
         "phases of fine-tuning from --weights: auto, course, head, all, or DEPTH:EPOCHS:RATE,… with the depths head, "
@@ -50,6 +57,7 @@ class TrainConfig:
             if value is not None and not value > 0:
                 raise UsageError(f"--{flag} {value}: expected a number above zero.")
         shares = {"momentum": self.momentum, "warmup": self.warmup, "label-smoothing": self.label_smoothing}
+        shares |= {"ema": self.ema}
         for flag, value in shares.items():
             if value is not None and not 0 <= value < 1:
                 raise UsageError(f"--{flag} {value}: expected a number from 0 to below 1.")

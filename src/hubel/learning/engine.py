@@ -11,15 +11,19 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from hubel.dataset.loader import Batch
+from hubel.learning.average import follow
 from hubel.learning.config import TrainConfig
+from hubel.learning.distributed import summed, world_size, wrapped
 from hubel.learning.schedule import factor, image_size
 
 
@@ -37,18 +41,43 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 
 
 @dataclass(kw_only=True)
-class TrainState:
-    """What changes while training.
+class Tally:
+    """Sums over the batches of an epoch; `sums` stays on the device until somebody reads it.
 
     Attributes:
+        sums: (2,) float64, loss times images, and images that were right; of this process alone.
+        images: of all processes. seconds: spent on training.
+    """
+
+    sums: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.float64))
+    images: int = 0
+    seconds: float = 0.0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Count a batch of this process: its mean loss, and its answers."""
+        right = (logits.argmax(1) == labels).sum()
+        self.sums = self.sums.to(loss.device)
+        self.sums += torch.stack((loss.double() * len(labels), right.double()))
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """What changes while training; `hubel.learning.checkpoint` stores it.
+
+    Attributes:
+        average: a copy of the network that follows it slowly (EMA), or None.
         epoch: completed epochs. position: steps taken in the current one. step: optimizer steps so far.
+        tally: of the current epoch. scaler: of float16's gradients.
     """
 
     model: nn.Module
     optimizers: tuple[torch.optim.Optimizer, ...]
+    average: nn.Module | None = None
     epoch: int = 0
     position: int = 0
     step: int = 0
+    tally: Tally = field(default_factory=Tally)
+    scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +85,8 @@ class Step:
     """One optimizer step is done.
 
     Attributes:
-        epoch, step: 1-based. loss: 0-d float32 tensor on the device, before the step. images: in this step.
-        steps: of the whole plan. seconds: spent on this step, waiting for data included.
+        epoch, step: 1-based. loss: 0-d float32 tensor on the device, before the step; of all processes together.
+        images: in this step. steps: of the whole plan. seconds: spent on this step, waiting for data included.
     """
 
     epoch: int
@@ -98,6 +127,9 @@ def fit(
 ) -> Iterator[Step | EpochEnd]:
     """Train until ``config.epochs`` epochs are complete; yields a `Step` after each step and an `EpochEnd`.
 
+    A state that was stored in the middle of an epoch goes on there, to the bit. Under torchrun, each process takes its
+    part of every batch, and all of them see the same events.
+
     Args:
         config: resolved: epochs, lr and precision are set.
         size: final side of the images in pixels.
@@ -106,95 +138,98 @@ def fit(
             it, so that a machine slower than measured still ends the schedule in time, and the loop ends at 1.
     """
     epochs, lr = config.epochs or 0, config.lr or 0.0
-    device = next(state.model.parameters()).device
-    dtype = PRECISIONS[config.precision]
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    network = wrapped(state.model, sync_norm=config.sync_norm)
+    if config.compile:
+        network = cast(nn.Module, torch.compile(network, dynamic=False))
+    if PRECISIONS[config.precision] is torch.float16 and not state.scaler.is_enabled():
+        state.scaler = torch.amp.GradScaler(next(state.model.parameters()).device.type)
     per_epoch = -(-len(loader) // config.accumulate)
-    steps = epochs * per_epoch
+    steps = max(epochs * per_epoch, 1)
     while state.epoch < epochs:
-        tally = _Tally(device)
-        side = image_size(size, config.small_first or 1.0, max(state.step / steps, pace()))
+        side = image_size(size, config.small_first or 1.0, max((state.step - state.position) / steps, pace()))
         batches = loader.epoch(state.epoch, side, start=state.position * config.accumulate)
+        state.tally = state.tally if state.position else Tally()
         began = time.perf_counter()
         while group := tuple(itertools.islice(batches, config.accumulate)):
             rate = lr * factor(config.schedule, max(state.step / steps, pace()), config.warmup)
-            loss = _step(state, group, config, rate, dtype, scaler, class_weights, tally)
+            loss = _step(state, network, group, config, rate, class_weights)
             state.step, state.position = state.step + 1, state.position + 1
-            images = sum(len(batch.labels) for batch in group)
+            images = sum(batch.count for batch in group)
             seconds = time.perf_counter() - began
-            tally.seconds += seconds
+            state.tally.images, state.tally.seconds = state.tally.images + images, state.tally.seconds + seconds
             flags = [module.training for module in state.model.modules()]
             yield Step(
                 epoch=state.epoch + 1, step=state.step, steps=steps, loss=loss, lr=rate, images=images, seconds=seconds
             )
-            for module, flag in zip(state.model.modules(), flags, strict=True):
-                module.training = flag
+            _put_back(state.model, flags)
             if pace() >= 1:
                 break
             began = time.perf_counter()
+        ended = _epoch_end(state)
         state.epoch, state.position = state.epoch + 1, 0
-        yield tally.epoch_end(state, rate)
-        for module, flag in zip(state.model.modules(), flags, strict=True):
-            module.training = flag
+        flags = [module.training for module in state.model.modules()]
+        yield ended
+        _put_back(state.model, flags)
         if pace() >= 1:
             return
 
 
+def _put_back(model: nn.Module, flags: Sequence[bool]) -> None:
+    for module, flag in zip(model.modules(), flags, strict=True):
+        module.training = flag
+
+
 def _step(
     state: TrainState,
+    network: nn.Module,
     group: Sequence[Batch],
     config: TrainConfig,
     lr: float,
-    dtype: torch.dtype | None,
-    scaler: torch.amp.GradScaler,
     class_weights: Tensor | None,
-    tally: _Tally,
 ) -> Tensor:
     """Forward and backward over the group's batches, then one optimizer step; returns the mean loss."""
     for optimizer in state.optimizers:
         optimizer.zero_grad(set_to_none=True)
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr * parameters.get("share", 1.0)
+    dtype = PRECISIONS[config.precision]
     total = torch.zeros((), device=group[0].images.device)
-    for batch in group:
-        with torch.autocast(batch.images.device.type, dtype=dtype, enabled=dtype is not None):
-            logits = state.model(batch.images)
-        loss = F.cross_entropy(
-            logits.float(), batch.targets, weight=class_weights, label_smoothing=config.label_smoothing or 0.0
-        )
-        scaler.scale(loss / len(group)).backward()
-        total += loss.detach() / len(group)
-        tally.add(loss.detach(), logits.detach(), batch.labels)
+    for number, batch in enumerate(group, 1):
+        alone = number < len(group) and world_size() > 1
+        with cast(DistributedDataParallel, network).no_sync() if alone else nullcontext():
+            with torch.autocast(batch.images.device.type, dtype=dtype, enabled=dtype is not None):
+                logits = network(batch.images)
+            loss = F.cross_entropy(
+                logits if logits.dtype == torch.float64 else logits.float(),
+                batch.targets.to(logits.dtype) if logits.dtype == torch.float64 else batch.targets,
+                weight=class_weights,
+                label_smoothing=config.label_smoothing or 0.0,
+            )
+            share = len(batch.labels) / batch.count / len(group)  # of this process in the whole batch
+            state.scaler.scale(loss * (share * world_size())).backward()  # DDP takes the mean over processes
+        total += loss.detach() * share
+        state.tally.add(loss.detach(), logits.detach(), batch.labels)
     for optimizer in state.optimizers:
-        scaler.unscale_(optimizer)
+        state.scaler.unscale_(optimizer)
     if config.clip is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
     for optimizer in state.optimizers:
-        scaler.step(optimizer)
-    scaler.update()
-    return total
+        state.scaler.step(optimizer)
+    state.scaler.update()
+    if state.average is not None:
+        follow(state.average, state.model, config.ema or 0.0, state.step)
+    return summed(total)
 
 
-class _Tally:
-    """Sums of an epoch; they stay on the device until the epoch ends."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), device=device)
-        self.right = torch.zeros((), device=device, dtype=torch.int64)
-        self.images, self.seconds = 0, 0.0
-
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        self.loss += loss * len(labels)
-        self.right += (logits.argmax(1) == labels).sum()
-        self.images += len(labels)
-
-    def epoch_end(self, state: TrainState, lr: float) -> EpochEnd:
-        return EpochEnd(
-            epoch=state.epoch,
-            step=state.step,
-            lr=lr,
-            loss=float(self.loss) / max(self.images, 1),
-            accuracy=int(self.right) / max(self.images, 1),
-            images=self.images,
-            images_per_second=self.images / max(self.seconds, 1e-9),
-        )
+def _epoch_end(state: TrainState) -> EpochEnd:
+    tally = state.tally
+    loss, right = summed(tally.sums.clone()).tolist()
+    return EpochEnd(
+        epoch=state.epoch + 1,
+        step=state.step,
+        lr=float(state.optimizers[0].param_groups[0]["lr"]),
+        loss=loss / max(tally.images, 1),
+        accuracy=right / max(tally.images, 1),
+        images=tally.images,
+        images_per_second=tally.images / max(tally.seconds, 1e-9),
+    )

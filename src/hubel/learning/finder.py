@@ -13,7 +13,7 @@ from hubel.learning.config import TrainConfig
 from hubel.learning.engine import Step, TrainState, fit
 from hubel.learning.optim import optimizers
 
-PEAK = {"sgd": 10.0, "adam": 1.0, "adamw": 1.0}  # where the sweep ends; it starts seven decades below
+PEAK = {"sgd": 10.0, "adam": 1.0, "adamw": 1.0, "muon": 1.0}  # where the sweep ends; it starts seven decades below
 STEPS = 100
 
 

@@ -1,12 +1,12 @@
-"""Optimizers with weight decay on weights only, and a rate of its own for each stage."""
+"""Optimizers with weight decay on weights only, and a rate of its own for each stage; and Muon for filters."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hubel.learning.config import TrainConfig
 
@@ -32,18 +32,82 @@ def parameter_groups(
     ]
 
 
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan (2024): singular values come near 1 in few steps
+ITERATIONS = 3
+REST = 8.0  # rate of SGD for all that is no filter, as a multiple of the filters'
+
+
+class Muon(torch.optim.Optimizer):
+    """SGD with Nesterov momentum whose update of each filter bank is made orthogonal (Jordan 2024).
+
+    A bank (K, C, h, w) is taken as a matrix (K, C·h·w) with a row per filter. The bank itself is kept at the norm of
+    an orthogonal one, √K, which a norm layer behind it makes no difference to: the rate is then the relative change.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float = 0.6) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Change every filter bank that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for bank in group["params"]:
+                if bank.grad is None:
+                    continue
+                state = self.state[bank]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(bank.grad)
+                moving = state["momentum_buffer"].mul_(group["momentum"]).add_(bank.grad)
+                update = bank.grad.add(moving, alpha=group["momentum"])
+                bank.mul_(len(bank) ** 0.5 / bank.norm())
+                bank.add_(orthogonal(update.reshape(len(bank), -1)).view(bank.shape), alpha=-group["lr"])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Bring the singular values of (m, n) near 1 by Newton-Schulz iterations, in bfloat16 where it is fast."""
+    a, b, c = NEWTON_SCHULZ
+    x = matrix.bfloat16() if matrix.dtype == torch.float32 else matrix
+    x = x / (x.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    result: Tensor = (x.T if tall else x).to(matrix.dtype)
+    return result
+
+
 def optimizers(
     model: nn.Module, config: TrainConfig, *, stages: Sequence[Sequence[str]] = ()
 ) -> tuple[torch.optim.Optimizer, ...]:
-    """Build the optimizers of a model: one, in a tuple, since some recipes need several."""
+    """Build the optimizers of a model, in a tuple: one, or two where filters have their own (Muon)."""
     lr = config.lr or 0.0
     groups = parameter_groups(model, config.weight_decay or 0.0, stages=stages, stage_decay=config.stage_decay)
     momentum = 0.9 if config.momentum is None else config.momentum
+    if config.optimizer == "muon":
+        return _muon_and_sgd(groups, lr, momentum)
     if config.optimizer == "adam":
         return (torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999)),)
     if config.optimizer == "adamw":
         return (torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999)),)
     return (torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0),)
+
+
+def _muon_and_sgd(groups: list[dict[str, Any]], lr: float, momentum: float) -> tuple[torch.optim.Optimizer, ...]:
+    """Muon for filter banks, SGD for dense layers, norms and biases."""
+    filters, rest = [], []
+    for group in groups:
+        banks = [p for p in group["params"] if p.ndim == 4]
+        others = [p for p in group["params"] if p.ndim != 4]
+        if banks:
+            filters.append({"params": banks, "share": group["share"]})
+        if others:
+            rest.append({**group, "params": others, "share": REST * group["share"]})
+    found: list[torch.optim.Optimizer] = [Muon(filters, lr=lr, momentum=momentum)] if filters else []
+    if rest:
+        found.append(torch.optim.SGD(rest, lr=lr * REST, momentum=momentum, nesterov=momentum > 0))
+    return tuple(found)
 
 
 def _stage_of(parameter: str, stages: Sequence[Sequence[str]]) -> int:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hubel.dataset.augment import is_mirrored, uniform
+from hubel.dataset.augment import draws_for, is_mirrored
 from hubel.dataset.loader import Batch, Loader
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
@@ -124,11 +124,12 @@ class Features:
     def epoch(self, epoch: int, size: int, *, start: int = 0) -> Iterator[Batch]:  # noqa: ARG002
         """Yield batches whose images are features (N, …)."""
         loader = self.loader
-        for rows in loader.order(epoch).view(-1, loader.batch_size)[start:]:
+        for all_rows, places in loader.parts(epoch, start=start):
+            rows = all_rows[places]
             ids = loader.indices[rows]
             features = self.views[0][rows]
             if len(self.views) > 1:
-                mirrored = is_mirrored(uniform(loader.seed, epoch, ids))
+                mirrored = is_mirrored(draws_for(loader.seed, epoch, ids))
                 features = torch.where(mirrored.view(-1, *[1] * (features.ndim - 1)), self.views[1][rows], features)
             labels = loader.labels[rows].to(loader.device)
             yield Batch(
@@ -136,6 +137,7 @@ class Features:
                 targets=F.one_hot(labels, loader.classes).float(),
                 labels=labels,
                 ids=ids,
+                count=len(all_rows),
             )
 
 

@@ -14,23 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from hubel.errors import HubelError, ModelError
 from hubel.nn.foreign import is_code
+from hubel.nn.tensor_file import read_tensors, write_tensors
 from hubel.nn.zoo import Builder, build
 from hubel.records import ModelCard, from_json, to_json
-from hubel.runs import write_bytes, write_json, write_text
+from hubel.runs import json_text, write_json, write_text
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
     """Write a state dict and its card as a model folder; an earlier model in it is replaced file by file."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
-    content = save_tensors(tensors, metadata={"format": "pt", "sha256": _digest(tensors)})
-    write_bytes(folder / "model.safetensors", content)
+    write_tensors(folder / "model.safetensors", state)
     said = _config(card)
     write_json(folder / "config.json", {**said, "sha256": _digest_json(said)})
     write_text(folder / "README.md", model_card_text(card))
@@ -57,7 +53,7 @@ def load_model(
         )
     if code is not None and not is_code(card.architecture):
         raise ModelError(f"The network in {folder} is hubel's own {card.architecture}: leave --model out.")
-    tensors = read_tensors(folder / "model.safetensors")
+    tensors, _ = read_tensors(folder / "model.safetensors")
     try:
         model = build(
             card.architecture,
@@ -78,9 +74,10 @@ def read_card(folder: Path) -> ModelCard:
     """Read config.json of a model folder."""
     file = folder / "config.json"
     try:
-        said = json.loads(file.read_text("utf-8"))
+        text = file.read_text("utf-8")
+        said = json.loads(text)
         digest = said.pop("sha256", None)
-        if digest is not None and digest != _digest_json(said):
+        if digest != _digest_json(said) or text != json_text({**said, "sha256": digest}):
             raise ValueError("its checksum is wrong: it was changed or damaged")
         return from_json(
             ModelCard,
@@ -94,31 +91,6 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelError(f"{folder} is no model folder: it has no config.json.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} can't be used ({error}): restore it from a copy.") from error
-
-
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        content = file.read_bytes()
-        tensors = load_tensors(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        said = header.get("__metadata__", {}).get("sha256")
-    except FileNotFoundError as error:
-        raise ModelError(f"{file} does not exist: the model folder is incomplete.") from error
-    except (OSError, SafetensorError, ValueError) as error:
-        raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
-    if said != _digest(tensors):
-        raise ModelError(f"{file} was changed or damaged (its checksum is wrong): restore it from a copy.")
-    return tensors
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _digest_json(said: dict[str, Any]) -> str:

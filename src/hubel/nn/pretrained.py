@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from hubel.errors import ModelError, UsageError
 from hubel.nn import foreign
 from hubel.nn.dry_run import answer
-from hubel.nn.model_folder import read_card, read_tensors
+from hubel.nn.model_folder import read_card
 from hubel.nn.stages import find_stages
+from hubel.nn.tensor_file import read_tensors
 from hubel.nn.zoo import Builder, build, native, outline
 from hubel.records import Preprocess
 
@@ -261,7 +262,7 @@ def _from_folder(source: str, network: str) -> Weights:
         raise UsageError(f"{source} holds the network {card.architecture}, not {network}: leave --model out.")
     return Weights(
         name=source,
-        state=read_tensors(folder / "model.safetensors"),
+        state=read_tensors(folder / "model.safetensors")[0],
         architecture=card.architecture,
         arguments=card.arguments,
         preprocess=card.preprocess,

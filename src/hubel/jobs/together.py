@@ -1,0 +1,66 @@
+"""What one process does for all that torchrun started: decoding, planning, making the run folder.
+
+With a single process each of these is what it is for that one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from hubel.dataset.split import Split
+from hubel.jobs.clock import Clock
+from hubel.jobs.dataset import Dataset, View
+from hubel.jobs.plan import Plan, plan_from
+from hubel.jobs.planning import make_plan
+from hubel.jobs.recipe import Recipe
+from hubel.jobs.transfer import Start
+from hubel.learning.distributed import alone, from_first, rank, wait_for_all, world_size
+from hubel.records import Event, from_json, to_json
+from hubel.runs import Elsewhere, RunFolder
+
+T = TypeVar("T")
+
+
+def shared(work: Generator[Event, None, T]) -> Generator[Event, None, T]:
+    """Let the first process decode into the cache, and then the others find it there."""
+    if rank() > 0:
+        wait_for_all()
+    result = yield from work
+    if rank() == 0:
+        wait_for_all()
+    return result
+
+
+def shared_folder(make: Callable[[], RunFolder]) -> RunFolder:
+    """Let the first process make the run folder, and tell the others where it is."""
+    run = make() if rank() == 0 else None
+    path = from_first(None if run is None else str(run.path))
+    return Elsewhere(Path(path)) if run is None else run
+
+
+def planned(
+    dataset: Dataset,
+    division: Split,
+    view: View,
+    recipe: Recipe,
+    device: torch.device,
+    clock: Clock,
+    start: Start,
+) -> Generator[Event, None, Plan]:
+    """Let the first process plan from what it measures, and all of them follow that plan."""
+    plan = None
+    if rank() == 0:
+        count = world_size()
+        with alone():
+            plan = yield from make_plan(dataset, division, view, recipe, device, clock, start, count)
+        if count == 1:
+            return plan
+    said = None if plan is None else json.dumps({"recipe": to_json(plan.recipe), "plan": plan.said()})
+    everything = json.loads(from_first(said))
+    recipe = from_json(Recipe, everything["recipe"])
+    return plan_from(everything["plan"], recipe, dataset, division, device, start)

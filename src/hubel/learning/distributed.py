@@ -1,0 +1,167 @@
+"""Several processes on one training, started by torchrun: who is who, sums over all, and the network they share.
+
+Without torchrun there is one process, and every function here is the identity.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import distributed_c10d as c10d
+from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
+
+SETTING_UP = datetime.timedelta(hours=1)  # processes wait so long for the first one to decode the images and to plan
+PATIENCE = datetime.timedelta(seconds=60)  # and so long for each other in a step, before they give one up
+ALIVE = 5.0  # seconds after which a process that gave no sign is named
+
+
+class _Team:
+    """The processes of this training; a module has one, since a process belongs to one."""
+
+    group: dist.ProcessGroup | None = None
+    store: c10d.Store | None = None
+    alone = False  # while the first process does something that the others wait for
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return 0 if _Team.group is None or _Team.alone else dist.get_rank()
+
+
+def world_size() -> int:
+    """Number of processes."""
+    return 1 if _Team.group is None or _Team.alone else dist.get_world_size()
+
+
+def launched() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the other processes for a while, where there are any: by NCCL where there are GPUs, by gloo elsewhere."""
+    if not launched():
+        yield
+        return
+    store, number, count = next(rendezvous("env://"))
+    store.set_timeout(SETTING_UP)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(
+        backend, store=c10d.PrefixStore("hubel", store), rank=number, world_size=count, timeout=SETTING_UP
+    )
+    group = dist.new_group(timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    store.set_timeout(PATIENCE)
+    _Team.store, _Team.group = store, group
+    try:
+        yield
+    finally:
+        _Team.store = _Team.group = None
+        with suppress(RuntimeError):  # of processes that are gone
+            dist.destroy_process_group()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let the first process do something as if it were the only one."""
+    _Team.alone = True
+    try:
+        yield
+    finally:
+        _Team.alone = False
+
+
+def wait_for_all() -> None:
+    """Wait until every process has come here, for up to an hour."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def from_first(text: str | None) -> str:
+    """Return the first process's text in all of them."""
+    if world_size() == 1:
+        return text or ""
+    content = torch.frombuffer(bytearray((text or "").encode()), dtype=torch.uint8) if rank() == 0 else None
+    length = torch.tensor([0 if content is None else len(content)])
+    dist.broadcast(length, 0)
+    content = torch.empty(int(length), dtype=torch.uint8) if content is None else content
+    dist.broadcast(content, 0)
+    return content.numpy().tobytes().decode()
+
+
+def summed(value: Tensor) -> Tensor:
+    """Sum a tensor over all processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(value, group=_Team.group)
+    return value
+
+
+def largest(values: list[float]) -> list[float]:
+    """Return the largest of each number over all processes: what one of them asks for, all of them do."""
+    if world_size() == 1 or _Team.store is None:
+        return values
+    _Team.store.set(f"alive/{rank()}", str(time.time()))
+    tensor = torch.tensor(values, dtype=torch.float64)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=_Team.group)
+    return [float(v) for v in tensor.tolist()]
+
+
+def lost() -> str:
+    """Say which processes gave no sign of late; for the message when working together has failed."""
+    time.sleep(ALIVE)
+    silent = []
+    for number in range(world_size()):
+        try:
+            assert _Team.store is not None
+            key = f"alive/{number}"
+            if number == rank():
+                continue
+            if not _Team.store.check([key]) or time.time() - float(_Team.store.get(key)) > ALIVE:
+                silent.append(str(number))
+        except (RuntimeError, AssertionError):  # the first process keeps the store, and is gone itself
+            return "process 0"
+    return f"process {' and '.join(silent)}" if silent else "a process"
+
+
+def gathered(part: Tensor) -> list[Tensor]:
+    """Return the tensors of all processes, in their order; they may differ in length."""
+    if world_size() == 1:
+        return [part]
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(lengths, torch.tensor([len(part)]), group=_Team.group)
+    longest = max(int(n) for n in lengths)
+    padded = torch.cat((part, part.new_zeros(longest - len(part), *part.shape[1:])))
+    parts = [torch.empty_like(padded) for _ in lengths]
+    dist.all_gather(parts, padded, group=_Team.group)
+    return [p[: int(n)] for p, n in zip(parts, lengths, strict=True)]
+
+
+def same_buffers(model: nn.Module) -> None:
+    """Give every process the first one's buffers: each measured the statistics of its own part of the images."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0, group=_Team.group)
+
+
+def wrapped(model: nn.Module, *, sync_norm: bool) -> nn.Module:
+    """Return the network as the loop calls it: with several processes, gradients become the mean over all.
+
+    Args:
+        sync_norm: let batch norms take their statistics over all processes (GPUs only).
+    """
+    if world_size() == 1:
+        return model
+    if sync_norm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    device = next(model.parameters()).device
+    devices = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, process_group=_Team.group)

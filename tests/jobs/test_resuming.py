@@ -1,0 +1,196 @@
+"""A run that is interrupted and resumed ends with the very weights of one that was not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import hubel
+from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
+from hubel.jobs import stored
+from hubel.jobs.recipe import Recipe, with_settings
+from hubel.jobs.training import resuming, training
+from hubel.nn.tensor_file import digest_of, read_tensors
+from hubel.records import EpochRow, Event, Finished, Progress
+from hubel.runs import STATE
+
+PLAIN: dict[str, Any] = {"epochs": 3, "width": 16, "seed": 3, "batch_size": 16, "dropout": 0.2}
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    "muon and an average": {**PLAIN, "optimizer": "muon", "ema": 0.9},
+    "adamw, accumulated": {**PLAIN, "optimizer": "adamw", "accumulate": 2, "augment": "strong", "precision": "float32"},
+}
+
+
+@pytest.fixture(autouse=True)
+def _store_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stored, "LEAST", 0.0)
+    monkeypatch.setattr(stored, "SHARE", 0)
+
+
+def digest(run: Path) -> str:
+    tensors = dict(read_tensors(run / STATE)[0])
+    tensors |= {f"kept.{name}": value for name, value in read_tensors(run / "model" / "model.safetensors")[0].items()}
+    return digest_of(tensors)
+
+
+def start(images: Path, run: Path, recipe: dict[str, Any]) -> Iterator[Event]:
+    return training(images, with_settings(Recipe(), recipe), output=run)
+
+
+def leave_after(events: Iterator[Event], steps: int) -> None:
+    """Stop listening in the middle: what a killed process leaves on disk is what was written so far."""
+    for event in events:
+        if isinstance(event, Progress) and event.task.startswith("epoch"):
+            steps -= 1
+            if steps == 0:
+                break
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_weights_are_those_of_an_undisturbed_run(name: str, few_digits: Path, tmp_path: Path) -> None:
+    """Stopped in the middle of an epoch, at an epoch's last step, and again later."""
+    list(start(few_digits, tmp_path / "whole", RECIPES[name]))
+    per_epoch = _per_epoch(tmp_path / "whole")
+    leave_after(start(few_digits, tmp_path / "run", RECIPES[name]), per_epoch + 2)
+    leave_after(resuming(tmp_path / "run"), per_epoch - 2)
+    events = list(resuming(tmp_path / "run"))
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    assert isinstance(events[-1], Finished)
+    hubel.Run(tmp_path / "run").verify()
+    for file in ("predictions.csv", "split.json"):
+        assert (tmp_path / "run" / file).read_text() == (tmp_path / "whole" / file).read_text()
+
+
+def _per_epoch(run: Path) -> int:
+    steps = [int(row["step"]) for row in csv.DictReader((run / "results.csv").read_text().splitlines())]
+    return steps[0]
+
+
+def test_results_and_log_have_every_epoch_once(few_digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    leave_after(start(few_digits, run, PLAIN), 8)
+    list(resuming(run))
+    rows = list(csv.DictReader((run / "results.csv").read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    events = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [e["epoch"] for e in events if e["event"] == "epoch_row"] == [1, 2, 3]
+
+
+def test_a_run_without_a_stored_state_begins_again(few_digits: Path, tmp_path: Path) -> None:
+    list(start(few_digits, tmp_path / "whole", PLAIN))
+    leave_after(start(few_digits, tmp_path / "run", PLAIN), 3)
+    shutil.rmtree(tmp_path / "run" / "resume")
+    list(resuming(tmp_path / "run"))
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, Interrupted)])
+def test_a_signal_loses_no_step(number: int, error: type[HubelError], few_digits: Path, tmp_path: Path) -> None:
+    list(start(few_digits, tmp_path / "whole", PLAIN))
+    steps = 0
+    with pytest.raises(error, match="hubel resume"):
+        for event in start(few_digits, tmp_path / "run", PLAIN):
+            if isinstance(event, Progress) and event.task.startswith("epoch"):
+                steps += 1
+                if steps == 7:
+                    os.kill(os.getpid(), number)
+    kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["said"])
+    assert kept["state"]["step"] == steps
+    list(resuming(tmp_path / "run"))
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+
+
+def test_a_finished_run_is_extended_or_refused(few_digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    list(start(few_digits, run, PLAIN))
+    with pytest.raises(RunError, match=r"is finished \(3 of 3 epochs\): --extend N"):
+        list(resuming(run))
+    events = list(resuming(run, extend=2, lr=0.01))
+    rows = [event for event in events if isinstance(event, EpochRow)]
+    assert [(row.epoch, row.epochs) for row in rows] == [(4, 5), (5, 5)]
+    assert max(row.lr for row in rows) <= 0.01
+    assert "extended by 2 epochs" in (run / "report.html").read_text()
+    hubel.Run(run).verify()
+    list(resuming(run, extend=1))
+    leave_after(start(few_digits, tmp_path / "other", PLAIN), 4)
+    with pytest.raises(RunError, match="is not finished"):
+        list(resuming(tmp_path / "other", extend=1))
+
+
+def test_another_machine_or_other_images_are_refused(few_digits: Path, tmp_path: Path) -> None:
+    images, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(few_digits, images)
+    leave_after(start(images, run, PLAIN), 4)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(RunError, match=rf"threads was {threads} and is {threads + 1} here.*--inexact"):
+            list(resuming(run))
+    finally:
+        torch.set_num_threads(threads)
+    moved = tmp_path / "moved"
+    images.rename(moved)
+    with pytest.raises(UsageError):
+        list(resuming(run))
+    next(iter((moved / "0").iterdir())).unlink()
+    with pytest.raises(RunError, match="images changed"):
+        list(resuming(run, source=moved))
+    assert isinstance(list(resuming(tmp_path / "run", source=few_digits))[-1], Finished)
+
+
+def test_a_damaged_state_is_one_sentence(few_digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    leave_after(start(few_digits, run, PLAIN), 4)
+    content = bytearray((run / STATE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (run / STATE).write_bytes(content)
+    with pytest.raises(RunError, match="changed or damaged.*best model so far"):
+        list(resuming(run))
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty"])
+def test_what_is_no_run_is_one_sentence(place: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HubelError, match="recipe"):
+        hubel.resume(tmp_path / place, show_as="none")
+
+
+SCRIPT = """
+import sys, torch
+import hubel
+torch.set_num_threads(1)
+run = hubel.train(sys.argv[1], output=sys.argv[2], show_as="none", epochs=2, batch_size=15, precision="float32",
+                  model=sys.argv[3], augment="strong", seed=2)
+"""
+
+
+@pytest.mark.parametrize("model", ["quick"])
+def test_two_processes_train_one_network(model: str, few_digits: Path, tmp_path: Path) -> None:
+    """Under torchrun: both end, one writes, and the batch of 15 is divided unevenly."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "script.py"), str(few_digits), str(tmp_path / "run"), model],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    run = hubel.Run(tmp_path / "run")
+    run.verify()
+    assert run.scores.n > 0
+    kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["said"])
+    assert kept["made_with"]["processes"] == 2
