@@ -126,7 +126,8 @@ def test_ctrl_c_in_another_process(few_digits: Path, tmp_path: Path) -> None:
         said = process.stderr.read()
         assert process.wait() == 130
     assert json.loads(rest[-1])["event"] == "finished"
-    assert said.strip() == f"hubel: Stopped by Ctrl-C; the best model so far and its report are in {run}."
+    kept = f"the best model so far and its report are in {run}, and hubel resume {run} goes on."
+    assert said.strip() == f"hubel: Stopped by Ctrl-C; {kept}"
     hubel.load(run)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -282,8 +283,8 @@ def test_a_machine_slower_than_measured_still_ends_in_time(
     few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = with_settings(Recipe(), {**QUICK, "epochs": 30, "minutes": 60})
-    paces = iter([0.0] * 4 + [i / 10 for i in range(11)] + [1.0] * 100)
-    monkeypatch.setattr(Trainee, "pace", lambda self: next(paces))
+    shares = itertools.chain([0.0] * 4, [i / 10 for i in range(11)], itertools.repeat(1.0))
+    monkeypatch.setattr(Trainee, "used", property(lambda self: next(shares) * self._allowed))
     events = list(training(few_digits, recipe, output=tmp_path / "run"))
     rows = [event for event in events if isinstance(event, EpochRow)]
     assert len(rows) < 30

@@ -217,7 +217,7 @@ def _step(
         state.scaler.step(optimizer)
     state.scaler.update()
     if state.average is not None:
-        follow(state.average, state.model, config.ema or 0.0, state.step)
+        follow(state.average, state.model, config.ema or 0.0, state.step + 1)
     return summed(total)
 
 
