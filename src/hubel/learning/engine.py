@@ -55,9 +55,10 @@ class Tally:
 
     def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Count a batch of this process: its mean loss, and its answers."""
+        dtype = torch.float32 if loss.device.type == "mps" else torch.float64  # which Apple's GPUs lack
         right = (logits.argmax(1) == labels).sum()
-        self.sums = self.sums.to(loss.device)
-        self.sums += torch.stack((loss.double() * len(labels), right.double()))
+        self.sums = self.sums.to(loss.device, dtype)
+        self.sums += torch.stack((loss.to(dtype) * len(labels), right.to(dtype)))
 
 
 @dataclass(kw_only=True)
@@ -85,7 +86,7 @@ class Step:
     """One optimizer step is done.
 
     Attributes:
-        epoch, step: 1-based. loss: 0-d float32 tensor on the device, before the step; of all processes together.
+        epoch, step: 1-based. loss: 0-d tensor on the device, before the step; of all processes together.
         images: in this step. steps: of the whole plan. seconds: spent on this step, waiting for data included.
     """
 
@@ -193,7 +194,7 @@ def _step(
         for parameters in optimizer.param_groups:
             parameters["lr"] = lr * parameters.get("share", 1.0)
     dtype = PRECISIONS[config.precision]
-    total = torch.zeros((), device=group[0].images.device)
+    losses: list[Tensor] = []
     for number, batch in enumerate(group, 1):
         alone = number < len(group) and world_size() > 1
         with cast(DistributedDataParallel, network).no_sync() if alone else nullcontext():
@@ -207,7 +208,7 @@ def _step(
             )
             share = len(batch.labels) / batch.count / len(group)  # of this process in the whole batch
             state.scaler.scale(loss * (share * world_size())).backward()  # DDP takes the mean over processes
-        total += loss.detach() * share
+        losses.append(loss.detach() * share)
         state.tally.add(loss.detach(), logits.detach(), batch.labels)
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
@@ -218,7 +219,7 @@ def _step(
     state.scaler.update()
     if state.average is not None:
         follow(state.average, state.model, config.ema or 0.0, state.step + 1)
-    return summed(total)
+    return summed(torch.stack(losses).sum())
 
 
 def _epoch_end(state: TrainState) -> EpochEnd:
