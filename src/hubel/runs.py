@@ -107,9 +107,9 @@ class RunFolder:
                 folder.mkdir(parents=True, exist_ok=True)
         return cls(path)
 
-    @classmethod
-    def open(cls, path: Path) -> RunFolder:
-        """Open the folder of a run that is to go on, and take away what an interrupted write left behind.
+    @staticmethod
+    def check_begun(path: Path) -> None:
+        """Look whether a folder holds a run that can go on.
 
         Raises:
             RunError: there is no such run, or it ended before its plan was written.
@@ -118,6 +118,10 @@ class RunFolder:
             raise RunError(f"{path} does not exist: give the folder of a run, such as runs/photos.")
         if not (path / "recipe.yaml").exists() or not (path / "plan.json").exists():
             raise RunError(f"{path} holds no run that can go on (it has no recipe.yaml and plan.json): train again.")
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open the folder of a run that is to go on, and take away what an interrupted write left behind."""
         with _explained(path):
             for leftover in path.rglob(".*.part"):
                 leftover.unlink(missing_ok=True)

@@ -163,7 +163,7 @@ def test_a_damaged_state_is_one_sentence(few_digits: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("place", ["nowhere", "empty"])
 def test_what_is_no_run_is_one_sentence(place: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HubelError, match="recipe"):
+    with pytest.raises(HubelError, match="give the folder of a run|no run that can go on"):
         hubel.resume(tmp_path / place, show_as="none")
 
 

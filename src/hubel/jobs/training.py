@@ -107,6 +107,7 @@ def resuming(
         HubelError: in one sentence; the run is as it was.
     """
     path = Path(folder)
+    RunFolder.check_begun(path)
     recipe, said = read_recipe(path), read_json(path / "plan.json")
     where = str(said["source"] if source is None else source)
     catalog = scan(where)

@@ -30,7 +30,7 @@ from hubel.records import (
     from_json,
 )
 from hubel.report.terminal import Show, baseline_words, headline, show, tracked
-from hubel.runs import read_json, verify, write_json, write_text
+from hubel.runs import RunFolder, read_json, verify, write_json, write_text
 
 if TYPE_CHECKING:
     from hubel.jobs.answering import Answer, Classifier, OnnxClassifier
@@ -188,6 +188,7 @@ def resume(
         raise UsageError(f"--extend {extend}: expected a number of epochs above zero.")
     if lr is not None and (extend is None or not lr > 0):
         raise UsageError(f"--lr {lr}: expected a rate above zero, and --extend beside it; a run keeps its own rate.")
+    RunFolder.check_begun(Path(run))
     code = _code(model)
     if code is None:
         _no_code_unnamed(read_recipe(os.fspath(run)))
