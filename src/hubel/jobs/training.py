@@ -164,28 +164,12 @@ def _check_division(path: Path, now: dict[str, object]) -> None:
 
 
 def _recorded(run: RunFolder, events: Iterator[Event]) -> Iterator[Event]:
-    for event in _named(run, events):
+    for event in events:
         if not isinstance(event, Progress):
             run.log(event_json(event), sync=isinstance(event, EpochRow))
         if isinstance(event, Finished):
             run.seal()
         yield event
-
-
-def _named(run: RunFolder, events: Iterator[Event]) -> Iterator[Event]:
-    """Where working together fails, say which process is to blame."""
-    from hubel.learning.distributed import lost, world_size
-
-    try:
-        yield from events
-    except RuntimeError as error:
-        if world_size() == 1 or isinstance(error, HubelError):
-            raise
-        what = str(error).splitlines()[0]
-        raise RunError(
-            f"Of the {world_size()} processes, {lost()} died or hangs ({what}): look at its output; the state up to a "
-            f"short while ago is kept, and hubel resume {run.path}, started by torchrun in the same way, goes on."
-        ) from error
 
 
 def _train_and_report(

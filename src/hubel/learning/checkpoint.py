@@ -108,7 +108,7 @@ def _random(device: torch.device) -> Tensor:
 
 
 def _set_random(state: Tensor, device: torch.device) -> None:
-    state = state.cpu().contiguous()
+    state = state.cpu().clone()  # torch 2.15 takes a row of a matrix for its first row, and crashes
     if device.type == "cuda":
         torch.cuda.set_rng_state(state, device)
     elif device.type == "mps":

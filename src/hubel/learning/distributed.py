@@ -6,10 +6,12 @@ Without torchrun there is one process, and every function here is the identity.
 from __future__ import annotations
 
 import datetime
+import inspect
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,8 @@ from torch import Tensor, nn
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
+
+from hubel.errors import RunError
 
 SETTING_UP = datetime.timedelta(hours=1)  # processes wait so long for the first one to decode the images and to plan
 PATIENCE = datetime.timedelta(seconds=60)  # and so long for each other in a step, before they give one up
@@ -48,7 +52,11 @@ def launched() -> bool:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Join the other processes for a while, where there are any: by NCCL where there are GPUs, by gloo elsewhere."""
+    """Join the other processes for a while, where there are any: by NCCL where there are GPUs, by gloo elsewhere.
+
+    Raises:
+        RunError: working together failed; it names the process that gave no sign of late.
+    """
     if not launched():
         yield
         return
@@ -64,6 +72,14 @@ def joined() -> Iterator[None]:
     _Team.store, _Team.group = store, group
     try:
         yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        what = str(error).splitlines()[0][:200]
+        raise RunError(
+            f"Of the {world_size()} processes, {lost()} died or hangs ({what}): look at its output; the state up to a "
+            "short while ago is kept, and hubel resume RUN, started by torchrun in the same way, goes on."
+        ) from error
     finally:
         _Team.store = _Team.group = None
         with suppress(RuntimeError):  # of processes that are gone
@@ -164,4 +180,9 @@ def wrapped(model: nn.Module, *, sync_norm: bool) -> nn.Module:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     device = next(model.parameters()).device
     devices = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, process_group=_Team.group)
+    known = inspect.signature(DistributedDataParallel).parameters
+    unsynced = (
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    )  # torch 2.15 renamed it
+    options: dict[str, Any] = {unsynced: False}
+    return DistributedDataParallel(model, device_ids=devices, process_group=_Team.group, **options)
