@@ -8,9 +8,10 @@ from __future__ import annotations
 import datetime
 import inspect
 import os
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -70,11 +71,13 @@ def joined() -> Iterator[None]:
     assert isinstance(group, dist.ProcessGroup)
     store.set_timeout(PATIENCE)
     _Team.store, _Team.group = store, group
+    failed = False
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
+        failed = True
         what = str(error).splitlines()[0][:200]
         raise RunError(
             f"Of the {world_size()} processes, {lost()} died or hangs ({what}): look at its output; the state up to a "
@@ -82,7 +85,7 @@ def joined() -> Iterator[None]:
         ) from error
     finally:
         _Team.store = _Team.group = None
-        with suppress(RuntimeError):  # of processes that are gone
+        if not failed:  # taking leave of a process that hangs would hang
             dist.destroy_process_group()
 
 
@@ -134,18 +137,24 @@ def largest(values: list[float]) -> list[float]:
 def lost() -> str:
     """Say which processes gave no sign of late; for the message when working together has failed."""
     time.sleep(ALIVE)
-    silent = []
-    for number in range(world_size()):
-        try:
-            assert _Team.store is not None
-            key = f"alive/{number}"
-            if number == rank():
-                continue
-            if not _Team.store.check([key]) or time.time() - float(_Team.store.get(key)) > ALIVE:
-                silent.append(str(number))
-        except (RuntimeError, AssertionError):  # the first process keeps the store, and is gone itself
-            return "process 0"
-    return f"process {' and '.join(silent)}" if silent else "a process"
+    silent: list[int] = []
+    asking = threading.Thread(target=lambda: silent.extend(_silent()), daemon=True)
+    asking.start()
+    asking.join(ALIVE)
+    if asking.is_alive():  # the first process keeps the store, and hangs itself
+        return "process 0"
+    return f"process {' and '.join(map(str, silent))}" if silent else "a process"
+
+
+def _silent() -> list[int]:
+    """Ask the store which of the others gave no sign; where nobody answers, the first process is gone itself."""
+    try:
+        assert _Team.store is not None
+        keys = {number: f"alive/{number}" for number in range(world_size()) if number != rank()}
+        came = {number: _Team.store.check([key]) and float(_Team.store.get(key)) for number, key in keys.items()}
+        return [number for number, when in came.items() if not when or time.time() - when > ALIVE]
+    except (RuntimeError, AssertionError):
+        return [0]
 
 
 def gathered(part: Tensor) -> list[Tensor]:

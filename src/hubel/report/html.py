@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from hubel.report.colour import shades
@@ -20,6 +19,7 @@ from hubel.report.pictures import (
     picture,
 )
 from hubel.report.wording import apart, certainty
+from hubel.runs import write_bytes, write_text
 
 PICTURES = ("curves", "confusion", "per_class", "worst", "filters", "gradcam", "augmentation")
 MOST_WORST = 24
@@ -32,7 +32,7 @@ def write(folder: Path, evidence: Evidence) -> Path:
     is replaced at once, so a reader never sees half of one.
 
     Raises:
-        OSError: the folder can't be written to.
+        RunError: a file can't be written.
     """
     # Drawing takes about a second to import, and most of hubel's commands draw nothing.
     from hubel.report import charts
@@ -49,8 +49,9 @@ def write(folder: Path, evidence: Evidence) -> Path:
     if evidence.augmented is not None and evidence.augmented.size:
         pictures["augmentation"] = on_white(augmentation(evidence.augmented))
     _write_pictures(folder / "pictures", pictures)
-    _replace(folder / "confusion.csv", as_csv(evidence.card.classes, evidence.scores.confusion).encode())
-    return _replace(folder / "report.html", page.encode())
+    write_text(folder / "confusion.csv", as_csv(evidence.card.classes, evidence.scores.confusion))
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
 
 
 def _sheets(evidence: Evidence, said: Answers, worst: list[int]) -> dict[str, Sheet]:
@@ -97,16 +98,6 @@ def _write_pictures(folder: Path, pictures: dict[str, bytes]) -> None:
     for name in PICTURES:
         path = folder / f"{name}.png"
         if name in pictures:
-            _replace(path, pictures[name])
+            write_bytes(path, pictures[name])
         else:
             path.unlink(missing_ok=True)
-
-
-def _replace(path: Path, content: bytes) -> Path:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
