@@ -196,7 +196,7 @@ def _add_json(to: argparse.ArgumentParser) -> None:
 def _add_run_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("--output", metavar="RUN", help="the run folder; runs/<name>[-N] by default")
     to.add_argument("--overwrite", action="store_true", help="replace an earlier run in that folder")
-    to.add_argument("-c", "--recipe", metavar="FILE", help="recipe.yaml of settings, or an earlier run's folder")
+    to.add_argument("-c", "--recipe", metavar="FILE", help="recipe.yaml of settings, an earlier run's folder, or speed")
     _add_json(to)
     _add_settings(to, sections={"", "data", "model", "train"})
 

@@ -264,6 +264,6 @@ def test_flatten_heads_of_the_course_networks_are_heavy(name: str) -> None:
     assert "heavy-head" in codes(summarise(build(name, classes=10, size=(32, 32)), (3, 32, 32)))
 
 
-@pytest.mark.parametrize("name", ["quick", "resnet20", "plain20", "resnet56"])
+@pytest.mark.parametrize("name", ["quick", "speed", "resnet20", "plain20", "resnet56"])
 def test_the_zoos_small_networks_have_no_warnings(name: str) -> None:
     assert codes(summarise(build(name, classes=10, size=(32, 32)), (3, 32, 32))) == []

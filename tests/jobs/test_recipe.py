@@ -35,6 +35,13 @@ def test_flags_make_the_same_recipe_again() -> None:
     assert again == recipe
 
 
+def test_a_recipe_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_recipe("speed").model.model == "speed"
+    (tmp_path / "speed").write_text("model:\n  model: lenet5\n")  # a file of that name is what was meant
+    assert read_recipe("speed").model.model == "lenet5"
+
+
 def test_scientific_notation_in_yaml_is_a_number(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("train:\n  lr: 1e-3\n")
     assert read_recipe(tmp_path / "r.yaml").train.lr == 1e-3

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from hubel.errors import UsageError
 from hubel.explanation.cam import choose_layer
-from hubel.nn.quick import EPSILON, Stage, quick
+from hubel.nn.quick import EPSILON, Stage, quick, speed
 
 
 def smooth_images(n: int = 200, side: int = 32) -> torch.Tensor:
@@ -62,3 +62,26 @@ def test_grad_cam_looks_at_an_activation_and_not_before_it() -> None:
     name, reason = choose_layer(model, torch.randn(1, 1, 28, 28))
     assert name == "stages.1"
     assert "6x6" in reason
+
+
+def test_a_mirror_image_gets_the_same_answer_outside_of_training() -> None:
+    torch.manual_seed(0)
+    model, x = speed(classes=5, width=16, mirror=True), smooth_images(4)
+    model.eval()
+    torch.testing.assert_close(model(x), model(x.flip(3)))
+    alone = speed(classes=5, width=16)
+    alone.load_state_dict(model.state_dict())
+    alone.eval()
+    torch.testing.assert_close(model(x), (alone(x) + alone(x.flip(3))) / 2)
+    for network in (model, alone):
+        network.train()
+    torch.testing.assert_close(model(x), alone(x))  # one pass while training
+
+
+def test_maps_that_are_looked_at_are_those_of_the_image_itself() -> None:
+    torch.manual_seed(0)
+    model, x = speed(classes=5, width=16, mirror=True).eval(), smooth_images(2)
+    seen = {}
+    model.stages[0].register_forward_hook(lambda *given: seen.update(map=given[-1]))
+    model(x)
+    torch.testing.assert_close(seen["map"], model.stages[0](F.relu(model.stem(x))))

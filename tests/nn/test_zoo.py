@@ -17,6 +17,7 @@ from hubel.nn.zoo import NETWORKS, build, native, outline
 # One network a family is run with numbers; the deeper ones of a family are the same code, and are run on shapes alone.
 RUN = [
     "quick",
+    "speed",
     "simple-cnn",
     "simple-cnn-gap",
     "two-block",

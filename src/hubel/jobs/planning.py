@@ -41,6 +41,7 @@ from hubel.jobs.rules import (
     wanted_epochs,
 )
 from hubel.jobs.transfer import HEAD_EPOCHS, HEAD_SHARE, Start, phases_for
+from hubel.learning.config import Optimizer
 from hubel.learning.engine import PRECISIONS, TrainState
 from hubel.learning.optim import optimizers
 from hubel.learning.schedule import mean_area
@@ -50,6 +51,7 @@ from hubel.nn.stages import Stages, features_are_enough, find_stages, set_traina
 from hubel.nn.zoo import accepted
 from hubel.records import Event, ModelCard, Preprocess, Progress
 
+SMALL = ("quick", "speed")  # networks that whiten, and are as wide as the time allows
 SAFETY = 0.97  # share of the time that is planned; the rest is for what measurements miss
 SHORT = 5.0  # seconds: a budget that leaves less for training is worth a warning
 LEAVING = 8.0  # seconds for explanations, the report and for ending the process
@@ -153,9 +155,10 @@ class _Draft:
         """Network, optimizer, batch and rates: from counts alone."""
         name = self.recipe.model.model if self.start.weights is None else self.start.weights.architecture
         model = replace(self.recipe.model, model="quick" if name == "auto" else name)
-        train, quick = self.recipe.train, model.model == "quick"
+        train, quick = self.recipe.train, model.model in SMALL
         tuned = self.start.weights is not None
-        optimizer = train.optimizer or ("adam" if train.stages == "course" else "sgd" if quick else "adamw")
+        usual: Optimizer = "sgd" if model.model == "quick" else "muon" if model.model == "speed" else "adamw"
+        optimizer = train.optimizer or ("adam" if train.stages == "course" else usual)
         batch = min(train.batch_size or batch_size_for(self.count, tuned=tuned), self.count)
         decay = {"sgd": 1.3e-3 if quick else 5e-4, "muon": 5e-4, "adam": 1e-4, "adamw": 0.01}[optimizer]
         momentum = {"sgd": 0.85 if quick else 0.9, "muon": 0.6}.get(optimizer, 0.9)
@@ -177,7 +180,7 @@ class _Draft:
 
     def settle_width(self, clock: Clock) -> Generator[int, None, None]:
         """The widest network that still passes over the images often enough in the time that is left."""
-        if self.recipe.model.model != "quick" or self.recipe.model.width is not None:
+        if self.recipe.model.model not in SMALL or self.recipe.model.width is not None:
             self._measure()
             return
         wanted = self.recipe.train.epochs or wanted_epochs(self.count)
@@ -260,6 +263,8 @@ class _Draft:
             given = {**self.start.weights.arguments, **given}
         elif "stem" in known and max(self.preprocess.size) <= NATIVE:
             given["stem"] = "small"  # without it, five halvings would leave one pixel of a small image
+        if "mirror" in known and self.augmentation.flip:
+            given["mirror"] = True
         classes = self.dataset.catalog.classes
         return ModelCard(architecture=model.model, arguments=given, classes=classes, preprocess=self.preprocess)
 

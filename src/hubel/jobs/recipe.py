@@ -19,6 +19,12 @@ from hubel.nn.config import ModelConfig
 from hubel.records import from_json, to_json
 
 DEFAULT_MINUTES = 5.0
+NAMED: dict[str, dict[str, Any]] = {
+    "speed": {
+        "model": {"model": "speed"},
+        "train": {"optimizer": "muon", "batch_size": 500, "schedule": "linear", "label_smoothing": 0.2},
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +123,14 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def read_recipe(path: str | Path) -> Recipe:
-    """Read a recipe from a YAML file, or from a run folder.
+    """Read a recipe from a YAML file, from a run folder, or by its name.
 
     Raises:
         UsageError: no such file, no YAML, an unknown setting or an impossible value.
     """
     file = Path(path)
+    if str(path) in NAMED and not file.exists():
+        return from_json(Recipe, NAMED[str(path)])
     file = file / "recipe.yaml" if file.is_dir() else file
     try:
         said = yaml.load(file.read_text("utf-8"), _Loader)

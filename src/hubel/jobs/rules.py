@@ -57,7 +57,7 @@ def rate_for(optimizer: str, batch: int, *, quick: bool) -> float:
     if optimizer == "sgd":
         return (0.0015 if quick else 0.0004) * batch
     if optimizer == "muon":  # its rate is the relative change of the filters
-        return 0.1 * math.sqrt(batch / 512)
+        return 0.2 * math.sqrt(batch / 512)
     return 2e-3 * math.sqrt(batch / 128)
 
 

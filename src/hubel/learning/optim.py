@@ -34,7 +34,8 @@ def parameter_groups(
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of Jordan (2024): singular values come near 1 in few steps
 ITERATIONS = 3
-REST = 8.0  # rate of SGD for all that is no filter, as a multiple of the filters'
+DENSE, FLAT = 2.5, 25.0  # rates of SGD for dense layers, and for biases and norms, as multiples of the filters'
+DENSE_MOMENTUM = 0.85  # of that SGD
 
 
 class Muon(torch.optim.Optimizer):
@@ -99,14 +100,15 @@ def _muon_and_sgd(groups: list[dict[str, Any]], lr: float, momentum: float) -> t
     filters, rest = [], []
     for group in groups:
         banks = [p for p in group["params"] if p.ndim == 4]
-        others = [p for p in group["params"] if p.ndim != 4]
         if banks:
             filters.append({"params": banks, "share": group["share"]})
-        if others:
-            rest.append({**group, "params": others, "share": REST * group["share"]})
+        for flat, times in ((False, DENSE), (True, FLAT)):
+            others = [p for p in group["params"] if p.ndim != 4 and (p.ndim < 2) == flat]
+            if others:
+                rest.append({**group, "params": others, "share": times * group["share"]})
     found: list[torch.optim.Optimizer] = [Muon(filters, lr=lr, momentum=momentum)] if filters else []
     if rest:
-        found.append(torch.optim.SGD(rest, lr=lr * REST, momentum=momentum, nesterov=momentum > 0))
+        found.append(torch.optim.SGD(rest, lr=lr, momentum=DENSE_MOMENTUM, nesterov=True))
     return tuple(found)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from hubel.errors import UsageError
 from hubel.nn import convnext, courses, efficientnet, foreign, lenet, mobilenet, resnet, vgg
 from hubel.nn.dry_run import Shapes
-from hubel.nn.quick import quick
+from hubel.nn.quick import quick, speed
 
 Builder = Callable[..., nn.Module]
 
@@ -31,6 +31,7 @@ class Network:
 CIFAR = (32, 32)
 NETWORKS: dict[str, Network] = {
     "quick": Network(quick, CIFAR),
+    "speed": Network(speed, CIFAR),
     "simple-cnn": Network(courses.simple_cnn, CIFAR),
     "simple-cnn-gap": Network(courses.simple_cnn_gap),
     "two-block": Network(courses.two_block, (28, 28), 1),

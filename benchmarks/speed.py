@@ -1,0 +1,244 @@
+"""CIFAR-10 from image files to an accuracy, against the loop that courses teach (P1, P2).
+
+    python benchmarks/speed.py DATA/cifar10 --to 85 --seeds 5 --course-epochs 50 --output benchmarks/results/speed.json
+    python benchmarks/speed.py DATA/cifar10 --to 94 --seeds 3
+
+hubel's side is its own pack, loader, loop and network `speed`, with a cache that is empty at first; the clock runs from
+the first file name that is read to the last prediction on the test part, and each seed is a process of its own. The
+schedule is fixed before and was chosen on 5,000 of the training images (`--validate`); the test part is read once a
+seed. The course's loop: three blocks of convolution, norm, ReLU and pooling, torchvision's ImageFolder and transforms,
+two workers, batches of 128, Adam, a cosine over 50 epochs, all in float32; its test accuracy is taken after each epoch.
+Where it never reaches the goal, the seconds of all its epochs are a lower bound. Nothing else should run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "85": {"width": 32, "widths": 2, "epochs": 2, "batch_size": 500, "lr": 0.2},
+    "94": {"width": 64, "widths": 4, "epochs": 8, "batch_size": 500, "lr": 0.2},
+}
+VALIDATION = 5_000
+
+
+def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
+    """Read, train and judge once, in this process; the cache is wherever HUBEL_CACHE says."""
+    import numpy as np
+    import torch
+
+    from hubel.dataset.augment import PRESETS
+    from hubel.dataset.catalog import scan
+    from hubel.dataset.loader import Loader
+    from hubel.dataset.pack import pack
+    from hubel.dataset.tensors import normalise
+    from hubel.evaluation.predict import predict
+    from hubel.learning.config import TrainConfig
+    from hubel.learning.engine import EpochEnd, TrainState, fit
+    from hubel.learning.optim import optimizers
+    from hubel.nn.quick import Quick
+    from hubel.records import Preprocess
+
+    began = time.perf_counter()
+    mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+    preprocess = Preprocess(size=(32, 32), channels=3, mean=mean, std=std)
+    catalog = scan(str(folder))
+    images = pack(catalog.root, catalog.paths, preprocess).images
+    parts = np.array(catalog.parts)
+    train, judged = (np.flatnonzero(parts == part) for part in ("train", "test"))
+    if validate:
+        train = np.random.default_rng(0).permutation(train)
+        train, judged = train[VALIDATION:], train[:VALIDATION]
+    read = time.perf_counter() - began
+
+    plan = dict(SCHEDULES[to])
+    width, factor = plan.pop("width"), plan.pop("widths")
+    small_first = plan.pop("small_first", 1.0)
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    loader = Loader(
+        images,
+        catalog.labels,
+        train,
+        classes=10,
+        batch_size=plan["batch_size"],
+        preprocess=preprocess,
+        augmentation=replace(PRESETS["small"], flip=True),
+        seed=seed,
+        device=device,
+    )
+    network = Quick(classes=10, channels=3, side=32, widths=(width, factor * width, 4 * width), mirror=True)
+    network.whiten(normalise(loader.sample(5_000), preprocess))
+    network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    config = TrainConfig(
+        optimizer="muon", momentum=0.6, schedule="linear", warmup=0.0, label_smoothing=0.2, weight_decay=0.0,
+        precision="bfloat16", small_first=small_first, **plan,
+    )  # fmt: skip
+    state = TrainState(model=network, optimizers=optimizers(network, config))
+    steps, losses = 0, []
+    for event in fit(state, loader, config, size=32):
+        steps += not isinstance(event, EpochEnd)
+        if isinstance(event, EpochEnd):
+            losses.append(round(event.loss, 4))
+    trained = time.perf_counter() - began - read
+    logits = predict(network, images[judged], preprocess, batch_size=500, device=device, autocast=torch.bfloat16)
+    right = (logits.argmax(1).numpy() == catalog.labels[judged]).mean()
+    seconds = time.perf_counter() - began
+    operations = _operations(network, (3, 32, 32)) * steps * plan["batch_size"]
+    return {
+        "seed": seed,
+        "accuracy": round(100 * float(right), 2),
+        "n": len(judged),
+        "seconds": round(seconds, 2),
+        "reading": round(read, 2),
+        "training": round(trained, 2),
+        "teraflop": round(operations / 1e12, 2),
+        "losses": losses,
+    }
+
+
+def _operations(network: Any, shape: tuple[int, int, int]) -> int:
+    """Multiplications and additions of one image's forward and backward pass, by torch's own counter."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network.train()
+    counter = FlopCounterMode(display=False)
+    with counter:
+        network(torch.zeros(2, *shape, device=next(network.parameters()).device)).sum().backward()
+    return int(counter.get_total_flops()) // 2
+
+
+def course(folder: Path, epochs: int, goal: float) -> dict[str, Any]:
+    """Train the course's loop, and return the seconds and test accuracy after each epoch."""
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+    from torch.utils.data import DataLoader
+    from torchvision import transforms as T
+    from torchvision.datasets import ImageFolder
+
+    began = time.perf_counter()
+    torch.manual_seed(0)
+    scaled = [T.ToTensor(), T.Normalize((0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616))]
+    changed = [T.RandomCrop(32, padding=4), T.RandomHorizontalFlip(), *scaled]
+    train = DataLoader(
+        ImageFolder(str(folder / "train"), T.Compose(changed)), batch_size=128, shuffle=True, num_workers=2
+    )
+    test = DataLoader(ImageFolder(str(folder / "test"), T.Compose(scaled)), batch_size=128, num_workers=2)
+    layers: list[nn.Module] = []
+    for channels, width in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+    network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2048, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 10))
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    rows: list[dict[str, float]] = []
+    for epoch in range(1, epochs + 1):
+        network.train()
+        for images, labels in train:
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+        schedule.step()
+        network.eval()
+        with torch.no_grad():
+            right = sum(int((network(images).argmax(1) == labels).sum()) for images, labels in test)
+        accuracy = 100 * right / len(test.dataset)  # type: ignore[arg-type]
+        rows.append({"epoch": epoch, "accuracy": accuracy, "seconds": round(time.perf_counter() - began, 1)})
+        print(rows[-1], file=sys.stderr, flush=True)
+        if accuracy >= goal:
+            break
+    return {"reached": rows[-1]["accuracy"] >= goal, "best": max(row["accuracy"] for row in rows), "epochs": rows}
+
+
+def matmul_peak() -> dict[str, float]:
+    """GFLOP/s of a product of two 2048² matrices, the best of 20."""
+    import torch
+
+    found: dict[str, float] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.randn(2048, 2048).to(dtype)
+        taken = []
+        for _ in range(20):
+            began = time.perf_counter()
+            a @ a
+            taken.append(time.perf_counter() - began)
+        found[str(dtype).removeprefix("torch.")] = round(2 * 2048**3 / min(taken) / 1e9)
+    return found
+
+
+def _child(*arguments: str, cache: str) -> dict[str, Any]:
+    """Run this file again for one side."""
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "HUBEL_CACHE": cache}
+    )
+    said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return said
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("folder", type=Path)
+    ask.add_argument("--to", choices=list(SCHEDULES), default="85")
+    ask.add_argument("--seeds", type=int, default=5)
+    ask.add_argument("--course-epochs", type=int, default=0, help="of the course's loop; 0 leaves it out")
+    ask.add_argument("--validate", action="store_true", help="judge 5,000 of the training images instead")
+    ask.add_argument("--side", choices=("ours", "course", "peak"), help=argparse.SUPPRESS)
+    ask.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
+    ask.add_argument("--output", type=Path)
+    given = ask.parse_args()
+    if given.side:
+        sides = {
+            "ours": lambda: ours(given.folder, given.to, given.seed, given.validate),
+            "course": lambda: course(given.folder, given.course_epochs, float(given.to)),
+            "peak": matmul_peak,
+        }
+        print(json.dumps(sides[given.side]()))
+        return
+    folder, more = str(given.folder), ["--validate"] * given.validate
+    results: dict[str, Any] = {"goal": given.to, "schedule": SCHEDULES[given.to]}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as cache:
+        results["matrix product, GFLOP/s"] = _child(folder, "--side", "peak", cache=cache)
+    for seed in range(given.seeds):
+        with tempfile.TemporaryDirectory() as cache:
+            rows.append(_child(folder, "--side", "ours", "--to", given.to, "--seed", str(seed), *more, cache=cache))
+        print(rows[-1], flush=True)
+    accuracies, seconds = ([row[name] for row in rows] for name in ("accuracy", "seconds"))
+    results |= {
+        "runs": rows,
+        "accuracy, mean": round(statistics.mean(accuracies), 2),
+        "accuracy, sd": round(statistics.stdev(accuracies), 2) if len(rows) > 1 else None,
+        "seconds, median": statistics.median(seconds),
+        "share of the time that is training": round(statistics.median(r["training"] / r["seconds"] for r in rows), 2),
+        "share of the bfloat16 product's speed while training": round(
+            statistics.median(r["teraflop"] / r["training"] for r in rows)
+            / results["matrix product, GFLOP/s"]["bfloat16"]
+            * 1000,
+            2,
+        ),
+    }
+    if given.course_epochs:
+        with tempfile.TemporaryDirectory() as cache:
+            arguments = ("--side", "course", "--to", given.to, "--course-epochs", str(given.course_epochs))
+            results["course"] = _child(folder, *arguments, cache=cache)
+        last = results["course"]["epochs"][-1]["seconds"]
+        results["times faster, at least"] = round(last / results["seconds, median"], 1)
+    print(json.dumps({name: value for name, value in results.items() if name not in ("runs", "course")}, indent=1))
+    if given.output:
+        given.output.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
