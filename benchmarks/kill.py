@@ -57,7 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "quick": {**SMALL, "width": 16, "dropout": 0.2},
     "muon with an average": {**SMALL, "width": 16, "optimizer": "muon", "ema": 0.9},
     "adamw, accumulated": {**SMALL, "width": 16, "optimizer": "adamw", "accumulate": 2, "augment": "strong"},
-    "speed": {**SMALL, "model": "speed", "width": 8, "optimizer": "muon", "schedule": "linear", "compile": False},
+    "speed": {**SMALL, "model": "speed", "width": 8, "optimizer": "muon", "schedule": "linear"},
     "float32, balanced": {**SMALL, "width": 16, "precision": "float32", "balance": "sampler"},
 }
 

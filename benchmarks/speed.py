@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any
 
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "85": {"width": 32, "widths": 2, "epochs": 2, "batch_size": 500, "lr": 0.2},
-    "94": {"width": 64, "widths": 4, "epochs": 8, "batch_size": 500, "lr": 0.2},
+    "85": {"widths": (32, 64, 128), "epochs": 2, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
+    "94": {"widths": (64, 256, 256), "epochs": 8, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
 }
 VALIDATION = 5_000
 
@@ -62,8 +62,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     read = time.perf_counter() - began
 
     plan = dict(SCHEDULES[to])
-    width, factor = plan.pop("width"), plan.pop("widths")
-    small_first = plan.pop("small_first", 1.0)
+    widths = plan.pop("widths")
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = Loader(
@@ -77,12 +76,12 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         seed=seed,
         device=device,
     )
-    network = Quick(classes=10, channels=3, side=32, widths=(width, factor * width, 4 * width), mirror=True)
+    network = Quick(classes=10, channels=3, side=32, widths=widths, mirror=True)
     network.whiten(normalise(loader.sample(5_000), preprocess))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig(
         optimizer="muon", momentum=0.6, schedule="linear", warmup=0.0, label_smoothing=0.2, weight_decay=0.0,
-        precision="bfloat16", small_first=small_first, **plan,
+        precision="bfloat16", **plan,
     )  # fmt: skip
     state = TrainState(model=network, optimizers=optimizers(network, config))
     steps, losses = 0, []

@@ -96,15 +96,18 @@ def test_a_run_without_a_stored_state_begins_again(few_digits: Path, tmp_path: P
     assert digest(tmp_path / "run") == digest(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("when", [2, 7], ids=["before the first epoch ends", "later"])
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, Interrupted)])
-def test_a_signal_loses_no_step(number: int, error: type[HubelError], few_digits: Path, tmp_path: Path) -> None:
+def test_a_signal_loses_no_step(
+    number: int, error: type[HubelError], when: int, few_digits: Path, tmp_path: Path
+) -> None:
     list(start(few_digits, tmp_path / "whole", PLAIN))
     steps = 0
     with pytest.raises(error, match="hubel resume"):
         for event in start(few_digits, tmp_path / "run", PLAIN):
             if isinstance(event, Progress) and event.task.startswith("epoch"):
                 steps += 1
-                if steps == 7:
+                if steps == when:
                     os.kill(os.getpid(), number)
     kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["said"])
     assert kept["state"]["step"] == steps

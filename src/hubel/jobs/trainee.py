@@ -116,7 +116,7 @@ class Trainee:
             self._allowed = (self.clock.left + self._used - self.plan.reserve) * self.plan.shares[number]
             yield from self._fit(phase, replace(self.config, epochs=phase.epochs, lr=phase.lr), stored)
             stored = None
-            self._save_best()
+            self.write_best()
 
     def _measure_start(self) -> Note:
         """Weights that know all of the classes may be best as they are: they are the first candidate, as epoch 0."""
@@ -286,7 +286,7 @@ class Trainee:
         if self.best_scores is None:
             self.best_scores = self._validate()
             self._keep()
-        self._save_best()
+        self.write_best()
 
     def restore_best(self) -> nn.Module:
         """Load the best weights back into the network and return it in eval mode."""
@@ -355,9 +355,9 @@ class Trainee:
         self.best_weights = copy.deepcopy(self.judged.state_dict())
         self._unsaved = True
         if self._kept is None:  # epochs on kept features take less time than writing a large network
-            self._save_best()
+            self.write_best()
 
-    def _save_best(self) -> None:
+    def write_best(self) -> None:
         """Write the best weights, if they are not on disk yet."""
         if not self._unsaved or self.best_scores is None or self.best_weights is None or rank() > 0:
             return

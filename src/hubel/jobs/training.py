@@ -215,7 +215,7 @@ def _train_and_report(
         trainee.asked = stop
         yield from _epochs(run, trainee, keeper, stored)
         if stop.signal == "SIGTERM":
-            trainee.keep_something()
+            trainee.write_best()
             raise Terminated(f"Stopped by SIGTERM; nothing is lost: hubel resume {run.path} goes on.")
         stopped = _why_stopped(stop, trainee)
         if hurried := trainee.hurried():
