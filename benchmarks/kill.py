@@ -150,8 +150,8 @@ def _train(
 
 
 def _impatient() -> None:
-    """In a child: give up another process after five seconds instead of a minute."""
-    distributed.PATIENCE = datetime.timedelta(seconds=5)
+    """In a child: give up another process after 15 seconds instead of a minute."""
+    distributed.PATIENCE = datetime.timedelta(seconds=15)
 
 
 def _free_port() -> int:
@@ -249,7 +249,7 @@ class Bench:
                 break
             child.kill(lost, what)
             sent = time.monotonic()
-            while list(child.codes.values())[1 - lost] is None and time.monotonic() < sent + 30:
+            while list(child.codes.values())[1 - lost] is None and time.monotonic() < sent + 60:
                 child.wait(0.1)
             took, code = time.monotonic() - sent, list(child.codes.values())[1 - lost]
             said = run.with_suffix(f".{1 - lost}.err").read_text()
