@@ -76,7 +76,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         seed=seed,
         device=device,
     )
-    network = Quick(classes=10, channels=3, side=32, widths=widths, mirror=True)
+    network = Quick(classes=10, channels=3, side=32, widths=widths, mirror=True, fixed=True)
     network.whiten(normalise(loader.sample(5_000), preprocess))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig(

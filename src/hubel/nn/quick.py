@@ -48,6 +48,7 @@ class Quick(nn.Module):
     Args:
         side: of the images, in pixels; decides the stem's stride. widths: channels of the three stages.
         mirror: outside of training, add the mirror image's logits: twice the work, and better by about a point.
+        fixed: leave the stem's filters as they whiten; Muon, which makes all filters equally large, would undo that.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Quick(nn.Module):
         widths: tuple[int, int, int],
         dropout: float = 0.0,
         mirror: bool = False,
+        fixed: bool = False,
     ) -> None:
         super().__init__()
         self.mirror = mirror
@@ -66,6 +68,7 @@ class Quick(nn.Module):
         kernel = max(stride, 3 if channels == 1 else 2)  # a grey patch of four pixels says little
         features = min(FEATURES, 2 * channels * kernel * kernel)
         self.stem = nn.Conv2d(channels, features, kernel, stride, padding=0)
+        self.stem.weight.requires_grad_(not fixed)
         self.stages = nn.Sequential(*(Stage(a, b) for a, b in itertools.pairwise((features, *widths))))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], classes, bias=False)
@@ -123,7 +126,7 @@ def speed(
     """
     _check("speed", size)
     widths = (width, 4 * width, 4 * width)
-    return Quick(classes=classes, channels=channels, side=max(size), widths=widths, mirror=mirror)
+    return Quick(classes=classes, channels=channels, side=max(size), widths=widths, mirror=mirror, fixed=True)
 
 
 def _check(name: str, size: tuple[int, int]) -> None:
