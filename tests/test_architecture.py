@@ -70,6 +70,7 @@ LIGHT = [
     "hubel.dataset.decode",
     "hubel.dataset.pack",
     "hubel.dataset.catalog",
+    "hubel.dataset.survey",
     "hubel.dataset.audit",
     "hubel.dataset.config",
     "hubel.nn.config",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import tarfile
 from pathlib import Path
 
 import pytest
+import torch
 
 import hubel
 from hubel.cli import parser
@@ -65,6 +67,25 @@ def test_the_python_about_networks_runs(capsys: pytest.CaptureFixture[str]) -> N
     support, variance = capsys.readouterr().out.strip().splitlines()
     assert len(eval(support)) == 2
     assert variance
+
+
+def test_the_python_about_streaming_runs(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("webdataset")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "streaming.md").read_text("utf-8"), re.DOTALL)
+    files = sorted(few_digits.rglob("*.png"), key=lambda file: file.name)
+    (tmp_path / "shards").mkdir()
+    for number, name in enumerate(("train-000", "train-001", "train-002", "train-003", "val-000")):
+        with tarfile.open(tmp_path / "shards" / f"{name}.tar", "w") as tar:
+            for file in files[number::5]:
+                tar.add(file, file.relative_to(few_digits).as_posix())
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(compile(block, "streaming.md", "exec"), {})
+    said = re.findall(r"^epoch (\d): loss ([\d.]+), \d+ of (\d+) held", capsys.readouterr().out, re.MULTILINE)
+    assert [(epoch, held_out) for epoch, _, held_out in said] == [("1", "24"), ("2", "24"), ("3", "24")]
+    assert float(said[-1][1]) < float(said[0][1])
 
 
 def test_every_network_is_in_the_docs() -> None:

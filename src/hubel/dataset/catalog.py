@@ -23,6 +23,7 @@ from hubel.records import Finding, Part
 EXPECTED = (
     "expected is one folder per class (data/cat/*.jpg, data/dog/*.jpg), or train, val and test folders with these"
 )
+STREAMED = "unpack what fits on the disk and give the folder; what doesn't is streamed from Python (docs/streaming.md)"
 TABLES = (".csv", ".tsv", ".txt")
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -78,6 +79,8 @@ def scan(source: str | Path) -> Catalog:
 
 def _nothing_there(source: str) -> str:
     near = similar(source)
+    if source.endswith(".tar") and any(mark in source for mark in "{*"):
+        return f"{source!r} stands for tar shards, no folder: {STREAMED}."
     if near:
         return f"There is no file or folder {source!r} and no set of that name: did you mean {' or '.join(near)}?"
     if any(mark in source for mark in "/\\."):
@@ -180,6 +183,8 @@ def _beside(code: str, root: Path, names: Sequence[str]) -> list[Finding]:
 
 
 def _scan_file(path: Path) -> Catalog:
+    if path.suffix.lower() == ".tar":
+        raise DataError(f"{path} is a tar archive: {STREAMED}.")
     if path.suffix.lower() in ARCHIVES:
         raise DataError(f"{path} is an archive: unpack it and give the folder.")
     if path.suffix.lower() not in TABLES or not path.is_file():

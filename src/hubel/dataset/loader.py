@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hubel.dataset.augment import augment, draws_for, mix
 from hubel.dataset.config import Augmentation
-from hubel.dataset.tensors import normalise, to_tensor
+from hubel.dataset.tensors import normalise, smaller, to_tensor
 from hubel.records import Preprocess
 
 ROOM = 1.2  # images are kept this much larger than what is trained on, so that crops stay sharp
@@ -40,6 +40,11 @@ class Batch:
     labels: Tensor
     ids: Tensor
     count: int
+
+
+def kept_side(how: Augmentation, size: int) -> int:
+    """The side that larger images are reduced to before they are changed and brought to `size`."""
+    return round(ROOM * size) if how.scale or how.rotate else size
 
 
 class Loader:
@@ -130,7 +135,7 @@ class Loader:
 
     def _pixels(self, rows: Tensor, size: int) -> Tensor:
         """(N, C, S, S) uint8 on the device, S a little more than `size` where the stored images are much larger."""
-        target = round(ROOM * size) if self.augmentation.scale or self.augmentation.rotate else size
+        target = kept_side(self.augmentation, size)
         height, width = self._stored.shape[1:3]
         reduced = target < min(height, width)
         side = target if reduced else 0
@@ -159,8 +164,6 @@ class Loader:
                 made = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
             for start in range(0, len(made), CHUNK):
                 ids = self.indices[start : start + CHUNK].numpy()
-                pixels = to_tensor(self._stored[ids]).float()
-                small = F.interpolate(pixels, (side, side), mode="bilinear", antialias=True).round_().byte()
-                made[start : start + CHUNK] = small.permute(0, 2, 3, 1).numpy()
+                made[start : start + CHUNK] = smaller(to_tensor(self._stored[ids]), side).permute(0, 2, 3, 1).numpy()
             self._reduced = made
         return self._reduced

@@ -33,6 +33,7 @@ from hubel.records import ImageFacts, Preprocess, from_json, to_json
 FORMAT = 2  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
 CHUNK = 256  # images a worker decodes per request; one request costs about 0.1 ms
 ALONE = 400  # up to this many images are decoded in this process: starting workers takes longer
+ROOMS = ("packs", "sets", "shards")  # of the cache
 Advance = Callable[[int], None]
 Answer = list[Any] | str | None  # the facts as a row, or the reason why not
 
@@ -101,15 +102,15 @@ def pack(
 
 
 def cache_entries() -> list[tuple[str, int]]:
-    """Name and size in bytes of every pack and every set in the cache."""
-    entries = [entry for room in ("packs", "sets") for entry in sorted((cache_home() / room).glob("*"))]
+    """Name and size in bytes of every pack, every set and every folder of counted shards in the cache."""
+    entries = [entry for room in ROOMS for entry in sorted((cache_home() / room).glob("*"))]
     return [(entry.relative_to(cache_home()).as_posix(), _bytes(entry)) for entry in entries]
 
 
 def cache_clear() -> int:
-    """Delete every pack and every set in the cache; returns the bytes freed."""
+    """Delete all that `cache_entries` lists; returns the bytes freed."""
     freed = sum(size for _, size in cache_entries())
-    for room in ("packs", "sets"):
+    for room in ROOMS:
         shutil.rmtree(cache_home() / room, ignore_errors=True)
     return freed
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hubel.errors import UsageError
@@ -27,6 +28,11 @@ def to_tensor(images: npt.NDArray[np.uint8]) -> Tensor:
     if not pixels.flags.writeable:
         pixels = np.array(pixels)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def smaller(images: Tensor, side: int) -> Tensor:
+    """(N, C, H, W) uint8 → (N, C, side, side) uint8, antialiased."""
+    return F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True).round_().byte()
 
 
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
