@@ -159,7 +159,8 @@ class _Draft:
         tuned = self.start.weights is not None
         usual: Optimizer = "sgd" if model.model == "quick" else "muon" if model.model == "speed" else "adamw"
         optimizer = train.optimizer or ("adam" if train.stages == "course" else usual)
-        batch = min(train.batch_size or batch_size_for(self.count, tuned=tuned), self.count)
+        fitting = batch_size_for(self.count, tuned=tuned, muon=optimizer == "muon")
+        batch = min(train.batch_size or fitting, self.count)
         decay = {"sgd": 1.3e-3 if quick else 5e-4, "muon": 5e-4, "adam": 1e-4, "adamw": 0.01}[optimizer]
         momentum = {"sgd": 0.85 if quick else 0.9, "muon": 0.6}.get(optimizer, 0.9)
         resolved = replace(

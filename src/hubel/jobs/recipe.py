@@ -22,7 +22,13 @@ DEFAULT_MINUTES = 5.0
 NAMED: dict[str, dict[str, Any]] = {
     "speed": {
         "model": {"model": "speed"},
-        "train": {"optimizer": "muon", "batch_size": 500, "schedule": "linear", "label_smoothing": 0.2},
+        "train": {
+            "optimizer": "muon",
+            "schedule": "linear",
+            "warmup": 0.0,
+            "label_smoothing": 0.2,
+            "small_first": 0.75,
+        },
     },
 }
 
