@@ -1,0 +1,356 @@
+"""A peer's own way from images to a measured classifier within a number of minutes: one run of `peers.py`.
+
+    PEERS/bin/python benchmarks/peer_recipes.py fastai DATA/photos split.json --seed 0 --minutes 3
+
+All weights start at random. The images of each part are those of split.json, which a run of hubel wrote: trained on
+`train`, the best epoch chosen on `val`, `test` read once. A peer has no dial for minutes, so that what an experienced
+user would do is done for it: a few steps are timed, and its schedule gets as many epochs as then fit (a share of the
+images, where not even one does). Small images keep their size, as each peer's own examples for CIFAR and MNIST do;
+larger ones are brought to at most 128 pixels. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+NATIVE, PHOTO = 64, 128  # sides up to which images stay as they are, and that larger ones are brought to
+LEAVING = 3.0  # seconds kept for ending the process
+SAFETY = 0.94  # share of the time that is planned
+BEFORE, TIMED = 3, 2.0  # steps that don't count, and seconds of steps that do, when a peer is timed
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Rows = list[tuple[str, int]]  # path and class
+
+
+@dataclass
+class Task:
+    """What a peer is given: the images of each part, and the moment at which the process must have ended."""
+
+    root: Path
+    parts: dict[str, Rows]
+    classes: list[str]
+    side: int
+    deadline: float
+    seed: int
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def left(self) -> float:
+        return self.deadline - LEAVING - time.monotonic()
+
+    def plan(self, step: float, batch: int) -> int:
+        """From seconds a step: how many epochs fit; where none does, so many training images are left out that one fits.
+
+        A validation image costs a third of a training image, and one of the reported part as much.
+        """
+        train, val, test = (len(self.parts[part]) for part in ("train", "val", "test"))
+        each = step / batch
+        left = self.left * SAFETY - test * each / 3
+        epochs = left / (each * (train + val / 3))
+        if epochs < 1:
+            random.Random(self.seed).shuffle(self.parts["train"])
+            self.parts["train"] = self.parts["train"][: max(batch, int(epochs * train))]
+        self.measured |= {"epochs planned": max(1, int(epochs)), "trained on": len(self.parts["train"])}
+        return max(1, int(epochs))
+
+
+def task(given: argparse.Namespace) -> Task:
+    """Read the division and the typical side of the images."""
+    division = json.loads(given.split.read_text())
+    names = sorted({Path(path).parent.name for part in ("train", "val", "test") for path in division[part]})
+    parts = {
+        part: [(path, names.index(Path(path).parent.name)) for path in division[part]]
+        for part in ("train", "val", "test")
+    }
+    sides = [min(Image.open(given.folder / path).size) for path, _ in parts["train"][:: len(parts["train"]) // 50 + 1]]
+    side = int(statistics.median(sides))
+    deadline = given.began + 60 * given.minutes
+    return Task(given.folder, parts, names, side if side <= NATIVE else min(side, PHOTO), deadline, given.seed)
+
+
+class Images(torch.utils.data.Dataset[Any]):
+    """Paths and classes as a data set of RGB images; `transform` may be set later, as timm does."""
+
+    def __init__(self, root: Path, rows: Rows, transform: Callable[[Any], Any] | None = None) -> None:
+        self.root, self.rows, self.transform = root, rows, transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        path, label = self.rows[index]
+        image = Image.open(self.root / path).convert("RGB")
+        return image if self.transform is None else self.transform(image), label
+
+
+def accuracy(model: nn.Module, loader: Iterable[Any], *, fast: bool) -> float:
+    """The share of images that are right."""
+    right = total = 0
+    model.eval()
+    with torch.inference_mode():
+        for images, labels in loader:
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+                right += int((model(images).argmax(1) == labels).sum())
+            total += len(labels)
+    model.train()
+    return right / total
+
+
+def train_step(
+    model: nn.Module, images: Any, labels: Any, optimizer: Any, loss_of: Callable[[Any, Any], Any], *, fast: bool
+) -> None:
+    """One step as all of torch's examples take it; fast: bfloat16 autocast and channels-last."""
+    if fast:
+        images = images.contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+        loss = loss_of(model(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def seconds_a_step(loader: Iterable[Any], step: Callable[[Any, Any], None]) -> float:
+    """Time some steps, waiting for images included."""
+    number, began = 0, 0.0
+    for number, (images, labels) in enumerate(loader, 1):  # noqa: B007
+        step(images, labels)
+        if number <= BEFORE:
+            began = time.perf_counter()
+        elif time.perf_counter() - began > TIMED:
+            break
+    return (time.perf_counter() - began) / max(number - BEFORE, 1)
+
+
+def fitted(
+    job: Task,
+    model: nn.Module,
+    loaders: Callable[[], tuple[Iterable[Any], Iterable[Any], Iterable[Any]]],
+    optimizer_of: Callable[[nn.Module], Any],
+    schedule_of: Callable[[Any, int, int], Callable[[int], None]],
+    loss_of: Callable[[Any, Any], Any],
+    *,
+    batch: int,
+    fast: bool,
+) -> dict[str, Any]:
+    """Time the loop, train as long as the time allows, and measure the best epoch.
+
+    Args:
+        loaders: makes those of train, val and test, from the parts as they are then.
+        schedule_of: from optimizer, epochs and steps an epoch to what is called with the number of steps taken.
+    """
+    if fast:
+        model = model.to(memory_format=torch.channels_last)
+    trial = copy.deepcopy(model)
+    trial_optimizer = optimizer_of(trial)
+    per_step = seconds_a_step(
+        loaders()[0], lambda images, labels: train_step(trial, images, labels, trial_optimizer, loss_of, fast=fast)
+    )
+    epochs = job.plan(per_step, batch)
+    train, val, test = loaders()
+    optimizer, steps = optimizer_of(model), 0
+    scheduled = schedule_of(optimizer, epochs, len(train))  # type: ignore[arg-type]
+    reserve = (len(job.parts["test"]) + len(job.parts["val"])) * per_step / batch / 3
+    best, weights, done = -1.0, copy.deepcopy(model.state_dict()), 0
+    for _ in range(epochs):
+        for images, labels in train:
+            train_step(model, images, labels, optimizer, loss_of, fast=fast)
+            steps += 1
+            scheduled(steps)
+            if job.left < reserve:
+                break
+        done += 1
+        reached = accuracy(model, val, fast=fast)
+        if reached > best:
+            best, weights = reached, copy.deepcopy(model.state_dict())
+        if job.left < reserve:
+            break
+    model.load_state_dict(weights)
+    return {"accuracy": accuracy(model, test, fast=fast), "val_accuracy": best, "epochs": done}
+
+
+def course(job: Task) -> dict[str, Any]:
+    """The loop that courses teach: three conv blocks and a dense layer, Adam 1e-3, cosine, batches of 128."""
+    from torch.utils.data import DataLoader
+    from torchvision import transforms
+
+    layers: list[nn.Module] = []
+    for inside, out in ((3, 32), (32, 64), (64, 128)):
+        layers += [nn.Conv2d(inside, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU(), nn.MaxPool2d(2)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(128 * (job.side // 8) ** 2, len(job.classes)))
+    small = job.side <= NATIVE
+    change = [transforms.RandomCrop(job.side, padding=4)] if small else [transforms.RandomResizedCrop(job.side)]
+    fixed = [transforms.Resize(job.side), transforms.CenterCrop(job.side)]
+    tail = [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    before = fixed if small else []
+    train = transforms.Compose([*before, *change, transforms.RandomHorizontalFlip(), *tail])
+    plain = transforms.Compose([*fixed, *tail])
+
+    def loaders() -> tuple[Any, Any, Any]:
+        made = [DataLoader(Images(job.root, job.parts["train"], train), 128, shuffle=True, num_workers=2)]
+        made += [DataLoader(Images(job.root, job.parts[part], plain), 128, num_workers=2) for part in ("val", "test")]
+        return made[0], made[1], made[2]
+
+    def schedule(optimizer: Any, epochs: int, per_epoch: int) -> Callable[[int], None]:
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        return lambda steps: cosine.step() if steps % per_epoch == 0 else None
+
+    def adam(network: nn.Module) -> Any:
+        return torch.optim.Adam(network.parameters(), lr=1e-3)
+
+    return fitted(job, model, loaders, adam, schedule, nn.CrossEntropyLoss(), batch=128, fast=False)
+
+
+def timm(job: Task) -> dict[str, Any]:
+    """timm's train.py at its defaults, with ResNet-18, --amp --amp-dtype bfloat16 --channels-last --sched-on-updates."""
+    from timm import create_model
+    from timm.data import create_loader
+    from timm.loss import LabelSmoothingCrossEntropy
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    def loaders() -> tuple[Any, Any, Any]:
+        common: dict[str, Any] = {"input_size": (3, job.side, job.side), "num_workers": 2}
+        common |= {"device": torch.device("cpu"), "batch_size": min(128, len(job.parts["train"]))}
+        training = {"is_training": True, "color_jitter": 0.4, "interpolation": "random"}
+        train = create_loader(Images(job.root, job.parts["train"]), **common, **training)
+        val, test = (
+            create_loader(Images(job.root, job.parts[part]), **common, interpolation="bicubic", crop_pct=0.95)
+            for part in ("val", "test")
+        )
+        return train, val, test
+
+    def sgd(network: nn.Module) -> Any:
+        return create_optimizer_v2(network, opt="sgd", lr=0.1 * 128 / 256, weight_decay=2e-5, momentum=0.9)
+
+    def schedule(optimizer: Any, epochs: int, per_epoch: int) -> Callable[[int], None]:
+        warmup = min(5, epochs // 5)  # 5 by default, which is more than a few minutes may hold
+        cosine, _ = create_scheduler_v2(
+            optimizer, "cosine", epochs, warmup_epochs=warmup, step_on_epochs=False, updates_per_epoch=per_epoch
+        )
+        return lambda steps: cosine.step_update(steps)
+
+    model = create_model("resnet18", num_classes=len(job.classes))
+    return fitted(job, model, loaders, sgd, schedule, LabelSmoothingCrossEntropy(0.1), batch=128, fast=True)
+
+
+def fastai(job: Task) -> dict[str, Any]:
+    """fastai's quick start from scratch: vision_learner with ResNet-18, aug_transforms, fit_one_cycle; and bfloat16."""
+    import pandas
+    from fastai.callback.core import CancelFitException
+    from fastai.vision import all as vision
+
+    reserve = 0.0
+
+    class Bfloat16(vision.Callback):  # type: ignore[misc]  # fastai's own to_bf16 is for GPUs alone
+        order = 10
+
+        def before_batch(self) -> None:
+            self.autocast = torch.autocast("cpu", torch.bfloat16)
+            self.autocast.__enter__()
+            self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.learn.xb)
+
+        def after_pred(self) -> None:
+            self.learn.pred = self.pred.float()
+
+        def after_loss(self) -> None:
+            self.autocast.__exit__(None, None, None)
+
+    class Best(vision.Callback):  # type: ignore[misc]  # as SaveModelCallback(monitor="accuracy"), which says every step
+        order = 70
+        best, done, weights = -1.0, 0, None
+
+        def after_epoch(self) -> None:
+            self.done += 1
+            if (reached := float(self.recorder.values[-1][-1])) > self.best:
+                self.best, self.weights = reached, copy.deepcopy(self.model.state_dict())
+
+        def after_batch(self) -> None:
+            if self.training and job.left < reserve:
+                raise CancelFitException
+
+    class Timed(vision.Callback):  # type: ignore[misc]
+        number, began = 0, 0.0
+
+        def after_batch(self) -> None:
+            self.number += 1
+            if self.number <= BEFORE:
+                self.began = time.perf_counter()
+            elif time.perf_counter() - self.began > TIMED:
+                raise CancelFitException
+
+        @property
+        def seconds(self) -> float:
+            return (time.perf_counter() - self.began) / max(self.number - BEFORE, 1)
+
+    def learner() -> Any:
+        table = [
+            (path, job.classes[label], part == "val") for part in ("train", "val") for path, label in job.parts[part]
+        ]
+        frame = pandas.DataFrame(table, columns=["name", "label", "valid"])
+        item = None if job.side <= NATIVE else vision.RandomResizedCrop(job.side, min_scale=0.35)
+        loaders = vision.ImageDataLoaders.from_df(
+            frame,
+            job.root,
+            fn_col="name",
+            label_col="label",
+            valid_col="valid",
+            item_tfms=item,
+            batch_tfms=vision.aug_transforms(),
+            bs=min(64, len(job.parts["train"])),
+            num_workers=2,
+        )
+        made = vision.vision_learner(loaders, vision.resnet18, pretrained=False, metrics=vision.accuracy)
+        made = made.to_channelslast(use_amp=False)
+        made.add_cb(Bfloat16())
+        return made
+
+    trial, timed = learner(), Timed()
+    with trial.no_bar(), trial.no_logging():
+        trial.fit_one_cycle(1, cbs=[timed])
+    per_step = timed.seconds
+    epochs, best = job.plan(per_step, 64), Best()
+    reserve = (len(job.parts["test"]) + len(job.parts["val"])) * per_step / 64 / 3
+    learn = learner()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit_one_cycle(epochs, cbs=[best])
+        if best.weights is not None:
+            learn.model.load_state_dict(best.weights)
+        test = learn.dls.test_dl([job.root / path for path, _ in job.parts["test"]])
+        answers = learn.get_preds(dl=test)[0].argmax(1)
+    truth = torch.tensor([list(learn.dls.vocab).index(job.classes[label]) for _, label in job.parts["test"]])
+    right = float((answers == truth).float().mean())
+    return {"accuracy": right, "val_accuracy": best.best, "epochs": best.done}
+
+
+RECIPES = {"fastai": fastai, "timm": timm, "course": course}
+
+
+def main() -> None:
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("recipe", choices=RECIPES)
+    ask.add_argument("folder", type=Path)
+    ask.add_argument("split", type=Path, help="split.json of a hubel run")
+    ask.add_argument("--minutes", type=float, default=3.0)
+    ask.add_argument("--seed", type=int, default=0)
+    ask.add_argument("--began", type=float, default=time.monotonic(), help="time.monotonic() of the process's start")
+    given = ask.parse_args()
+    torch.manual_seed(given.seed)
+    random.seed(given.seed)
+    job = task(given)
+    print(json.dumps({**RECIPES[given.recipe](job), "n": len(job.parts["test"]), **job.measured}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
