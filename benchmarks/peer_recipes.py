@@ -15,84 +15,16 @@ import argparse
 import copy
 import json
 import random
-import statistics
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from peer_task import NATIVE, Images, Task, seconds_a_step, task
 from torch import nn
 
-NATIVE, PHOTO = 64, 128  # sides up to which images stay as they are, and that larger ones are brought to
-LEAVING = 3.0  # seconds kept for ending the process
-SAFETY = 0.94  # share of the time that is planned
-BEFORE, TIMED = 3, 2.0  # steps that don't count, and seconds of steps that do, when a peer is timed
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Rows = list[tuple[str, int]]  # path and class
-
-
-@dataclass
-class Task:
-    """What a peer is given: the images of each part, and the moment at which the process must have ended."""
-
-    root: Path
-    parts: dict[str, Rows]
-    classes: list[str]
-    side: int
-    deadline: float
-    seed: int
-    measured: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def left(self) -> float:
-        return self.deadline - LEAVING - time.monotonic()
-
-    def plan(self, step: float, batch: int) -> int:
-        """From seconds a step: how many epochs fit; where none does, so many training images are left out that one fits.
-
-        A validation image costs a third of a training image, and one of the reported part as much.
-        """
-        train, val, test = (len(self.parts[part]) for part in ("train", "val", "test"))
-        each = step / batch
-        left = self.left * SAFETY - test * each / 3
-        epochs = left / (each * (train + val / 3))
-        if epochs < 1:
-            random.Random(self.seed).shuffle(self.parts["train"])
-            self.parts["train"] = self.parts["train"][: max(batch, int(epochs * train))]
-        self.measured |= {"epochs planned": max(1, int(epochs)), "trained on": len(self.parts["train"])}
-        return max(1, int(epochs))
-
-
-def task(given: argparse.Namespace) -> Task:
-    """Read the division and the typical side of the images."""
-    division = json.loads(given.split.read_text())
-    names = sorted({Path(path).parent.name for part in ("train", "val", "test") for path in division[part]})
-    parts = {
-        part: [(path, names.index(Path(path).parent.name)) for path in division[part]]
-        for part in ("train", "val", "test")
-    }
-    sides = [min(Image.open(given.folder / path).size) for path, _ in parts["train"][:: len(parts["train"]) // 50 + 1]]
-    side = int(statistics.median(sides))
-    deadline = given.began + 60 * given.minutes
-    return Task(given.folder, parts, names, side if side <= NATIVE else min(side, PHOTO), deadline, given.seed)
-
-
-class Images(torch.utils.data.Dataset[Any]):
-    """Paths and classes as a data set of RGB images; `transform` may be set later, as timm does."""
-
-    def __init__(self, root: Path, rows: Rows, transform: Callable[[Any], Any] | None = None) -> None:
-        self.root, self.rows, self.transform = root, rows, transform
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Any:
-        path, label = self.rows[index]
-        image = Image.open(self.root / path).convert("RGB")
-        return image if self.transform is None else self.transform(image), label
 
 
 def accuracy(model: nn.Module, loader: Iterable[Any], *, fast: bool) -> float:
@@ -119,18 +51,6 @@ def train_step(
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-
-
-def seconds_a_step(loader: Iterable[Any], step: Callable[[Any, Any], None]) -> float:
-    """Time some steps, waiting for images included."""
-    number, began = 0, 0.0
-    for number, (images, labels) in enumerate(loader, 1):  # noqa: B007
-        step(images, labels)
-        if number <= BEFORE:
-            began = time.perf_counter()
-        elif time.perf_counter() - began > TIMED:
-            break
-    return (time.perf_counter() - began) / max(number - BEFORE, 1)
 
 
 def fitted(
@@ -213,7 +133,7 @@ def course(job: Task) -> dict[str, Any]:
 
 
 def timm(job: Task) -> dict[str, Any]:
-    """timm's train.py at its defaults, with ResNet-18, --amp --amp-dtype bfloat16 --channels-last --sched-on-updates."""
+    """timm's train.py at its defaults; ResNet-18, --amp --amp-dtype bfloat16 --channels-last --sched-on-updates."""
     from timm import create_model
     from timm.data import create_loader
     from timm.loss import LabelSmoothingCrossEntropy
@@ -239,99 +159,18 @@ def timm(job: Task) -> dict[str, Any]:
         cosine, _ = create_scheduler_v2(
             optimizer, "cosine", epochs, warmup_epochs=warmup, step_on_epochs=False, updates_per_epoch=per_epoch
         )
-        return lambda steps: cosine.step_update(steps)
+        taken: Callable[[int], None] = cosine.step_update
+        return taken
 
     model = create_model("resnet18", num_classes=len(job.classes))
     return fitted(job, model, loaders, sgd, schedule, LabelSmoothingCrossEntropy(0.1), batch=128, fast=True)
 
 
 def fastai(job: Task) -> dict[str, Any]:
-    """fastai's quick start from scratch: vision_learner with ResNet-18, aug_transforms, fit_one_cycle; and bfloat16."""
-    import pandas
-    from fastai.callback.core import CancelFitException
-    from fastai.vision import all as vision
+    """fastai, which is imported only where it is asked for."""
+    import peer_fastai
 
-    reserve = 0.0
-
-    class Bfloat16(vision.Callback):  # type: ignore[misc]  # fastai's own to_bf16 is for GPUs alone
-        order = 10
-
-        def before_batch(self) -> None:
-            self.autocast = torch.autocast("cpu", torch.bfloat16)
-            self.autocast.__enter__()
-            self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.learn.xb)
-
-        def after_pred(self) -> None:
-            self.learn.pred = self.pred.float()
-
-        def after_loss(self) -> None:
-            self.autocast.__exit__(None, None, None)
-
-    class Best(vision.Callback):  # type: ignore[misc]  # as SaveModelCallback(monitor="accuracy"), which says every step
-        order = 70
-        best, done, weights = -1.0, 0, None
-
-        def after_epoch(self) -> None:
-            self.done += 1
-            if (reached := float(self.recorder.values[-1][-1])) > self.best:
-                self.best, self.weights = reached, copy.deepcopy(self.model.state_dict())
-
-        def after_batch(self) -> None:
-            if self.training and job.left < reserve:
-                raise CancelFitException
-
-    class Timed(vision.Callback):  # type: ignore[misc]
-        number, began = 0, 0.0
-
-        def after_batch(self) -> None:
-            self.number += 1
-            if self.number <= BEFORE:
-                self.began = time.perf_counter()
-            elif time.perf_counter() - self.began > TIMED:
-                raise CancelFitException
-
-        @property
-        def seconds(self) -> float:
-            return (time.perf_counter() - self.began) / max(self.number - BEFORE, 1)
-
-    def learner() -> Any:
-        table = [
-            (path, job.classes[label], part == "val") for part in ("train", "val") for path, label in job.parts[part]
-        ]
-        frame = pandas.DataFrame(table, columns=["name", "label", "valid"])
-        item = None if job.side <= NATIVE else vision.RandomResizedCrop(job.side, min_scale=0.35)
-        loaders = vision.ImageDataLoaders.from_df(
-            frame,
-            job.root,
-            fn_col="name",
-            label_col="label",
-            valid_col="valid",
-            item_tfms=item,
-            batch_tfms=vision.aug_transforms(),
-            bs=min(64, len(job.parts["train"])),
-            num_workers=2,
-        )
-        made = vision.vision_learner(loaders, vision.resnet18, pretrained=False, metrics=vision.accuracy)
-        made = made.to_channelslast(use_amp=False)
-        made.add_cb(Bfloat16())
-        return made
-
-    trial, timed = learner(), Timed()
-    with trial.no_bar(), trial.no_logging():
-        trial.fit_one_cycle(1, cbs=[timed])
-    per_step = timed.seconds
-    epochs, best = job.plan(per_step, 64), Best()
-    reserve = (len(job.parts["test"]) + len(job.parts["val"])) * per_step / 64 / 3
-    learn = learner()
-    with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(epochs, cbs=[best])
-        if best.weights is not None:
-            learn.model.load_state_dict(best.weights)
-        test = learn.dls.test_dl([job.root / path for path, _ in job.parts["test"]])
-        answers = learn.get_preds(dl=test)[0].argmax(1)
-    truth = torch.tensor([list(learn.dls.vocab).index(job.classes[label]) for _, label in job.parts["test"]])
-    right = float((answers == truth).float().mean())
-    return {"accuracy": right, "val_accuracy": best.best, "epochs": best.done}
+    return peer_fastai.fastai(job)
 
 
 RECIPES = {"fastai": fastai, "timm": timm, "course": course}

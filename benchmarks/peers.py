@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import machine, said, versions, write
+from measuring import environment, machine, said, versions, write
 from photos import peers_versions
 
 RECIPES = Path(__file__).with_name("peer_recipes.py")
@@ -37,7 +36,7 @@ def hubel(folder: Path, minutes: float, seed: int, output: Path) -> dict[str, An
     began = time.monotonic()
     subprocess.run(
         [sys.executable, "-m", "hubel", "train", str(folder), *flags],
-        env={**os.environ, "HUBEL_CACHE": str(output.with_suffix(".cache"))},  # empty: decoding is in the minutes
+        env=environment(HUBEL_CACHE=str(output.with_suffix(".cache"))),  # empty: decoding is in the minutes
         stdout=subprocess.DEVNULL,
         check=True,
     )
@@ -54,6 +53,7 @@ def peer(name: str, folder: Path, minutes: float, seed: int, split: Path, python
     began = time.monotonic()
     done = subprocess.run(
         [python, RECIPES, name, folder, split, "--minutes", f"{minutes:g}", "--seed", str(seed), "--began", str(began)],
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
         check=True,

@@ -8,95 +8,19 @@ torchvision-loader, the loaders alone. Without --tuned, a peer does what its doc
 by default; with it, what is known to be fastest on a processor: bfloat16 autocast, channels-last, workers that stay.
 """
 
+# mypy: disable-error-code="misc"
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from photo_hubel import BATCH, MEAN, STD, hubel, hubel_loader, say
+
 PHOTO: dict[str, Any] = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}  # as hubel's preset `photo`
-MARGIN = 6 / 7  # hubel trains on crops of this share of --size, and judges at --size
-HUBEL_BATCH = 64  # what hubel chooses for 1,500 images, and fastai's default
 WORKERS = 2
-STARTED = time.monotonic()
-
-
-def say(epoch: int, images: int, seconds: float, **more: float) -> None:
-    """Print what an epoch took."""
-    line = {"epoch": epoch, "images": images, "seconds": round(seconds, 4), **more}
-    print(json.dumps({**line, "since_start": round(time.monotonic() - STARTED, 3)}), flush=True)
-
-
-def hubel_size(crop: int) -> int:
-    """The --size with which hubel trains on crops of `crop` pixels."""
-    return next(size for size in range(crop, 2 * crop) if round(size * MARGIN / 8) * 8 == crop)
-
-
-def hubel(given: argparse.Namespace) -> None:
-    """`hubel train`, its events timed as they come; --tuned: nothing to tune, --size is then taken literally."""
-    import tempfile
-
-    from hubel.jobs.recipe import Recipe, with_settings
-    from hubel.jobs.training import training
-    from hubel.records import EpochRow, Progress
-
-    size = given.size if given.tuned else hubel_size(given.size)
-    changes = {"model": given.model, "size": size, "epochs": given.epochs, "batch_size": given.batch or HUBEL_BATCH}
-    first_decoded = last_decoded = began = ended = None
-    with tempfile.TemporaryDirectory() as home:
-        clock = time.perf_counter
-        entered = clock()
-        for event in training(str(given.folder), with_settings(Recipe(), changes), output=Path(home) / "run"):
-            if isinstance(event, Progress) and event.task == "decoding":
-                first_decoded, last_decoded = first_decoded or entered, clock()
-            elif isinstance(event, Progress) and event.task == "training":
-                began = clock()
-            elif isinstance(event, Progress) and event.task.startswith("epoch "):
-                ended, steps = clock(), event.total
-            elif isinstance(event, EpochRow):
-                assert began is not None and ended is not None
-                decoding = last_decoded - first_decoded if event.epoch == 1 and first_decoded and last_decoded else 0.0
-                images = steps * changes["batch_size"]
-                say(event.epoch - 1, images, ended - began + decoding, decoding=round(decoding, 3))
-                began = clock()
-            elif not isinstance(event, Progress):
-                entered = clock()  # decoding is about to begin: its first report comes after the first chunk
-
-
-def hubel_loader(given: argparse.Namespace) -> None:
-    """hubel's pack and Loader, with the preset `photo`."""
-    import numpy as np
-    import torch
-
-    from hubel.dataset.augment import PRESETS
-    from hubel.dataset.catalog import scan
-    from hubel.dataset.loader import Loader
-    from hubel.dataset.pack import pack
-    from hubel.records import Preprocess
-
-    began = time.perf_counter()
-    catalog, side = scan(given.folder / "train"), hubel_size(given.size)
-    preprocess = Preprocess(size=(side, side), mean=MEAN, std=STD)
-    packed = pack(catalog.root, catalog.paths, preprocess)
-    loader = Loader(
-        packed.images,
-        catalog.labels,
-        np.flatnonzero(packed.usable),
-        classes=len(catalog.classes),
-        batch_size=given.batch or HUBEL_BATCH,
-        preprocess=preprocess,
-        augmentation=PRESETS["photo"].__class__(**{**vars(PRESETS["photo"]), "flip": True}),
-        seed=0,
-        device=torch.device("cpu"),
-    )
-    for epoch in range(given.epochs):
-        images = sum(len(batch.labels) for batch in loader.epoch(epoch, given.size))
-        say(epoch, images, time.perf_counter() - began)
-        began = time.perf_counter()
 
 
 def loaded(given: argparse.Namespace, *, batch: int, jitter: bool = False, drop_last: bool = False) -> Any:
@@ -132,7 +56,7 @@ def loaded(given: argparse.Namespace, *, batch: int, jitter: bool = False, drop_
 def torchvision_loader(given: argparse.Namespace) -> None:
     """ImageFolder and DataLoader, with the changes of hubel's preset `photo`."""
     began = time.perf_counter()
-    loader = loaded(given, batch=HUBEL_BATCH, jitter=True)
+    loader = loaded(given, batch=BATCH, jitter=True)
     for epoch in range(given.epochs):
         images = sum(len(labels) for _, labels in loader)
         say(epoch, images, time.perf_counter() - began)
@@ -168,7 +92,7 @@ def torchvision_side(given: argparse.Namespace) -> None:
     classes = sum(1 for entry in (given.folder / "train").iterdir() if entry.is_dir())
     model = getattr(torchvision.models, given.model)(num_classes=classes)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    loader = loaded(given, batch=HUBEL_BATCH if given.tuned else 32)
+    loader = loaded(given, batch=BATCH if given.tuned else 32)
     for epoch, (images, seconds) in enumerate(loop(given, model, loader, optimizer, torch.nn.CrossEntropyLoss())):
         say(epoch, images, seconds)
 
@@ -200,7 +124,6 @@ def timm_side(given: argparse.Namespace) -> None:
 
 def fastai_side(given: argparse.Namespace) -> None:
     """fastai's quick start from scratch: RandomResizedCrop as item, fit_one_cycle; Normalize comes with the learner."""
-    import torch
     from fastai.vision.all import Callback, ImageDataLoaders, RandomResizedCrop, resnet18, resnet50, vision_learner
 
     class Timed(Callback):
@@ -215,20 +138,6 @@ def fastai_side(given: argparse.Namespace) -> None:
         def after_train(self) -> None:
             say(self.epoch, self.count, time.perf_counter() - self.began)
 
-    class Bfloat16(Callback):  # fastai's own to_bf16 is for GPUs alone
-        order = 10
-
-        def before_batch(self) -> None:
-            self.autocast = torch.autocast("cpu", torch.bfloat16)
-            self.autocast.__enter__()
-            self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.learn.xb)
-
-        def after_pred(self) -> None:
-            self.learn.pred = self.pred.float()
-
-        def after_loss(self) -> None:
-            self.autocast.__exit__(None, None, None)
-
     loaders = ImageDataLoaders.from_folder(
         given.folder,
         valid="val",
@@ -241,6 +150,8 @@ def fastai_side(given: argparse.Namespace) -> None:
     learner = vision_learner(loaders, architecture, pretrained=False)
     if given.tuned:
         learner = learner.to_channelslast(use_amp=False)
+        from peer_fastai import Bfloat16
+
         learner.add_cb(Bfloat16())
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(given.epochs, cbs=[Timed()])
@@ -290,7 +201,7 @@ def lightning_side(given: argparse.Namespace) -> None:
         enable_model_summary=False,
         **quiet,
     )
-    loader = loaded(given, batch=HUBEL_BATCH if given.tuned else 32)
+    loader = loaded(given, batch=BATCH if given.tuned else 32)
     if given.tuned:
         module = module.to(memory_format=torch.channels_last)
     timed.began = time.perf_counter()

@@ -17,7 +17,6 @@ epochs) torchvision's.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import machine, matrix_gflops, said, summary, training_flops, versions, write
+from measuring import environment, machine, matrix_gflops, said, summary, training_flops, versions, write
 
 SIDES = Path(__file__).with_name("photo_sides.py")
 PEERS = ("torchvision", "timm", "fastai", "lightning")
@@ -38,10 +37,11 @@ def run(key: Key, given: argparse.Namespace) -> Epochs:
     side, tuned = key
     python = sys.executable if side.startswith("hubel") else given.peers_python
     with tempfile.TemporaryDirectory(dir=given.home) as cache:
+        flags = ["--model", given.model, "--size", str(given.size), "--epochs", str(given.epochs)]
+        flags += ["--tuned"] if tuned else []
         done = subprocess.run(
-            [python, SIDES, side, given.folder, "--model", given.model, "--size", str(given.size)]
-            + ["--epochs", str(given.epochs), *(["--tuned"] if tuned else [])],
-            env={**os.environ, "HUBEL_CACHE": cache},
+            [python, SIDES, side, given.folder, *flags],
+            env=environment(HUBEL_CACHE=cache),
             stdout=subprocess.PIPE,
             text=True,
             check=True,

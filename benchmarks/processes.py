@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import statistics
 import subprocess
@@ -22,7 +21,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import machine, summary, versions, write
+from measuring import environment, machine, summary, versions, write
 
 GOAL = 1.8
 
@@ -36,7 +35,7 @@ def train(given: argparse.Namespace, processes: int, home: Path) -> list[dict[st
     flags = ["--epochs", str(given.epochs), "--output", str(output), "--overwrite", *shlex.split(given.flags)]
     subprocess.run(
         [sys.executable, *launch, "train", given.folder, *flags],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HUBEL_CACHE": str(home / "cache")},
+        env=environment(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", HUBEL_CACHE=str(home / "cache")),
         stdout=subprocess.DEVNULL,
         check=True,
     )
@@ -57,11 +56,11 @@ def main() -> None:
     accuracies: dict[int, list[float]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory(dir=given.home) as home:
         for _ in range(given.rounds):
-            for count in speeds:
+            for count, found in speeds.items():
                 rows = train(given, count, Path(home))
-                speeds[count].append(statistics.median(row["images_per_second"] for row in rows[1:]))
+                found.append(statistics.median(row["images_per_second"] for row in rows[1:]))
                 accuracies[count].append(rows[-1]["val_accuracy"])
-                print(f"{count} processes: {speeds[count][-1]:,.0f} images/s", flush=True)
+                print(f"{count} processes: {found[-1]:,.0f} images/s", flush=True)
     ratios = [two / one for one, two in zip(speeds[1], speeds[2], strict=True)]
     result = {
         "machine": machine(),

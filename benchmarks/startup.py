@@ -10,32 +10,31 @@ exit code says.
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from measuring import machine, summary, versions, write
+from measuring import environment, machine, summary, versions, write
 
 HELP, LINE = 0.3, 2.0  # goals in seconds
 
 
-def help_seconds(environment: dict[str, str]) -> float:
+def help_seconds() -> float:
     """Seconds from start to exit of `hubel --help`."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "hubel", "--help"], env=environment, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([sys.executable, "-m", "hubel", "--help"], env=environment(), stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - began
 
 
-def line_seconds(folder: str, environment: dict[str, str]) -> tuple[float, str]:
+def line_seconds(folder: str) -> tuple[float, str]:
     """Seconds until `hubel train FOLDER` says something, and what."""
     with tempfile.TemporaryDirectory() as home:
         began = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", "hubel", "train", folder, "--minutes", "1", "--output", str(Path(home) / "run")],
-            env={**environment, "HUBEL_CACHE": str(Path(home) / "cache")},
+            env=environment(HUBEL_CACHE=str(Path(home) / "cache")),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -54,11 +53,10 @@ def main() -> None:
     ask.add_argument("--repeats", type=int, default=7)
     ask.add_argument("--output", type=Path)
     given = ask.parse_args()
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    help_seconds(environment)
-    helps = [help_seconds(environment) for _ in range(given.repeats)]
-    line_seconds(given.folder, environment)
-    lines = [line_seconds(given.folder, environment) for _ in range(given.repeats)]
+    help_seconds()
+    helps = [help_seconds() for _ in range(given.repeats)]
+    line_seconds(given.folder)
+    lines = [line_seconds(given.folder) for _ in range(given.repeats)]
     result = {
         "machine": machine(),
         "versions": versions(),
