@@ -67,7 +67,7 @@ def matrix_gflops(side: int = 2048, repeats: int = 15) -> dict[str, float]:
     """Median GFLOP/s of the product of two square matrices, in float32 and bfloat16, on this processor."""
     import torch
 
-    found = {}
+    found: dict[str, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
         taken = []
