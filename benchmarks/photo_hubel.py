@@ -26,7 +26,12 @@ def hubel_size(crop: int) -> int:
 
 
 def hubel(given: argparse.Namespace) -> None:
-    """`hubel train`, its events timed as they come; --tuned: nothing to tune, --size is then taken literally."""
+    """`hubel train`, its events timed as they come; --tuned: nothing to tune, --size is then taken literally.
+
+    Decoding counts as part of the first epoch. The audit, baselines and planning between the two don't: nothing that a
+    peer does corresponds to them; the seconds since the start contain them.
+    """
+    import hubel.jobs.planning  # noqa: F401  (with torch: the peers' imports don't count either)
     from hubel.jobs.recipe import Recipe, with_settings
     from hubel.jobs.training import training
     from hubel.records import EpochRow, Progress
