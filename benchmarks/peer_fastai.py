@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 import copy
-import time
 from typing import Any
 
 import pandas
 import torch
 from fastai.callback.core import CancelFitException
 from fastai.vision import all as vision
-from peer_task import BEFORE, NATIVE, TIMED, Task
+from peer_task import NATIVE, Pace, Task
 
 
 class Bfloat16(vision.Callback):
@@ -25,15 +24,13 @@ class Bfloat16(vision.Callback):
         self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.learn.xb)
 
     def after_pred(self) -> None:
-        self.learn.pred = self.pred.float()
-
-    def after_loss(self) -> None:
         self.autocast.__exit__(None, None, None)
+        self.learn.pred = self.pred.float()
 
 
 def fastai(job: Task) -> dict[str, Any]:
     """fastai's quick start from scratch: vision_learner with ResNet-18, aug_transforms, fit_one_cycle; and bfloat16."""
-    reserve = 0.0
+    pace = Pace(job.minutes)
 
     class Best(vision.Callback):  # as SaveModelCallback(monitor="accuracy"), which says every step
         order = 70
@@ -45,22 +42,13 @@ def fastai(job: Task) -> dict[str, Any]:
                 self.best, self.weights = reached, copy.deepcopy(self.model.state_dict())
 
         def after_batch(self) -> None:
-            if self.training and job.left < reserve:
+            if self.training and job.left < job.reserve:
                 raise CancelFitException
 
     class Timed(vision.Callback):
-        number, began = 0, 0.0
-
         def after_batch(self) -> None:
-            self.number += 1
-            if self.number <= BEFORE:
-                self.began = time.perf_counter()
-            elif time.perf_counter() - self.began > TIMED:
+            if self.training and pace.took(first=self.iter == 0):
                 raise CancelFitException
-
-        @property
-        def seconds(self) -> float:
-            return (time.perf_counter() - self.began) / max(self.number - BEFORE, 1)
 
     def learner() -> Any:
         table = [
@@ -84,12 +72,11 @@ def fastai(job: Task) -> dict[str, Any]:
         made.add_cb(Bfloat16())
         return made
 
-    trial, timed = learner(), Timed()
+    trial = learner()
     with trial.no_bar(), trial.no_logging():
-        trial.fit_one_cycle(1, cbs=[timed])
-    per_step = timed.seconds
-    epochs, best = job.plan(per_step, 64), Best()
-    reserve = (len(job.parts["test"]) + len(job.parts["val"])) * per_step / 64 / 3
+        trial.fit_one_cycle(1000, cbs=[Timed()])
+    between = len(job.parts["val"]) / 64 / 3
+    epochs, best = job.plan(pace.epoch(len(trial.dls.train), between)), Best()
     learn = learner()
     with learn.no_bar(), learn.no_logging():
         learn.fit_one_cycle(epochs, cbs=[best])

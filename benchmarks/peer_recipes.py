@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peer_task import NATIVE, Images, Task, seconds_a_step, task
+from peer_task import NATIVE, Images, Pace, Task, task
 from torch import nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -53,15 +53,34 @@ def train_step(
     optimizer.step()
 
 
+def seconds_an_epoch(
+    job: Task,
+    model: nn.Module,
+    train: Any,
+    val: Iterable[Any],
+    optimizer_of: Callable[[nn.Module], Any],
+    loss_of: Callable[[Any, Any], Any],
+    *,
+    fast: bool,
+) -> float:
+    """Train a model that nobody needs for a while, validation included."""
+    pace, optimizer = Pace(job.minutes), optimizer_of(model)
+    while True:
+        for number, (images, labels) in enumerate(train):
+            train_step(model, images, labels, optimizer, loss_of, fast=fast)
+            if pace.took(first=number == 0):
+                return pace.epoch(len(train), len(job.parts["val"]) / len(labels) / 3)
+        accuracy(model, val, fast=fast)
+
+
 def fitted(
     job: Task,
     model: nn.Module,
-    loaders: Callable[[], tuple[Iterable[Any], Iterable[Any], Iterable[Any]]],
+    loaders: Callable[[], tuple[Any, Any, Any]],
     optimizer_of: Callable[[nn.Module], Any],
     schedule_of: Callable[[Any, int, int], Callable[[int], None]],
     loss_of: Callable[[Any, Any], Any],
     *,
-    batch: int,
     fast: bool,
 ) -> dict[str, Any]:
     """Time the loop, train as long as the time allows, and measure the best epoch.
@@ -72,16 +91,12 @@ def fitted(
     """
     if fast:
         model = model.to(memory_format=torch.channels_last)
-    trial = copy.deepcopy(model)
-    trial_optimizer = optimizer_of(trial)
-    per_step = seconds_a_step(
-        loaders()[0], lambda images, labels: train_step(trial, images, labels, trial_optimizer, loss_of, fast=fast)
-    )
-    epochs = job.plan(per_step, batch)
+    train, val, test = loaders()
+    epochs = job.plan(seconds_an_epoch(job, copy.deepcopy(model), train, val, optimizer_of, loss_of, fast=fast))
     train, val, test = loaders()
     optimizer, steps = optimizer_of(model), 0
-    scheduled = schedule_of(optimizer, epochs, len(train))  # type: ignore[arg-type]
-    reserve = (len(job.parts["test"]) + len(job.parts["val"])) * per_step / batch / 3
+    scheduled = schedule_of(optimizer, epochs, len(train))
+    reserve = job.reserve
     best, weights, done = -1.0, copy.deepcopy(model.state_dict()), 0
     for _ in range(epochs):
         for images, labels in train:
@@ -129,7 +144,7 @@ def course(job: Task) -> dict[str, Any]:
     def adam(network: nn.Module) -> Any:
         return torch.optim.Adam(network.parameters(), lr=1e-3)
 
-    return fitted(job, model, loaders, adam, schedule, nn.CrossEntropyLoss(), batch=128, fast=False)
+    return fitted(job, model, loaders, adam, schedule, nn.CrossEntropyLoss(), fast=False)
 
 
 def timm(job: Task) -> dict[str, Any]:
@@ -163,7 +178,7 @@ def timm(job: Task) -> dict[str, Any]:
         return taken
 
     model = create_model("resnet18", num_classes=len(job.classes))
-    return fitted(job, model, loaders, sgd, schedule, LabelSmoothingCrossEntropy(0.1), batch=128, fast=True)
+    return fitted(job, model, loaders, sgd, schedule, LabelSmoothingCrossEntropy(0.1), fast=True)
 
 
 def fastai(job: Task) -> dict[str, Any]:

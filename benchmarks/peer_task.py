@@ -7,7 +7,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 NATIVE, PHOTO = 64, 128  # sides up to which images stay as they are, and that larger ones are brought to
 LEAVING = 3.0  # seconds kept for ending the process
 SAFETY = 0.94  # share of the time that is planned
-BEFORE, TIMED = 3, 2.0  # steps that don't count, and seconds of steps that do, when a peer is timed
+WARM, TIMED = 3, 0.03  # steps that don't count, and share of the minutes that steps are timed for
 Rows = list[tuple[str, int]]  # path and class
 
 
@@ -30,28 +30,63 @@ class Task:
     parts: dict[str, Rows]
     classes: list[str]
     side: int
+    minutes: float
     deadline: float
     seed: int
+    each: float = 0.0  # seconds that a training image takes
     measured: dict[str, Any] = field(default_factory=dict)
 
     @property
     def left(self) -> float:
         return self.deadline - LEAVING - time.monotonic()
 
-    def plan(self, step: float, batch: int) -> int:
-        """From seconds a step: how many epochs fit; where none does, training images are left out until one fits.
+    @property
+    def reserve(self) -> float:
+        """Seconds for validating and measuring, at a third of what an image costs in training."""
+        return self.each * (len(self.parts["val"]) + len(self.parts["test"])) / 3
 
-        A validation image costs a third of a training image, and one of the reported part as much.
-        """
-        train, val, test = (len(self.parts[part]) for part in ("train", "val", "test"))
-        each = step / batch
-        left = self.left * SAFETY - test * each / 3
-        epochs = left / (each * (train + val / 3))
+    def plan(self, epoch: float) -> int:
+        """From the seconds of an epoch: how many fit; where none does, training images are left out until one fits."""
+        train, test = len(self.parts["train"]), len(self.parts["test"])
+        self.each = epoch / train
+        epochs = (self.left * SAFETY - self.each * test / 3) / epoch
         if epochs < 1:
             random.Random(self.seed).shuffle(self.parts["train"])
-            self.parts["train"] = self.parts["train"][: max(batch, int(epochs * train))]
+            self.parts["train"] = self.parts["train"][: max(128, int(epochs * train))]
         self.measured |= {"epochs planned": max(1, int(epochs)), "trained on": len(self.parts["train"])}
         return max(1, int(epochs))
+
+
+@dataclass
+class Pace:
+    """Times a few steps: `took` is called after each, and says when it is enough.
+
+    Attributes:
+        steps: seconds of each step but an epoch's first. gaps: from an epoch's last step to the next one's first.
+    """
+
+    minutes: float
+    steps: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    number: int = 0
+    began: float = 0.0
+    last: float = 0.0
+
+    def took(self, *, first: bool) -> bool:
+        """Note the end of a training step; `first` of its epoch or not. Returns whether enough were timed."""
+        now = time.perf_counter()
+        self.number += 1
+        if self.number <= WARM:
+            self.began = now
+        else:
+            (self.gaps if first else self.steps).append(now - self.last)
+        self.last = now
+        return len(self.steps) + len(self.gaps) > WARM and now - self.began > TIMED * 60 * self.minutes
+
+    def epoch(self, steps: int, between: float) -> float:
+        """Seconds of an epoch of so many steps; what is between two epochs costs `between` steps, if it wasn't seen."""
+        each = statistics.mean(self.steps or self.gaps)
+        return each * (steps - 1) + (statistics.mean(self.gaps) if self.gaps else each * (between + 1))
 
 
 def task(given: argparse.Namespace) -> Task:
@@ -65,7 +100,9 @@ def task(given: argparse.Namespace) -> Task:
     sides = [min(Image.open(given.folder / path).size) for path, _ in parts["train"][:: len(parts["train"]) // 50 + 1]]
     side = int(statistics.median(sides))
     deadline = given.began + 60 * given.minutes
-    return Task(given.folder, parts, names, side if side <= NATIVE else min(side, PHOTO), deadline, given.seed)
+    return Task(
+        given.folder, parts, names, side if side <= NATIVE else min(side, PHOTO), given.minutes, deadline, given.seed
+    )
 
 
 class Images(torch.utils.data.Dataset[Any]):
@@ -81,15 +118,3 @@ class Images(torch.utils.data.Dataset[Any]):
         path, label = self.rows[index]
         image = Image.open(self.root / path).convert("RGB")
         return image if self.transform is None else self.transform(image), label
-
-
-def seconds_a_step(loader: Iterable[Any], step: Callable[[Any, Any], None]) -> float:
-    """Time some steps, waiting for images included."""
-    number, began = 0, 0.0
-    for number, (images, labels) in enumerate(loader, 1):
-        step(images, labels)
-        if number <= BEFORE:
-            began = time.perf_counter()
-        elif time.perf_counter() - began > TIMED:
-            break
-    return (time.perf_counter() - began) / max(number - BEFORE, 1)
