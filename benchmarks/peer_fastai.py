@@ -34,12 +34,12 @@ def fastai(job: Task) -> dict[str, Any]:
 
     class Best(vision.Callback):  # as SaveModelCallback(monitor="accuracy"), which says every step
         order = 70
-        best, done, weights = -1.0, 0, None
+        top, done, weights = -1.0, 0, None
 
         def after_epoch(self) -> None:
             self.done += 1
-            if (reached := float(self.recorder.values[-1][-1])) > self.best:
-                self.best, self.weights = reached, copy.deepcopy(self.model.state_dict())
+            if (reached := float(self.recorder.values[-1][-1])) > self.top:
+                self.top, self.weights = reached, copy.deepcopy(self.model.state_dict())
 
         def after_batch(self) -> None:
             if self.training and job.left < job.reserve:
@@ -85,5 +85,5 @@ def fastai(job: Task) -> dict[str, Any]:
         test = learn.dls.test_dl([job.root / path for path, _ in job.parts["test"]])
         answers = learn.get_preds(dl=test)[0].argmax(1)
     truth = torch.tensor([list(learn.dls.vocab).index(job.classes[label]) for _, label in job.parts["test"]])
-    right = float((answers == truth).float().mean())
-    return {"accuracy": right, "val_accuracy": best.best, "epochs": best.done}
+    right = int((answers == truth).sum())
+    return {"accuracy": right / len(truth), "val_accuracy": best.top, "epochs": best.done}
