@@ -17,8 +17,8 @@ from PIL import Image
 
 NATIVE, PHOTO = 64, 128  # sides up to which images stay as they are, and that larger ones are brought to
 LEAVING = 3.0  # seconds kept for ending the process
-SAFETY = 0.94  # share of the time that is planned
-WARM, TIMED = 3, 0.03  # steps that don't count, and share of the minutes that steps are timed for
+SAFETY = 0.92  # share of the time that is planned
+WARM, TIMED = 6, 0.05  # steps that do not count (batches wait for them), and share of the minutes to time steps for
 Rows = list[tuple[str, int]]  # path and class
 
 
