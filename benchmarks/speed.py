@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from measuring import environment, machine, matrix_gflops, versions, write
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "85": {"widths": (32, 64, 128), "epochs": 2, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
@@ -160,22 +161,6 @@ def course(folder: Path, epochs: int, goal: float) -> dict[str, Any]:
     return {"reached": rows[-1]["accuracy"] >= goal, "best": max(row["accuracy"] for row in rows), "epochs": rows}
 
 
-def matmul_peak() -> dict[str, float]:
-    """GFLOP/s of a product of two 2048² matrices, the best of 20."""
-    import torch
-
-    found: dict[str, float] = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.randn(2048, 2048).to(dtype)
-        taken = []
-        for _ in range(20):
-            began = time.perf_counter()
-            a @ a
-            taken.append(time.perf_counter() - began)
-        found[str(dtype).removeprefix("torch.")] = round(2 * 2048**3 / min(taken) / 1e9)
-    return found
-
-
 def _child(*arguments: str, cache: str) -> dict[str, Any]:
     """Run this file again for one side."""
     command = [sys.executable, __file__, *arguments]
@@ -201,12 +186,13 @@ def main() -> None:
         sides = {
             "ours": lambda: ours(given.folder, given.to, given.seed, given.validate),
             "course": lambda: course(given.folder, given.course_epochs, float(given.to)),
-            "peak": matmul_peak,
+            "peak": matrix_gflops,
         }
         print(json.dumps(sides[given.side]()))
         return
     folder, more = str(given.folder), ["--validate"] * given.validate
-    results: dict[str, Any] = {"goal": given.to, "schedule": SCHEDULES[given.to]}
+    results: dict[str, Any] = {"machine": machine(), "versions": versions()}
+    results |= {"goal": given.to, "judged on": "validation" if given.validate else "test", **SCHEDULES[given.to]}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as cache:
         results["matrix product, GFLOP/s"] = _child(folder, "--side", "peak", cache=cache)
@@ -234,9 +220,7 @@ def main() -> None:
             results["course"] = _child(folder, *arguments, cache=cache)
         last = results["course"]["epochs"][-1]["seconds"]
         results["times faster, at least"] = round(last / results["seconds, median"], 1)
-    print(json.dumps({name: value for name, value in results.items() if name not in ("runs", "course")}, indent=1))
-    if given.output:
-        given.output.write_text(json.dumps(results, indent=1) + "\n")
+    write(given.output, results)
 
 
 if __name__ == "__main__":
