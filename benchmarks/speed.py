@@ -164,9 +164,8 @@ def course(folder: Path, epochs: int, goal: float) -> dict[str, Any]:
 def _child(*arguments: str, cache: str) -> dict[str, Any]:
     """Run this file again for one side."""
     command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "HUBEL_CACHE": cache}
-    )
+    told = environment(HUBEL_CACHE=cache)
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=told)
     said: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return said
 

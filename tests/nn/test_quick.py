@@ -29,6 +29,14 @@ def test_whitened_responses_are_uncorrelated_and_of_unit_variance() -> None:
     torch.testing.assert_close(model.stem.weight[half:], -model.stem.weight[:half])
 
 
+def test_only_speed_keeps_its_filters_once_they_whiten() -> None:
+    for build, trained in ((quick, True), (speed, False)):
+        model = build(classes=10)
+        assert model.stem.weight.requires_grad
+        model.whiten(smooth_images())
+        assert model.stem.weight.requires_grad == trained
+
+
 def test_a_stage_passes_its_input_on_at_first() -> None:
     torch.manual_seed(0)
     stage, x = Stage(6, 16), torch.randn(2, 6, 8, 8)

@@ -48,7 +48,7 @@ class Quick(nn.Module):
     Args:
         side: of the images, in pixels; decides the stem's stride. widths: channels of the three stages.
         mirror: outside of training, add the mirror image's logits: twice the work, and better by about a point.
-        fixed: leave the stem's filters as they whiten; Muon, which makes all filters equally large, would undo that.
+        fixed: leave the stem's filters as `whiten` set them; Muon, which makes all filters equally large, would undo that.
     """
 
     def __init__(
@@ -63,12 +63,11 @@ class Quick(nn.Module):
         fixed: bool = False,
     ) -> None:
         super().__init__()
-        self.mirror = mirror
+        self.mirror, self.fixed = mirror, fixed
         stride = max(1, round(side / MAP))
         kernel = max(stride, 3 if channels == 1 else 2)  # a grey patch of four pixels says little
         features = min(FEATURES, 2 * channels * kernel * kernel)
         self.stem = nn.Conv2d(channels, features, kernel, stride, padding=0)
-        self.stem.weight.requires_grad_(not fixed)
         self.stages = nn.Sequential(*(Stage(a, b) for a, b in itertools.pairwise((features, *widths))))
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(widths[-1], classes, bias=False)
@@ -82,6 +81,7 @@ class Quick(nn.Module):
         variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / (variances + EPSILON).sqrt()).T.flip(0)[:half]
         self.stem.weight.copy_(torch.cat((filters, -filters)).view_as(self.stem.weight))
+        self.stem.weight.requires_grad_(not self.fixed)
         assert self.stem.bias is not None
         self.stem.bias.zero_()
 
