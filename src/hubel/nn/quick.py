@@ -48,7 +48,7 @@ class Quick(nn.Module):
     Args:
         side: of the images, in pixels; decides the stem's stride. widths: channels of the three stages.
         mirror: outside of training, add the mirror image's logits: twice the work, and better by about a point.
-        fixed: leave the stem's filters as `whiten` set them; Muon, which makes all filters equally large, would undo that.
+        fixed: leave the stem's filters as `whiten` set them, which Muon, making all filters equally large, would undo.
     """
 
     def __init__(
