@@ -42,8 +42,8 @@ class Task:
 
     @property
     def reserve(self) -> float:
-        """Seconds for validating and measuring, at a third of what an image costs in training."""
-        return self.each * (len(self.parts["val"]) + len(self.parts["test"])) / 3
+        """Seconds for validating and measuring, at half of what an image costs in training."""
+        return self.each * (len(self.parts["val"]) + len(self.parts["test"])) / 2
 
     def plan(self, epoch: float) -> int:
         """From the seconds of an epoch: how many fit; where none does, training images are left out until one fits."""

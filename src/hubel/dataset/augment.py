@@ -88,7 +88,7 @@ def augment(images: Tensor, how: Augmentation, draws: Tensor, size: int) -> Tens
     """
     if how.policy != "none":
         images = _policy(images, how.policy, draws[:, 16:22])
-    x = images.float() / 255
+    x = images * (1 / 255)
     x = _place(x, how, draws[:, 0:7], size)
     x = _recolour(x, how, draws[:, 7:10])
     if how.cutout:
@@ -157,18 +157,21 @@ def _mirrored(position: Tensor, length: int) -> Tensor:
 
 
 def _recolour(x: Tensor, how: Augmentation, u: Tensor) -> Tensor:
+    """Brightness, contrast and saturation: together one affine map of an image's colours, (C, C) and (C, 1)."""
     if not (how.brightness or how.contrast or how.saturation):
         return x
+    n, channels = x.shape[:2]
     brightness, contrast, saturation = (
-        (1 + strength * (2 * u[:, i] - 1)).view(-1, 1, 1, 1)
+        (1 + strength * (2 * u[:, i] - 1)).view(-1, 1, 1)
         for i, strength in enumerate((how.brightness, how.contrast, how.saturation))
     )
-    if how.saturation and x.shape[1] == 3:
-        grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * saturation
-    x = x * brightness
-    mean = x.mean((1, 2, 3), keepdim=True)
-    return (mean + (x - mean) * contrast).clamp(0, 1)
+    colours = torch.eye(channels, device=x.device).expand(n, -1, -1)
+    if how.saturation and channels == 3:  # towards the mean of the channels and away from it
+        colours = 1 / 3 + (colours - 1 / 3) * saturation
+    planes = x.reshape(n, channels, -1)
+    mean = planes.mean((1, 2)).view(-1, 1, 1) * brightness  # which saturation leaves as it is, and contrast too
+    changed = torch.baddbmm(mean * (1 - contrast), colours * (brightness * contrast), planes)
+    return changed.clamp_(0, 1).view(x.shape)
 
 
 def _cut(x: Tensor, u: Tensor, v: Tensor, side: Tensor, aspect: Tensor | float, *, fill: float | None) -> Tensor:

@@ -89,10 +89,10 @@ def optimizers(
     if config.optimizer == "muon":
         return _muon_and_sgd(groups, lr, momentum)
     if config.optimizer == "adam":
-        return (torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999)),)
+        return (torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999), fused=True),)
     if config.optimizer == "adamw":
-        return (torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999)),)
-    return (torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0),)
+        return (torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True),)
+    return (torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True),)
 
 
 def _muon_and_sgd(groups: list[dict[str, Any]], lr: float, momentum: float) -> tuple[torch.optim.Optimizer, ...]:

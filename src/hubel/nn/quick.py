@@ -19,6 +19,7 @@ from hubel.errors import UsageError
 
 MAP = 32  # the stem's stride brings larger images near this side: the stages cost the same at any image size
 FEATURES = 48  # of the stem: principal patches and their negatives
+PATCHES = 200_000  # that the stem is whitened with, about
 LOGIT_SCALE = 1 / 9
 EPSILON = 5e-4  # added to the variances before whitening: patches of hardly any variance stay small
 
@@ -76,8 +77,9 @@ class Quick(nn.Module):
     def whiten(self, images: Tensor) -> None:
         """Set the stem to the principal patches of `images` (N, C, S, S), at unit variance, and their negatives."""
         kernel, half = self.stem.kernel_size[0], self.stem.out_channels // 2
-        patches = F.unfold(images, kernel, stride=max(1, kernel // 2)).transpose(1, 2).flatten(0, 1)
-        patches = patches[:: max(len(patches) // 200_000, 1)]
+        each = max(PATCHES / len(images), 1)  # of an image, from a grid as wide as that allows
+        stride = max(kernel // 2, int((min(images.shape[2:]) - kernel) / each**0.5)) | 1  # odd: JPEG's blocks are even
+        patches = F.unfold(images, kernel, stride=stride).transpose(1, 2).flatten(0, 1)
         variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / (variances + EPSILON).sqrt()).T.flip(0)[:half]
         self.stem.weight.copy_(torch.cat((filters, -filters)).view_as(self.stem.weight))
