@@ -30,7 +30,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "85": {"widths": (32, 64, 128), "epochs": 2, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
     "94": {"widths": (64, 256, 256), "epochs": 8, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
 }
-VALIDATION = 5_000
+VALIDATION, COURSE_EPOCHS = 5_000, 50
 
 
 def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def course(folder: Path, epochs: int, goal: float) -> dict[str, Any]:
         layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
     network = nn.Sequential(*layers, nn.Flatten(), nn.Linear(2048, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 10))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, COURSE_EPOCHS)
     rows: list[dict[str, float]] = []
     for epoch in range(1, epochs + 1):
         network.train()
@@ -159,6 +159,13 @@ def course(folder: Path, epochs: int, goal: float) -> dict[str, Any]:
         if accuracy >= goal:
             break
     return {"reached": rows[-1]["accuracy"] >= goal, "best": max(row["accuracy"] for row in rows), "epochs": rows}
+
+
+def against(epochs: list[dict[str, float]], seconds: float) -> dict[str, Any]:
+    """Compare with all 50 epochs of the course's loop; where fewer were run, as many more as long as those were."""
+    whole = epochs[-1]["seconds"] / len(epochs) * COURSE_EPOCHS
+    ran = "run" if len(epochs) == COURSE_EPOCHS else f"{len(epochs)} were run, the others taken to be as long"
+    return {"course's 50 epochs, seconds": round(whole), "those epochs": ran, "times faster": round(whole / seconds, 1)}
 
 
 def _child(*arguments: str, cache: str) -> dict[str, Any]:
@@ -217,8 +224,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as cache:
             arguments = ("--side", "course", "--to", given.to, "--course-epochs", str(given.course_epochs))
             results["course"] = _child(folder, *arguments, cache=cache)
-        last = results["course"]["epochs"][-1]["seconds"]
-        results["times faster, at least"] = round(last / results["seconds, median"], 1)
+        results |= against(results["course"]["epochs"], results["seconds, median"])
     write(given.output, results)
 
 

@@ -94,6 +94,23 @@ def test_the_loop_equals_a_plain_one() -> None:
     assert (mine.epoch, mine.position, mine.step) == (2, 0, 6)
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "lr", "losses"),
+    [
+        ("sgd", 0.1, [1.3697, 1.2585, 0.7986, 0.7010, 0.6302, 0.6210]),
+        ("muon", 0.05, [1.3697, 1.2535, 0.6710, 0.6707, 0.6119, 0.4669]),
+        ("adamw", 0.01, [1.3697, 1.2708, 0.9873, 0.8164, 0.7250, 0.7077]),
+    ],
+)
+def test_losses_are_what_they_were(optimizer: str, lr: float, losses: list[float]) -> None:
+    """Whoever moves these curves says why in the changelog."""
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, lr=lr)
+    mine = state(config)
+    torch.manual_seed(1)
+    steps = [event for event in fit(mine, loader(), config, size=8) if isinstance(event, Step)]
+    assert [float(step.loss) for step in steps] == pytest.approx(losses, abs=2e-3)
+
+
 def test_gradients_are_there_at_a_step() -> None:
     mine = state()
     for event in fit(mine, loader(), CONFIG, size=8):
