@@ -8,17 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
-
-from hubel.dataset.split import Split
-from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset, View
-from hubel.jobs.plan import Plan, plan_from
-from hubel.jobs.planning import make_plan
+from hubel.jobs.plan import Plan
 from hubel.jobs.recipe import Recipe
-from hubel.jobs.transfer import Start
 from hubel.learning.distributed import alone, from_first, rank, wait_for_all, world_size
 from hubel.records import Event, from_json, to_json
 from hubel.runs import Elsewhere, RunFolder
@@ -44,23 +37,20 @@ def shared_folder(make: Callable[[], RunFolder]) -> RunFolder:
 
 
 def planned(
-    dataset: Dataset,
-    division: Split,
-    view: View,
-    recipe: Recipe,
-    device: torch.device,
-    clock: Clock,
-    start: Start,
+    make: Callable[[int], Generator[Event, None, Plan]], again: Callable[[dict[str, Any], Recipe], Plan]
 ) -> Generator[Event, None, Plan]:
-    """Let the first process plan from what it measures, and all of them follow that plan."""
+    """Let the first process plan from what it measures, and all of them follow that plan.
+
+    Args:
+        make: from the number of processes to the plan. again: makes it again from what `Plan.said` returned.
+    """
     plan = None
     if rank() == 0:
         count = world_size()
         with alone():
-            plan = yield from make_plan(dataset, division, view, recipe, device, clock, start, count)
+            plan = yield from make(count)
         if count == 1:
             return plan
     said = None if plan is None else json.dumps({"recipe": to_json(plan.recipe), "plan": plan.said()})
     everything = json.loads(from_first(said))
-    recipe = from_json(Recipe, everything["recipe"])
-    return plan_from(everything["plan"], recipe, dataset, division, device, start)
+    return again(everything["plan"], from_json(Recipe, everything["recipe"]))

@@ -57,7 +57,8 @@ def training(
     catalog = scan(source)
     yield Note(text=f"{source}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
     from hubel.jobs.hardware import find_device
-    from hubel.jobs.plan import check_model
+    from hubel.jobs.plan import check_model, plan_from
+    from hubel.jobs.planning import make_plan
     from hubel.jobs.rules import choose_size
     from hubel.jobs.together import planned, shared, shared_folder
     from hubel.jobs.transfer import start_for
@@ -75,7 +76,10 @@ def training(
         division = dataset.split(recipe.data, recipe.seed)
         seen = dataset.seen(str(source), division)
         yield seen
-        plan = yield from planned(dataset, division, view, recipe, device, clock, start)
+        plan = yield from planned(
+            lambda processes: make_plan(dataset, division, view, recipe, device, clock, start, processes),
+            lambda said, complete: plan_from(said, complete, dataset, division, device, start),
+        )
         run = shared_folder(lambda: RunFolder.create(folder, overwrite=overwrite))
         run.log(event_json(seen))
         try:
