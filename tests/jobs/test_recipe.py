@@ -38,6 +38,8 @@ def test_flags_make_the_same_recipe_again() -> None:
 def test_a_recipe_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert read_recipe("speed").model.model == "speed"
+    with pytest.raises(UsageError, match="no recipe sped: give a YAML file, a run's folder, or speed"):
+        read_recipe("sped")
     (tmp_path / "speed").write_text("model:\n  model: lenet5\n")  # a file of that name is what was meant
     assert read_recipe("speed").model.model == "lenet5"
 

@@ -137,6 +137,8 @@ def read_recipe(path: str | Path) -> Recipe:
     file = Path(path)
     if str(path) in NAMED and not file.exists():
         return from_json(Recipe, NAMED[str(path)])
+    if not file.exists():
+        raise UsageError(f"There is no recipe {path}: give a YAML file, a run's folder, or {', '.join(NAMED)}.")
     file = file / "recipe.yaml" if file.is_dir() else file
     try:
         said = yaml.load(file.read_text("utf-8"), _Loader)
