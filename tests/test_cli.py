@@ -142,7 +142,7 @@ def test_ctrl_c_in_another_process(few_digits: Path, tmp_path: Path) -> None:
         (["train", "{digits}", "--epochs", "x"], 2, "invalid int value: 'x'"),
         (["train", "{digits}", "--minutes", "-3"], 2, "--minutes -3.0: expected a number above zero"),
         (["train", "{digits}", "--optimizer", "sgdd"], 2, "invalid choice"),
-        (["train", "{digits}", "-c", "/nowhere.yaml"], 2, "/nowhere.yaml can't be used"),
+        (["train", "{digits}", "-c", "/nowhere.yaml"], 2, "no recipe /nowhere.yaml"),
         (["train", "{digits}", "--output", "/dev/null"], 2, "is not a folder"),
         (["train", "{empty}"], 1, "There are no images in"),
         (["train", "{one_class}"], 1, "one class"),
