@@ -26,7 +26,8 @@ from hubel.learning.config import TrainConfig
 from hubel.learning.engine import PRECISIONS, EpochEnd, TrainState, fit
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, backbone_features
-from hubel.nn.pretrained import load_into, read_weights
+from hubel.nn.fitting import load_into
+from hubel.nn.pretrained import read_weights
 from hubel.nn.stages import find_stages, set_trainable
 from hubel.nn.zoo import build
 from hubel.records import Preprocess

@@ -11,13 +11,14 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hubel"
 ROWS = (
-    ("errors",),
+    ("errors", "as_json"),
     ("records",),
     ("runs",),
     ("nn", "dataset"),
     ("geometry", "evaluation", "report"),
     ("learning", "explanation"),
     ("jobs",),
+    ("flags",),
     ("cli",),
     ("__main__",),
 )
@@ -65,7 +66,10 @@ LIGHT = [
     "hubel.cli",
     "hubel.records",
     "hubel.runs",
+    "hubel.flags",
     "hubel.jobs.verbs",
+    "hubel.jobs.opening",
+    "hubel.jobs.result",
     "hubel.jobs.training",
     "hubel.dataset.decode",
     "hubel.dataset.pack",

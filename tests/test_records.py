@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from hubel.records import Finding, ModelCard, Note, Preprocess, Progress, event_json, from_json, to_json
+from hubel.as_json import from_json, to_json
+from hubel.records import Finding, ModelCard, Note, Preprocess, Progress, event_json
 
 CARD = ModelCard(
     architecture="quick",

@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from hubel.errors import HubelError as HubelError
     from hubel.jobs.answering import Answer as Answer
     from hubel.jobs.answering import Classifier as Classifier
+    from hubel.jobs.opening import load as load
     from hubel.jobs.recipe import Recipe as Recipe
+    from hubel.jobs.result import Run as Run
     from hubel.jobs.training import training as training
-    from hubel.jobs.verbs import Run as Run
     from hubel.jobs.verbs import cache as cache
     from hubel.jobs.verbs import data as data
     from hubel.jobs.verbs import demo as demo
     from hubel.jobs.verbs import evaluate as evaluate
     from hubel.jobs.verbs import export as export
     from hubel.jobs.verbs import inspect as inspect
-    from hubel.jobs.verbs import load as load
     from hubel.jobs.verbs import predict as predict
     from hubel.jobs.verbs import resume as resume
     from hubel.jobs.verbs import train as train
@@ -37,14 +37,14 @@ _HOMES = {
     "Classifier": "jobs.answering",
     "Recipe": "jobs.recipe",
     "training": "jobs.training",
-    "Run": "jobs.verbs",
+    "Run": "jobs.result",
     "cache": "jobs.verbs",
     "data": "jobs.verbs",
     "demo": "jobs.verbs",
     "evaluate": "jobs.verbs",
     "export": "jobs.verbs",
     "inspect": "jobs.verbs",
-    "load": "jobs.verbs",
+    "load": "jobs.opening",
     "predict": "jobs.verbs",
     "resume": "jobs.verbs",
     "train": "jobs.verbs",

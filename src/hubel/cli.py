@@ -12,18 +12,16 @@ import os
 import signal
 import sys
 import time
-import types
-import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hubel import __version__
 from hubel.errors import HubelError, Terminated, UsageError
+from hubel.flags import add_conv_flags, add_json, add_run_flags, add_settings, add_weights
 
 STARTED = time.monotonic()  # as near to the start of the process as an import gets
 INTERRUPTED = 130
-
 EXAMPLES = """\
 examples:
   hubel demo                                  the whole road on handwritten digits, in under a minute
@@ -100,15 +98,15 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     demo = command("demo", _demo, "the whole road on 1,797 handwritten digits, without a download")
-    _add_run_flags(demo)
+    add_run_flags(demo)
     data = command("data", _data, "audit a folder of images: what is broken, doubled, leaking or too small")
     data.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
     data.add_argument("--output", metavar="FILE", help="write the findings as JSON, for train --exclude")
-    _add_json(data)
-    _add_settings(data, sections={"data"})
+    add_json(data)
+    add_settings(data, sections={"data"})
     train = command("train", _train, "train a classifier and write its report")
     train.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
-    _add_run_flags(train)
+    add_run_flags(train)
     resume = command("resume", _resume, "go on with an interrupted run, to the weights it would have ended with")
     resume.add_argument("run", metavar="RUN", help="run folder")
     resume.add_argument("source", metavar="DATA", nargs="?", help="where the images are now, if they were moved")
@@ -116,13 +114,13 @@ def parser() -> argparse.ArgumentParser:
     resume.add_argument("--lr", type=float, metavar="X", help="peak rate of --extend (default: the last one)")
     resume.add_argument("--inexact", action="store_true", help="go on although versions, threads or hardware changed")
     resume.add_argument("--model", metavar="FILE.py:CLASS", help="the code that the run was trained with")
-    _add_json(resume)
+    add_json(resume)
     evaluate = command("evaluate", _evaluate, "measure a trained model on other images")
     evaluate.add_argument("places", metavar="RUN DATA", nargs="*", help="run or model folder; folder, CSV or set")
-    _add_weights(evaluate)
+    add_weights(evaluate)
     evaluate.add_argument("--output", metavar="FILE", help="write the scores as JSON")
     evaluate.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
-    _add_json(evaluate)
+    add_json(evaluate)
     predict = command("predict", _predict, "name what is in images, with confidences")
     predict.add_argument(
         "places",
@@ -130,14 +128,14 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         help="run folder, model folder or model.onnx; then image files and folders of images",
     )
-    _add_weights(predict)
+    add_weights(predict)
     predict.add_argument("--output", metavar="FILE", help="write the answers as CSV")
     predict.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
-    _add_json(predict)
+    add_json(predict)
     _add_network_commands(command)
     cache = command("cache", _cache, "where decoded images are kept and how big they are")
     cache.add_argument("--clear", action="store_true", help="delete them all; they are made again when needed")
-    _add_json(cache)
+    add_json(cache)
     return top
 
 
@@ -154,84 +152,17 @@ def _add_network_commands(command: Command) -> None:
     inspect.add_argument("--object-size", type=int, metavar="N", help="pixels a side of what has to be recognised")
     inspect.add_argument("--model", metavar="FILE.py:CLASS", help="the code that a run was trained with")
     inspect.add_argument("--output", metavar="FILE", help="write the picture (.svg), a page (.html) or .json")
-    _add_json(inspect)
+    add_json(inspect)
     conv = command("conv", _conv, "the arithmetic of one convolution or pooling layer, with the steps written out")
-    _add_conv_flags(conv)
-    _add_json(conv)
+    add_conv_flags(conv)
+    add_json(conv)
     export = command("export", _export, "write a trained model as one file that runs without hubel")
     export.add_argument("run", metavar="RUN", help="run folder or model folder")
     export.add_argument("--to", choices=("onnx",), help="the format (default onnx)")
     export.add_argument("--output", metavar="FILE", help="the file; beside the run folder by default")
     export.add_argument("--images", nargs="+", metavar="IMAGE|FOLDER", help="compare the answers on these")
     export.add_argument("--model", metavar="FILE.py:CLASS", help="the code that the run was trained with")
-    _add_json(export)
-
-
-def _add_weights(to: argparse.ArgumentParser) -> None:
-    """Flags for published weights in the place of RUN."""
-    _add_settings(to, sections={"model", "data"}, only={"model", "weights", "size", "fit", "mean", "std"})
-
-
-def _add_conv_flags(to: argparse.ArgumentParser) -> None:
-    pair: dict[str, Any] = {"nargs": "+", "type": int, "metavar": "N"}
-    to.add_argument("--input", required=True, help="height and width, or one number for both", **pair)
-    to.add_argument("--kernel", required=True, help="of the window", **pair)
-    to.add_argument("--stride", help="step of the window (default 1; the kernel for pooling)", **pair)
-    to.add_argument("--padding", nargs="+", metavar="N", help="1, 2 or 4 numbers, same or valid (default 0)")
-    to.add_argument("--dilation", help="step between the window's pixels (default 1)", **pair)
-    to.add_argument("--channels", type=int, metavar="N", help="of the input (default 3)")
-    to.add_argument("--filters", type=int, metavar="N", help="output channels (default 16)")
-    to.add_argument("--groups", type=int, metavar="N", help="of channels that don't see each other (default 1)")
-    operations = ("conv", "maxpool", "avgpool", "transposed")
-    to.add_argument("--op", dest="operation", choices=operations, help="what it is (default conv)")
-    to.add_argument("--ceil", action="store_true", help="pooling: round the size up")
-    to.add_argument("--output-padding", help="transposed: rows and columns added at the end", **pair)
-    to.add_argument("--no-bias", dest="bias", action="store_false", help="without one bias per filter")
-
-
-def _add_json(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--json", action="store_true", help="print one JSON object per event, for machines")
-
-
-def _add_run_flags(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--output", metavar="RUN", help="the run folder; runs/<name>[-N] by default")
-    to.add_argument("--overwrite", action="store_true", help="replace an earlier run in that folder")
-    to.add_argument("-c", "--recipe", metavar="FILE", help="recipe.yaml of settings, an earlier run's folder, or speed")
-    _add_json(to)
-    _add_settings(to, sections={"", "data", "model", "train"})
-
-
-def _add_settings(to: argparse.ArgumentParser, sections: set[str], only: set[str] | None = None) -> None:
-    """One flag per setting, grouped as in the recipe; of all settings, or only of those named."""
-    from hubel.jobs.recipe import settings
-
-    titles = {"": "the dial", "data": "data", "model": "network", "train": "training"}
-    groups = {section: to.add_argument_group(title) for section, title in titles.items() if section in sections}
-    for setting in settings():
-        if setting.section in groups and (only is None or setting.name in only):
-            default = "" if setting.default is None else f" (default {_word(setting.default)})"
-            flag, options = f"--{setting.name.replace('_', '-')}", _options(setting.kind)
-            groups[setting.section].add_argument(flag, help=(setting.help + default).replace("%", "%%"), **options)
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _options(kind: Any) -> dict[str, Any]:
-    """Turn a type into argparse's options."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return _options(next(k for k in inner if k is not type(None)))
-    if origin is typing.Literal:
-        return {"choices": inner, "type": type(inner[0])}
-    if origin is tuple:
-        return {"nargs": len(inner), "type": inner[0], "metavar": "N"}
-    if kind is bool:
-        return {"action": argparse.BooleanOptionalAction}
-    return {"type": kind, "metavar": {int: "N", float: "X"}.get(kind, "NAME")}
+    add_json(export)
 
 
 def _take(given: dict[str, Any]) -> dict[str, Any]:
@@ -280,8 +211,8 @@ def _evaluate(given: dict[str, Any]) -> int:
 
 
 def _predict(given: dict[str, Any]) -> int:
+    from hubel.as_json import to_json
     from hubel.jobs import verbs
-    from hubel.records import to_json
 
     as_json, output = given.pop("json", False), given.pop("output", None)
     if output is not None and not Path(output).absolute().parent.is_dir():
@@ -316,8 +247,8 @@ def _run_and_rest(given: dict[str, Any], what: str) -> tuple[str | None, list[st
 
 
 def _inspect(given: dict[str, Any]) -> int:
+    from hubel.as_json import to_json
     from hubel.jobs import verbs
-    from hubel.records import to_json
     from hubel.report.layers import summary_lines
 
     as_json = given.pop("json", False)
@@ -341,8 +272,8 @@ def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def _conv(given: dict[str, Any]) -> int:
+    from hubel.as_json import to_json
     from hubel.geometry.arithmetic import conv, conv_text
-    from hubel.records import to_json
 
     as_json = given.pop("json", False)
     if "padding" in given:

@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hubel.as_json import to_json
 from hubel.errors import RunError, UsageError
-from hubel.records import to_json
 
 STATE = "resume/state.safetensors"  # of a training that can go on
 LAYOUT = 1  # of the run folder; raise it when readers must tell old from new

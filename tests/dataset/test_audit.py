@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from defects import HEALTHY, SHAPES, plant, shape
+from hubel.as_json import to_json
 from hubel.dataset.audit import audit, groups_from, read_exclusions
 from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.decode import decode
 from hubel.dataset.near import near_pairs
 from hubel.errors import DataError, ImageError
-from hubel.records import PARTS, Finding, ImageFacts, Part, Preprocess, to_json
+from hubel.records import PARTS, Finding, ImageFacts, Part, Preprocess
 
 Pixels = npt.NDArray[np.uint8]
 FACT = ImageFacts(width=32, height=32, mode="RGB", format="PNG")

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 import hubel
+from hubel.as_json import from_json
 from hubel.dataset.tensors import normalise
 from hubel.errors import ModelError
 from hubel.evaluation.onnx_model import onnx_bytes, open_onnx
-from hubel.records import ModelCard, Preprocess, from_json
+from hubel.records import ModelCard, Preprocess
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from hubel.as_json import to_json
 from hubel.errors import UsageError
 from hubel.geometry.arithmetic import conv, conv_text
 from hubel.geometry.layer_counts import dense_weights, effective_variance, stack_field, stack_weights, weights
 from hubel.geometry.output_size import AxisSize, axis_size
 from hubel.nn.zoo import build
-from hubel.records import to_json
 
 SIZES = st.one_of(st.integers(1, 12), st.integers(1, 400))
 SMALL = st.integers(1, 7)

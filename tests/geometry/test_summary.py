@@ -13,11 +13,12 @@ import torchinfo
 import torchvision
 from torch import nn
 
+from hubel.as_json import from_json, to_json
 from hubel.errors import UsageError
 from hubel.geometry.summary import summarise
 from hubel.nn.dry_run import smallest_square
 from hubel.nn.zoo import build
-from hubel.records import Summary, from_json, to_json
+from hubel.records import Summary
 
 # One or more of each of torchvision's families; RegNet computes with numbers when it is built, so it isn't on meta.
 NETWORKS = (

@@ -8,8 +8,7 @@ import pytest
 
 from hubel.cli import parser
 from hubel.errors import UsageError
-from hubel.jobs.recipe import Recipe, read_recipe, settings, to_yaml, with_settings
-from hubel.jobs.verbs import as_flags
+from hubel.jobs.recipe import Recipe, as_flags, read_recipe, settings, to_yaml, with_settings
 
 
 def test_names_are_unique_and_explained() -> None:

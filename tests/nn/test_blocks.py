@@ -16,23 +16,25 @@ from torchvision.models.convnext import LayerNorm2d as TheirLayerNorm2d
 from hubel.errors import UsageError
 from hubel.nn.assembly import check_size, round_channels, set_batch_norm, stem_strides
 from hubel.nn.blocks import (
-    ACTIVATIONS,
     BasicBlock,
     Bottleneck,
     InvertedResidual,
-    LayerNorm2d,
     PadShortcut,
+    conv_block,
+    depthwise_separable,
+    head,
+    make_shortcut,
+    numbered,
+)
+from hubel.nn.layers import (
+    ACTIVATIONS,
+    LayerNorm2d,
     SpatialAttention,
     SqueezeExcitation,
     StochasticDepth,
     conv,
-    conv_block,
-    depthwise_separable,
-    head,
     make_attention,
     make_norm,
-    make_shortcut,
-    numbered,
 )
 
 

@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hubel.errors import UsageError
-from hubel.nn.blocks import InvertedResidual, SqueezeExcitation, StochasticDepth
+from hubel.nn.blocks import InvertedResidual
 from hubel.nn.convnext import convnext_tiny
 from hubel.nn.courses import simple_cnn
 from hubel.nn.efficientnet import efficientnet_b0, efficientnet_b7
+from hubel.nn.layers import SqueezeExcitation, StochasticDepth
 from hubel.nn.mobilenet import mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from hubel.nn.vgg import vgg11, vgg11_bn
 

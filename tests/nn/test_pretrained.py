@@ -14,15 +14,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from hubel.errors import ModelError, UsageError
+from hubel.nn.fitting import load_into, pretrained, shared_classes
 from hubel.nn.model_folder import save_model
-from hubel.nn.pretrained import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    load_into,
-    pretrained,
-    read_weights,
-    shared_classes,
-)
+from hubel.nn.pretrained import IMAGENET_MEAN, IMAGENET_STD, read_weights
 from hubel.nn.zoo import build
 from hubel.records import ModelCard, Preprocess
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth as TheirStochasticDepth
 
 from hubel.nn import convnext, efficientnet, mobilenet, resnet, vgg
-from hubel.nn.blocks import StochasticDepth
+from hubel.nn.layers import StochasticDepth
 
 VGGS = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
 NETWORKS: dict[str, Any] = {

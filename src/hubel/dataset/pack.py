@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubel.as_json import from_json, to_json
 from hubel.dataset.decode import decode
 from hubel.errors import DataError, ImageError
-from hubel.records import ImageFacts, Preprocess, from_json, to_json
+from hubel.records import ImageFacts, Preprocess
 
 FORMAT = 2  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
 CHUNK = 256  # images a worker decodes per request; one request costs about 0.1 ms

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hubel.as_json import from_json, to_json
 from hubel.dataset.decode import MAX_PIXELS
 from hubel.dataset.pack import cache_home
 from hubel.dataset.shards import blamed, expand, members
 from hubel.dataset.tree import count, few, natural, were
 from hubel.errors import DataError, UsageError
-from hubel.records import Finding, Progress, from_json, to_json
+from hubel.records import Finding, Progress
 
 FORMAT = 1  # raise when samples are counted otherwise: the cached counts are then made anew
 Advance = Callable[[Progress], None]

@@ -26,12 +26,13 @@ import torch
 from torch import Tensor, nn
 
 from hubel import __version__
+from hubel.as_json import from_json, to_json
 from hubel.dataset.tensors import normalise
 from hubel.errors import ModelError
 from hubel.evaluation.onnx_graph import Graph, Value, needed
 from hubel.evaluation.onnx_pixels import preprocessing
 from hubel.nn.capture import evaluating
-from hubel.records import ModelCard, Preprocess, from_json, to_json
+from hubel.records import ModelCard, Preprocess
 
 OPSET = 18
 SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"  # how one more entry of the metadata begins, in ONNX's protobuf

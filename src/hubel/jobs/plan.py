@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hubel.as_json import from_json, to_json
 from hubel.dataset.augment import PRESETS
 from hubel.dataset.config import Augmentation, DataConfig
 from hubel.dataset.loader import Loader
@@ -21,11 +22,11 @@ from hubel.jobs.rules import some_of
 from hubel.jobs.transfer import Start
 from hubel.learning.distributed import rank, world_size
 from hubel.learning.transfer import Phase
-from hubel.nn.pretrained import Fitted, load_into
+from hubel.nn.fitting import Fitted, load_into
 from hubel.nn.quick import Quick
 from hubel.nn.stages import Stages, find_stages
 from hubel.nn.zoo import build, outline
-from hubel.records import ModelCard, Preprocess, from_json, to_json
+from hubel.records import ModelCard, Preprocess
 
 FITTED = 20_000  # training images that the baselines are fitted on
 SAMPLE = 2_000  # training images that mean, std and the first layer are measured on

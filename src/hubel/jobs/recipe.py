@@ -12,11 +12,11 @@ from typing import Annotated, Any
 
 import yaml
 
+from hubel.as_json import from_json, to_json
 from hubel.dataset.config import DataConfig
 from hubel.errors import UsageError
 from hubel.learning.config import TrainConfig
 from hubel.nn.config import ModelConfig
-from hubel.records import from_json, to_json
 
 DEFAULT_MINUTES = 5.0
 NAMED: dict[str, dict[str, Any]] = {
@@ -137,9 +137,9 @@ def read_recipe(path: str | Path) -> Recipe:
     file = Path(path)
     if str(path) in NAMED and not file.exists():
         return from_json(Recipe, NAMED[str(path)])
+    file = file / "recipe.yaml" if file.is_dir() else file
     if not file.exists():
         raise UsageError(f"There is no recipe {path}: give a YAML file, a run's folder, or {', '.join(NAMED)}.")
-    file = file / "recipe.yaml" if file.is_dir() else file
     try:
         said = yaml.load(file.read_text("utf-8"), _Loader)
         return from_json(Recipe, said or {})
@@ -148,3 +148,20 @@ def read_recipe(path: str | Path) -> Recipe:
     except (OSError, ValueError, yaml.YAMLError) as error:
         what = " ".join(str(error).split())
         raise UsageError(f"The recipe {file} can't be used: {what}.") from error
+
+
+def as_flags(recipe: Recipe) -> list[str]:
+    """Return the command-line flags that differ from the defaults."""
+    flags: list[str] = []
+    for setting in settings():
+        holder = getattr(recipe, setting.section) if setting.section else recipe
+        value, name = getattr(holder, setting.name), setting.name.replace("_", "-")
+        if value == setting.default:
+            continue
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, tuple):
+            flags += [f"--{name}", *map(str, value)]
+        else:
+            flags += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return flags

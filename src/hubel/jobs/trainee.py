@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hubel.as_json import from_json, to_json
 from hubel.dataset.split import Split
 from hubel.evaluation.metrics import score
 from hubel.evaluation.predict import predict
@@ -33,7 +34,7 @@ from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
 from hubel.nn.capture import evaluating
 from hubel.nn.model_folder import save_model
 from hubel.nn.stages import answer_from_features, set_trainable
-from hubel.records import EpochRow, ModelCard, Note, Progress, Scores, from_json, to_json
+from hubel.records import EpochRow, ModelCard, Note, Progress, Scores
 from hubel.runs import RunFolder
 
 SIGNALS = (None, "SIGINT", "SIGTERM")

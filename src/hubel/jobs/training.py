@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hubel.as_json import from_json
 from hubel.dataset.catalog import scan
 from hubel.dataset.split import Split
 from hubel.errors import HubelError, Interrupted, RunError, Terminated
@@ -21,7 +22,7 @@ from hubel.jobs.clock import Clock
 from hubel.jobs.dataset import Dataset, look, prepare, preprocess_for
 from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
-from hubel.records import PARTS, EpochRow, Event, Finished, ModelCard, Note, Planned, Progress, event_json, from_json
+from hubel.records import PARTS, EpochRow, Event, Finished, ModelCard, Note, Planned, Progress, event_json
 from hubel.runs import RunFolder, csv_text, read_json
 
 if TYPE_CHECKING:

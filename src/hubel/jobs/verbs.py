@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import html
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,89 +13,17 @@ from hubel.dataset.config import DataConfig
 from hubel.dataset.pack import cache_clear, cache_entries
 from hubel.errors import RunError, UsageError
 from hubel.jobs.dataset import audited
-from hubel.jobs.recipe import Recipe, read_recipe, settings, with_settings
+from hubel.jobs.opening import Code, Source, code_of, name_of, opened
+from hubel.jobs.recipe import Recipe, as_flags, read_recipe, with_settings
+from hubel.jobs.result import Run
 from hubel.jobs.training import first_process, restarted, resuming, training
-from hubel.records import (
-    Baselines,
-    DataSeen,
-    Event,
-    Finding,
-    Finished,
-    Measured,
-    Planned,
-    Scores,
-    Summary,
-    from_json,
-)
-from hubel.report.terminal import Show, baseline_words, headline, show, tracked
-from hubel.runs import RunFolder, read_json, verify, write_json, write_text
+from hubel.records import DataSeen, Event, Finding, Finished, Measured, Planned, Scores, Summary
+from hubel.report.terminal import Show, show, tracked
+from hubel.runs import RunFolder, write_json, write_text
 
 if TYPE_CHECKING:
-    from hubel.jobs.answering import Answer, Classifier, OnnxClassifier
+    from hubel.jobs.answering import Answer
     from hubel.jobs.exporting import Exported
-
-Source = str | os.PathLike[str]
-Code = Any  # a network's name, an nn.Module, or what makes one; torch is not imported here to say so
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder, read from disk.
-
-    Example:
-        ``Run(Path("runs/flowers")).scores.accuracy``
-    """
-
-    path: Path
-
-    @property
-    def scores(self) -> Scores:
-        """How good the model is on the reported part."""
-        return from_json(Scores, self._measured["scores"])
-
-    @property
-    def baselines(self) -> Baselines:
-        """What stands beside it."""
-        return from_json(Baselines, self._measured["baselines"])
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """What the audit found."""
-        return tuple(from_json(Finding, value) for value in read_json(self.path / "findings.json"))
-
-    @property
-    def report(self) -> Path:
-        """The report's path."""
-        return self.path / "report.html"
-
-    @property
-    def _measured(self) -> dict[str, Any]:
-        said: dict[str, Any] = read_json(self.path / "scores.json")
-        return said
-
-    def load(self) -> Classifier:
-        """Load the trained model."""
-        from hubel.jobs.answering import Classifier
-
-        classifier = load(self.path)
-        assert isinstance(classifier, Classifier)
-        return classifier
-
-    def verify(self) -> None:
-        """Compare every file with the run's manifest; raises RunError for the first that differs."""
-        verify(self.path)
-
-    def _repr_html_(self) -> str:
-        """Show the run in a notebook: accuracy, baselines, the curves, and where the report is."""
-        part = str(self._measured["part"])
-        curves = self.path / "pictures" / "curves.png"
-        picture = ""
-        if curves.exists():
-            import base64
-
-            picture = f'<img width="720" src="data:image/png;base64,{base64.b64encode(curves.read_bytes()).decode()}">'
-        said = f"<b>{html.escape(headline(self.scores, part))}</b><br>{html.escape(baseline_words(self.baselines))}"
-        return f"<div>{said}<br>{picture}<br>report: <code>{html.escape(str(self.report))}</code></div>"
 
 
 def train(
@@ -125,7 +51,7 @@ def train(
     chosen = (
         recipe if isinstance(recipe, Recipe) else read_recipe(os.fspath(recipe)) if recipe is not None else Recipe()
     )
-    named, code = _named(changes.pop("model")) if "model" in changes else (None, None)
+    named, code = name_of(changes.pop("model")) if "model" in changes else (None, None)
     if named is not None:
         changes["model"] = named
     else:
@@ -189,7 +115,7 @@ def resume(
     if lr is not None and (extend is None or not lr > 0):
         raise UsageError(f"--lr {lr}: expected a rate above zero, and --extend beside it; a run keeps its own rate.")
     RunFolder.check_begun(Path(run))
-    code = _code(model)
+    code = code_of(model)
     if code is None:
         _no_code_unnamed(read_recipe(os.fspath(run)))
     events = resuming(
@@ -258,7 +184,7 @@ def evaluate(
     """
     from hubel.jobs.answering import evaluating
 
-    opener = partial(_opened, run, model, weights, device, changes)
+    opener = partial(opened, run, model, weights, device, changes)
     path = None if run is None else Path(run)
     for event in show(evaluating(os.fspath(source), opener, path), show_as):
         if isinstance(event, Measured):
@@ -303,7 +229,7 @@ def predicting(
     """Answer file by file, in order, as they are ready; a bar shows how far it has come."""
     from hubel.jobs.answering import list_images
 
-    classifier, _ = _opened(run, model, weights, device, changes, ())
+    classifier, _ = opened(run, model, weights, device, changes, ())
     files = list_images(images)
     yield from tracked(classifier.stream(files), len(files), "predicting")
 
@@ -340,7 +266,7 @@ def inspect(
     asked = Asked(input=input, classes=classes, measure=time, object_size=object_size)
     if output is not None and Path(output).suffix not in (".svg", ".html", ".json"):
         raise UsageError(f"The output {os.fspath(output)} must end in .svg (picture), .html (page) or .json (numbers).")
-    summary = inspecting(network, asked, code=_code(model))
+    summary = inspecting(network, asked, code=code_of(model))
     if output is not None:
         _write_summary(summary, Path(output))
     return summary
@@ -381,71 +307,11 @@ def export(
 
     def events() -> Iterator[Event]:
         path = None if output is None else os.fspath(output)
-        outcome.append((yield from exporting(os.fspath(run), to, path, images, code=_code(model))))
+        outcome.append((yield from exporting(os.fspath(run), to, path, images, code=code_of(model))))
 
     for _ in show(events(), show_as):
         pass
     return outcome[0]
-
-
-def load(
-    path: Source | None = None,
-    *,
-    model: Code = None,
-    weights: Source | None = None,
-    device: str = "auto",
-    **changes: Any,
-) -> Classifier | OnnxClassifier:
-    """Load a trained model from its model folder, run folder or model.onnx; or a network with published weights.
-
-    No code in a folder is run. A folder that was trained with the user's own network asks for it by `model`: an
-    nn.Module, its class, or ``"FILE.py:CLASS"``.
-    """
-    return _opened(path, model, weights, device, changes, ())[0]
-
-
-def _opened(
-    run: Source | None,
-    model: Code,
-    weights: Source | None,
-    device: str,
-    changes: dict[str, Any],
-    classes: Sequence[str],
-) -> tuple[Classifier | OnnxClassifier, list[str]]:
-    """Make the classifier that run, model and weights name; `classes` are those of the data it is for."""
-    from hubel.jobs import answering
-    from hubel.nn.foreign import is_code, load_code
-
-    if weights is not None:
-        if run is not None:
-            raise UsageError(f"{os.fspath(run)} brings its own weights: leave --weights out, or give no run.")
-        name, code = _named(model or "auto")
-        data = with_settings(Recipe(), changes).data
-        code = load_code(name) if code is None and is_code(name) else code
-        return answering.from_weights(os.fspath(weights), name, device=device, code=code, data=data, classes=classes)
-    if run is None:
-        raise UsageError("Which model? Give a run folder, or --model NAME with --weights FILE.")
-    if changes:
-        raise UsageError(f"A trained model knows its own {next(iter(changes))}: that setting goes with --weights.")
-    return answering.load(os.fspath(run), device=device, code=_code(model)), []
-
-
-def _code(model: Code) -> Any:
-    """The user's own network for a run: an object as it is, ``FILE.py:CLASS`` loaded."""
-    from hubel.nn.foreign import is_code, load_code
-
-    if isinstance(model, str) and not is_code(model):
-        raise UsageError(f"--model {model}: a run knows its network; with --weights, or as FILE.py:CLASS, it is named.")
-    return load_code(model) if isinstance(model, str) else model
-
-
-def _named(model: Any) -> tuple[str, Any]:
-    """A network's name and, where it is the user's own object, the object."""
-    if isinstance(model, str):
-        return model, None
-    from hubel.nn.foreign import code_name
-
-    return code_name(model), model
 
 
 def cache(*, clear: bool = False) -> dict[str, int]:
@@ -453,20 +319,3 @@ def cache(*, clear: bool = False) -> dict[str, int]:
     if clear:
         cache_clear()
     return dict(cache_entries())
-
-
-def as_flags(recipe: Recipe) -> list[str]:
-    """Return the command-line flags that differ from the defaults."""
-    flags: list[str] = []
-    for setting in settings():
-        holder = getattr(recipe, setting.section) if setting.section else recipe
-        value, name = getattr(holder, setting.name), setting.name.replace("_", "-")
-        if value == setting.default:
-            continue
-        if isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, tuple):
-            flags += [f"--{name}", *map(str, value)]
-        else:
-            flags += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return flags

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from hubel.errors import UsageError
-from hubel.nn.blocks import M, unknown_name
+from hubel.nn.layers import M, unknown_name
 
 Stem = Literal["imagenet", "small"]
 EARLY_HALVINGS = 2  # that a small stem leaves out, so that the total stride is 8 and not 32

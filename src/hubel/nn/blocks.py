@@ -1,4 +1,4 @@
-"""The parts that every network here is built from: convolution blocks, residual blocks, attention and heads.
+"""The parts that networks are built from: convolution blocks, residual blocks and heads, out of `layers`.
 
 Tensors are (N, C, H, W) float. Activations are never in place, so that a hook keeps what it saw.
 """
@@ -6,110 +6,31 @@ Tensors are (N, C, H, W) float. Activations are never in place, so that a hook k
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import ClassVar, Literal, TypeVar, get_args
+from typing import ClassVar, Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
+from hubel.nn.layers import (
+    Activation,
+    Attention,
+    Norm,
+    SqueezeExcitation,
+    StochasticDepth,
+    check_positive,
+    conv,
+    he_init,
+    make_activation,
+    make_attention,
+    make_dropout,
+    make_norm,
+    unknown_name,
+)
 
-Norm = Literal["batch", "group", "layer", "none"]
-Activation = Literal[
-    "relu", "relu6", "leaky_relu", "gelu", "silu", "hardswish", "sigmoid", "hardsigmoid", "tanh", "none"
-]
-Attention = Literal["none", "spatial", "cbam"]
 Down = Literal["none", "max", "average", "stride"]
 Shortcut = Literal["identity", "projection", "pad", "none"]
 HeadKind = Literal["flatten", "gap"]
-
-KERNELS = (1, 3, 5, 7)
-GROUP_SIZE_LIMIT = 32  # groups of a group norm, as in Wu and He 2018
-REDUCTION = 16  # channels per channel inside of a squeeze-and-excitation (Hu et al. 2018, table 10)
-SMALLEST_SQUEEZE = 8  # channels; narrow stages would be left with one or two
-ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "leaky_relu": lambda: nn.LeakyReLU(0.1),
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "hardswish": nn.Hardswish,
-    "sigmoid": nn.Sigmoid,
-    "hardsigmoid": nn.Hardsigmoid,
-    "tanh": nn.Tanh,
-    "none": nn.Identity,
-}
-M = TypeVar("M", bound=nn.Module)
-
-
-def make_norm(norm: Norm, channels: int) -> nn.Module:
-    """Return the normalisation of `channels` channels; group norm takes as many groups, up to 32, as divide them."""
-    if norm == "batch":
-        return nn.BatchNorm2d(channels)
-    if norm == "group":
-        groups = max(g for g in range(1, GROUP_SIZE_LIMIT + 1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels)
-    if norm == "layer":
-        return LayerNorm2d(channels)
-    if norm == "none":
-        return nn.Identity()
-    raise UsageError(unknown_name("norm", norm, get_args(Norm)))
-
-
-class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of each position by itself: (N, C, H, W) → (N, C, H, W).
-
-    The epsilon is ConvNeXt's.
-    """
-
-    def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        last = x.permute(0, 2, 3, 1)
-        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
-
-
-def make_activation(activation: Activation) -> nn.Module:
-    """Return the named activation function as a module."""
-    if activation not in ACTIVATIONS:
-        raise UsageError(unknown_name("activation", activation, tuple(ACTIVATIONS)))
-    return ACTIVATIONS[activation]()
-
-
-def conv(
-    inputs: int,
-    outputs: int,
-    kernel: int = 3,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    bias: bool = False,
-) -> nn.Conv2d:
-    """Return a convolution that keeps the size at stride 1 (padding d(k-1)/2), with He's initialisation.
-
-    Raises:
-        UsageError: kernel not 1, 3, 5 or 7; a number below 1; channels that `groups` doesn't divide.
-    """
-    if kernel not in KERNELS:
-        raise UsageError(f"kernel must be one of 1, 3, 5, 7 (odd, so that padding can keep the size), got {kernel!r}.")
-    for name, value in (("input channels", inputs), ("output channels", outputs), ("stride", stride)):
-        _positive(name, value)
-    _positive("dilation", dilation)
-    _positive("groups", groups)
-    if inputs % groups or outputs % groups:
-        raise UsageError(
-            f"groups must divide both channel counts, but {groups} does not divide {inputs} and {outputs}."
-        )
-    layer = nn.Conv2d(
-        inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation=dilation, groups=groups, bias=bias
-    )
-    return he_init(layer)
 
 
 def conv_block(
@@ -187,106 +108,6 @@ def depthwise_separable(
     )
     pointwise = conv_block(inputs, outputs, kernel=1, norm=norm, activation=activation)
     return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))
-
-
-class SqueezeExcitation(nn.Module):
-    """Scale each channel by a number in [0, 1] that is computed from the means of all channels (Hu et al. 2018).
-
-    Shape: (N, C, H, W) → (N, C, H, W). Keys fc1 and fc2 are torchvision's.
-
-    Args:
-        squeezed: channels between the two layers; None is C/16, but at least 8.
-        maximum: add the maxima to the means, through the same layers: CBAM's channel attention (Woo et al. 2018).
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        squeezed: int | None = None,
-        *,
-        activation: Activation = "relu",
-        gate: Activation = "sigmoid",
-        maximum: bool = False,
-    ) -> None:
-        super().__init__()
-        squeezed = max(SMALLEST_SQUEEZE, channels // REDUCTION) if squeezed is None else squeezed
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.maxpool = nn.AdaptiveMaxPool2d(1) if maximum else None
-        self.fc1 = conv(channels, squeezed, 1, bias=True)
-        self.act = make_activation(activation)
-        self.fc2 = conv(squeezed, channels, 1, bias=True)
-        self.gate = make_activation(gate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights = self._excite(self.avgpool(x))
-        if self.maxpool is not None:
-            weights = weights + self._excite(self.maxpool(x))
-        return x * self.gate(weights)  # type: ignore[no-any-return]
-
-    def _excite(self, pooled: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(pooled)))  # type: ignore[no-any-return]
-
-
-class SpatialAttention(nn.Module):
-    """Scale each position by a number in (0, 1), from a convolution over its channels' mean and maximum.
-
-    Shape: (N, C, H, W) → (N, C, H, W). Source: CBAM (Woo et al. 2018), equation 3.
-    """
-
-    def __init__(self, kernel: int = 7) -> None:
-        super().__init__()
-        self.conv = conv(2, 1, kernel)
-        self.gate = nn.Sigmoid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1)
-        return x * self.gate(self.conv(pooled))  # type: ignore[no-any-return]
-
-
-def make_attention(kind: Attention, channels: int, *, se: bool = False) -> nn.Module:
-    """Return what weighs channels and positions at the end of a residual branch; the identity for nothing.
-
-    Args:
-        kind: ``spatial`` weighs positions, ``cbam`` channels by their means and maxima, then positions.
-        se: begin with a squeeze-and-excitation.
-    """
-    if kind not in get_args(Attention):
-        raise UsageError(unknown_name("attention", kind, get_args(Attention)))
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    if se:
-        layers["se"] = SqueezeExcitation(channels)
-    if kind == "cbam":
-        layers["channel"] = SqueezeExcitation(channels, maximum=True)
-    if kind != "none":
-        layers["spatial"] = SpatialAttention()
-    return nn.Sequential(layers) if layers else nn.Identity()
-
-
-def make_dropout(probability: float) -> nn.Dropout:
-    """Return dropout that zeroes a number with that probability while training."""
-    return nn.Dropout(_probability("dropout", probability))
-
-
-class StochasticDepth(nn.Module):
-    """While training, leave a residual branch out for each image with some probability (Huang et al. 2016).
-
-    What stays is divided by the probability of staying, so the mean doesn't change; in eval it is the identity.
-    Shape: (N, C, H, W) → the same.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = _probability("stochastic_depth", probability)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.probability == 0:
-            return x
-        stays = 1 - self.probability
-        mask = torch.empty_like(x[:, :1, :1, :1]).bernoulli_(stays)
-        return x * mask / stays
-
-    def extra_repr(self) -> str:
-        return f"{self.probability:.4g}"
 
 
 class PadShortcut(nn.Module):
@@ -486,14 +307,14 @@ def head(
     """
     if kind not in get_args(HeadKind):
         raise UsageError(unknown_name("head", kind, get_args(HeadKind)))
-    _positive("features", features)
-    _positive("classes", classes)
+    check_positive("features", features)
+    check_positive("classes", classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if kind == "gap":
         layers["gap"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     if hidden is not None:
-        _positive("hidden", hidden)
+        check_positive("hidden", hidden)
         layers["hidden"] = he_init(nn.Linear(features, hidden))
         layers["act"] = make_activation(activation)
         features = hidden
@@ -501,37 +322,3 @@ def head(
         layers["drop"] = make_dropout(dropout)
     layers["out"] = nn.Linear(features, classes)
     return nn.Sequential(layers)
-
-
-def he_init(layer: M) -> M:
-    """Draw the weights of a convolution or dense layer so that ReLU keeps the variance; biases become 0.
-
-    Convolutions keep that of the gradients (fan out, as torchvision's ResNet does), dense layers that of the
-    activations (fan in). Of a convolution in groups, an output goes to its own group only.
-    Source: He et al. 2015, "Delving Deep into Rectifiers", equations 10 and 14.
-    """
-    if isinstance(layer, (nn.Conv2d, nn.Linear)):
-        mode: Literal["fan_in", "fan_out"] = "fan_out" if isinstance(layer, nn.Conv2d) else "fan_in"
-        nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")
-        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
-            with torch.no_grad():
-                layer.weight.mul_(layer.groups**0.5)  # the library counts all outputs
-        if layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    return layer
-
-
-def _positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{name} must be a whole number of at least 1, got {value!r}.")
-
-
-def _probability(name: str, value: float) -> float:
-    if not 0 <= value < 1:
-        raise UsageError(f"{name} is a probability of at least 0 and below 1, got {value!r}.")
-    return value
-
-
-def unknown_name(what: str, name: object, known: tuple[str, ...]) -> str:
-    """Say that a name is unknown, and which are known."""
-    return f"unknown {what} {name!r}: choose one of {', '.join(known)}."

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hubel.nn.assembly import Stem, check_size, check_stem
-from hubel.nn.blocks import Activation, Norm, StochasticDepth, conv, make_activation, make_norm
+from hubel.nn.layers import Activation, Norm, StochasticDepth, conv, make_activation, make_norm
 
 DEPTHS, WIDTHS = (3, 3, 9, 3), (96, 192, 384, 768)  # ConvNeXt-Tiny
 LAYER_SCALE = 1e-6  # each branch begins as almost nothing

@@ -8,7 +8,8 @@ from functools import partial
 from torch import nn
 
 from hubel.errors import UsageError
-from hubel.nn.blocks import Activation, Down, HeadKind, Norm, conv_block, head
+from hubel.nn.blocks import Down, HeadKind, conv_block, head
+from hubel.nn.layers import Activation, Norm
 
 
 def simple_cnn(

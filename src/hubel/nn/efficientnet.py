@@ -9,7 +9,8 @@ from math import ceil
 from torch import nn
 
 from hubel.nn.assembly import Stem, assemble, round_channels, set_batch_norm, stem_strides
-from hubel.nn.blocks import Activation, InvertedResidual, Norm, SqueezeExcitation, conv_block, make_dropout, numbered
+from hubel.nn.blocks import InvertedResidual, conv_block, numbered
+from hubel.nn.layers import Activation, Norm, SqueezeExcitation, make_dropout
 
 # B0's stages: expansion, kernel, stride of the first block, channels, blocks (Tan and Le 2019, table 1).
 B0_STAGES = (

@@ -18,8 +18,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.nn.blocks import he_init
 from hubel.nn.dry_run import answer, smallest_square, takes
+from hubel.nn.layers import he_init
 
 TORCHVISION, TIMM, CODE = "torchvision/", "timm/", ".py:"
 IMAGENET = (3, 224, 224)

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from hubel.errors import UsageError
-from hubel.nn.blocks import Activation, he_init, make_activation
+from hubel.nn.layers import Activation, he_init, make_activation
 
 SMALLEST = 16
 

@@ -13,18 +13,8 @@ from functools import partial
 from torch import nn
 
 from hubel.nn.assembly import Stem, assemble, round_channels, set_batch_norm, stem_strides
-from hubel.nn.blocks import (
-    Activation,
-    InvertedResidual,
-    Norm,
-    SqueezeExcitation,
-    conv_block,
-    depthwise_separable,
-    he_init,
-    make_activation,
-    make_dropout,
-    numbered,
-)
+from hubel.nn.blocks import InvertedResidual, conv_block, depthwise_separable, numbered
+from hubel.nn.layers import Activation, Norm, SqueezeExcitation, he_init, make_activation, make_dropout
 
 # Channels and stride of each separable convolution (Howard et al. 2017, table 1; the last stride of 2 there is a slip,
 # the map stays 7x7).

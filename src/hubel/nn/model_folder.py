@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hubel.as_json import from_json, to_json
 from hubel.errors import HubelError, ModelError
 from hubel.nn.foreign import is_code
 from hubel.nn.tensor_file import read_tensors, write_tensors
 from hubel.nn.zoo import Builder, build
-from hubel.records import ModelCard, from_json, to_json
+from hubel.records import ModelCard
 from hubel.runs import json_text, write_json, write_text
 
 

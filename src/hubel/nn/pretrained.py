@@ -1,11 +1,10 @@
-"""Published weights: where they come from, what images they expect, and what of them fits a network."""
+"""Published weights: where they come from, and what images they expect."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from hubel.nn.dry_run import answer
 from hubel.nn.model_folder import read_card
 from hubel.nn.stages import find_stages
 from hubel.nn.tensor_file import read_tensors
-from hubel.nn.zoo import Builder, build, native, outline
+from hubel.nn.zoo import Builder, native, outline
 from hubel.records import Preprocess
 
 IMAGENET = "imagenet"
@@ -29,7 +28,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_CROP = 224 / 256
 WRAPPERS = re.compile(r"^(module|model|_orig_mod|net|backbone)\.")  # what other trainers put before every key
 UNPACKED = ("state_dict", "model_state_dict", "model", "net", "ema")  # under which checkpoints keep their tensors
-LEAST_SHARE = 0.5  # of the network's numbers, the head left out, that have to fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,46 +56,6 @@ class Weights:
         said = self.preprocess
         mean, std = (" ".join(f"{v:g}" for v in values) for values in (said.mean, said.std))
         return f"mean {mean}, std {std}, {said.size[0]}×{said.size[1]} pixels"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """What became of the weights: keys that were loaded, that start anew in the head, or that didn't fit.
-
-    Attributes:
-        missing: keys of the network that the weights don't have; unused: keys of the weights that it doesn't have;
-            reshaped: keys whose shapes differ. head: keys of the layer for the classes, which was replaced.
-        kept: classes whose rows in it were taken over, because the weights know them by name.
-    """
-
-    loaded: int
-    head: tuple[str, ...]
-    kept: tuple[str, ...]
-    missing: tuple[str, ...]
-    unused: tuple[str, ...]
-    reshaped: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """Say it in sentences."""
-        lines = [f"{self.loaded} tensors were loaded."]
-        if self.head:
-            lines.append(f"The layer for the classes was replaced by a new one: {', '.join(self.head)}.")
-        if self.kept:
-            lines.append(
-                f"{len(self.kept)} of its classes are known to the weights and keep their rows: {_few(self.kept)}."
-            )
-        for what, keys in (
-            ("not in the file, so they start anew", self.missing),
-            ("of another shape, so they start anew", self.reshaped),
-            ("in the file, but not in this network", self.unused),
-        ):
-            if keys:
-                lines.append(f"{len(keys)} keys are {what}: {_few(keys)}.")
-        return lines
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def read_weights(
@@ -142,105 +100,6 @@ def read_weights(
         classes=imagenet_classes() if count == 1000 else None,
         count=count,
     )
-
-
-def load_into(
-    model: nn.Module, weights: Weights, *, shape: tuple[int, int, int], classes: Sequence[str] = ()
-) -> Fitted:
-    """Copy into a network, in place, whatever fits by name and shape.
-
-    The layer for the classes starts anew, but for the rows of classes that the weights know by name.
-
-    Args:
-        shape: (C, H, W) of the images it is for. classes: what its logits stand for.
-
-    Raises:
-        ModelError: less than half of the network's numbers, the head left out, would come from the weights.
-    """
-    own = model.state_dict()
-    state = _matched(weights.state, own)
-    final = find_stages(model, shape).final
-    others_classes = bool(classes) and weights.classes is not None and tuple(classes) != weights.classes
-    fits = {
-        key: value
-        for key, value in state.items()
-        if key in own and own[key].shape == value.shape and not (others_classes and key.startswith(final + "."))
-    }
-    body = {key: value.numel() for key, value in own.items() if not key.startswith(final + ".")}
-    share = sum(count for key, count in body.items() if key in fits) / max(sum(body.values()), 1)
-    if share < LEAST_SHARE:
-        raise ModelError(
-            f"{weights.name} does not hold weights of {weights.architecture}: only {share:.0%} of its numbers fit "
-            f"(it expects keys such as {next(iter(own))!r}, there are {next(iter(weights.state), None)!r}, …): "
-            "name the network that they were trained with, --model NAME."
-        )
-    known = shared_classes(classes, weights.classes or ())
-    rows = {
-        key: _with_rows(own[key], state[key], known)
-        for key in own
-        if key.startswith(final + ".") and key in state and key not in fits
-    }
-    model.load_state_dict({**own, **fits, **rows})
-    others = [key for key in own if key not in fits and not key.startswith(final + ".")]
-    return Fitted(
-        loaded=len(fits),
-        head=tuple(key for key in own if key.startswith(final + ".") and key not in fits),
-        kept=tuple(classes[row] for row in known),
-        missing=tuple(k for k in others if k not in state and not k.endswith("num_batches_tracked")),
-        unused=tuple(key for key in state if key not in own),
-        reshaped=tuple(key for key in others if key in state),
-    )
-
-
-def pretrained(weights: Weights, *, code: Builder | None = None) -> tuple[nn.Module, Fitted]:
-    """Build the network that the weights belong to, with all of its own classes, in eval mode.
-
-    Raises:
-        ModelError: keys are missing or of other shapes: its answers would be worthless.
-    """
-    said = weights.preprocess
-    model = build(
-        weights.architecture,
-        classes=weights.count,
-        channels=said.channels,
-        size=said.size,
-        code=code,
-        **weights.arguments,
-    )
-    fitted = load_into(model, weights, shape=(said.channels, *said.size))
-    if lost := [*fitted.head, *fitted.missing, *fitted.reshaped]:
-        raise ModelError(
-            f"{weights.name} lacks {len(lost)} of the tensors of {weights.architecture} ({', '.join(lost[:3])}, …), so "
-            "its answers would be worthless: train it first, or name the right network."
-        )
-    return model.eval(), fitted
-
-
-def shared_classes(classes: Sequence[str], known: Sequence[str]) -> dict[int, int]:
-    """Return index in `classes` → index in `known` for names that are the same but for case and punctuation.
-
-    Names that occur twice on a side are left out.
-
-    >>> shared_classes(["rose", "english-springer"], ["tench", "English springer"])
-    {1: 1}
-    """
-    ours, theirs = _by_plain_name(classes), _by_plain_name(known)
-    return {ours[name]: theirs[name] for name in ours if name in theirs}
-
-
-def _by_plain_name(names: Sequence[str]) -> dict[str, int]:
-    plain = [re.sub(r"[\W_]+", " ", name).casefold().strip() for name in names]
-    often = Counter(plain)
-    return {name: index for index, name in enumerate(plain) if often[name] == 1}
-
-
-def _with_rows(new: Tensor, old: Tensor, rows: Mapping[int, int]) -> Tensor:
-    """Return `new` (K, …) with the rows of `old` (K', …) that stand for the same classes."""
-    result = new.detach().clone()
-    if new.shape[1:] == old.shape[1:]:
-        for row, known in rows.items():
-            result[row] = old[known]
-    return result
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -385,11 +244,11 @@ def _count(network: str, state: dict[str, Tensor], arguments: dict[str, Any], co
         return int(answer(code, (channels, *size)).shape[1])
     model = outline(network, classes=1000, channels=channels, size=size, code=code, **arguments)
     final = find_stages(model, (channels, height, width)).final
-    weight = _matched(state, model.state_dict()).get(f"{final}.weight")
+    weight = matched(state, model.state_dict()).get(f"{final}.weight")
     return 1000 if weight is None else int(weight.shape[0])
 
 
-def _matched(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+def matched(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename keys so that they fit: without the prefixes of other trainers, or with that of the part they are of."""
     while state and all(WRAPPERS.match(key) for key in state) and not state.keys() & own.keys():
         state = {WRAPPERS.sub("", key): value for key, value in state.items()}

@@ -11,19 +11,8 @@ from torch import Tensor, nn
 
 from hubel.errors import UsageError
 from hubel.nn.assembly import Stem, check_stem
-from hubel.nn.blocks import (
-    Activation,
-    Attention,
-    BasicBlock,
-    Bottleneck,
-    Down,
-    Norm,
-    Shortcut,
-    conv,
-    make_activation,
-    make_dropout,
-    make_norm,
-)
+from hubel.nn.blocks import BasicBlock, Bottleneck, Down, Shortcut
+from hubel.nn.layers import Activation, Attention, Norm, conv, make_activation, make_dropout, make_norm
 
 
 class ResNet(nn.Module):

@@ -7,7 +7,8 @@ from functools import partial
 from torch import nn
 
 from hubel.nn.assembly import Stem, assemble, check_size, check_stem
-from hubel.nn.blocks import Activation, Down, Norm, conv_block, he_init, make_activation, make_dropout
+from hubel.nn.blocks import Down, conv_block
+from hubel.nn.layers import Activation, Norm, he_init, make_activation, make_dropout
 
 WIDTHS = (64, 128, 256, 512, 512)
 

@@ -1,0 +1,77 @@
+"""What a run left on disk, for whoever looks at it later."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hubel.as_json import from_json
+from hubel.jobs.opening import load
+from hubel.records import Baselines, Finding, Scores
+from hubel.report.terminal import baseline_words, headline
+from hubel.runs import read_json, verify
+
+if TYPE_CHECKING:
+    from hubel.jobs.answering import Classifier
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read from disk.
+
+    Example:
+        ``Run(Path("runs/flowers")).scores.accuracy``
+    """
+
+    path: Path
+
+    @property
+    def scores(self) -> Scores:
+        """How good the model is on the reported part."""
+        return from_json(Scores, self._measured["scores"])
+
+    @property
+    def baselines(self) -> Baselines:
+        """What stands beside it."""
+        return from_json(Baselines, self._measured["baselines"])
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What the audit found."""
+        return tuple(from_json(Finding, value) for value in read_json(self.path / "findings.json"))
+
+    @property
+    def report(self) -> Path:
+        """The report's path."""
+        return self.path / "report.html"
+
+    @property
+    def _measured(self) -> dict[str, Any]:
+        said: dict[str, Any] = read_json(self.path / "scores.json")
+        return said
+
+    def load(self) -> Classifier:
+        """Load the trained model."""
+        from hubel.jobs.answering import Classifier
+
+        classifier = load(self.path)
+        assert isinstance(classifier, Classifier)
+        return classifier
+
+    def verify(self) -> None:
+        """Compare every file with the run's manifest; raises RunError for the first that differs."""
+        verify(self.path)
+
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook: accuracy, baselines, the curves, and where the report is."""
+        part = str(self._measured["part"])
+        curves = self.path / "pictures" / "curves.png"
+        picture = ""
+        if curves.exists():
+            import base64
+
+            picture = f'<img width="720" src="data:image/png;base64,{base64.b64encode(curves.read_bytes()).decode()}">'
+        said = f"<b>{html.escape(headline(self.scores, part))}</b><br>{html.escape(baseline_words(self.baselines))}"
+        return f"<div>{said}<br>{picture}<br>report: <code>{html.escape(str(self.report))}</code></div>"
