@@ -79,15 +79,14 @@ def matrix_gflops(side: int = 2048, repeats: int = 15) -> dict[str, float]:
     return found
 
 
-def training_flops(name: str, size: int, classes: int) -> float:
-    """Floating-point operations of forward and backward for one image, of a network of torchvision's."""
+def training_flops(model: Any, size: int) -> float:
+    """Floating-point operations of forward and backward for one RGB image of `size` pixels a side, by torch's count."""
     import torch
-    import torchvision
     from torch.utils.flop_counter import FlopCounterMode
 
-    model = getattr(torchvision.models, name)(num_classes=classes)
+    images = torch.zeros(2, 3, size, size, device=next(model.parameters()).device)
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(2, 3, size, size)).sum().backward()
+        model.train()(images).sum().backward()
     return float(counter.get_total_flops()) / 2
 
 

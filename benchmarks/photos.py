@@ -104,6 +104,8 @@ def main() -> None:
         keys += [(side, tuned) for side in given.sides for tuned in (False, True)]
     if given.only != "training":
         keys += [("hubel-loader", False), ("torchvision-loader", False), ("torchvision-loader", True)]
+    from torchvision import models
+
     products = [matrix_gflops()]
     runs: dict[Key, list[Epochs]] = {key: [] for key in keys}
     for _ in range(given.rounds):
@@ -111,7 +113,7 @@ def main() -> None:
             runs[key].append(run(key, given))
         products.append(matrix_gflops())
     found = {name(key): speeds(rounds) for key, rounds in runs.items()}
-    flops = training_flops(given.model, given.size, 10)
+    flops = training_flops(getattr(models, given.model)(num_classes=10), given.size)
     peak = statistics.median(product["bfloat16"] for product in products) * 1e9
     for key in keys:
         if "loader" not in key[0] and key != ("hubel", True):  # whose crops are smaller

@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from measuring import environment, machine, matrix_gflops, versions, write
+from measuring import environment, machine, matrix_gflops, training_flops, versions, write
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "85": {"widths": (32, 64, 128), "epochs": 2, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
@@ -94,7 +94,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     logits = predict(network, images[judged], preprocess, batch_size=500, device=device, autocast=torch.bfloat16)
     right = (logits.argmax(1).numpy() == catalog.labels[judged]).mean()
     seconds = time.perf_counter() - began
-    operations = _operations(network, (3, 32, 32)) * steps * plan["batch_size"]
+    operations = training_flops(network, 32) * steps * plan["batch_size"]
     return {
         "seed": seed,
         "accuracy": round(100 * float(right), 2),
@@ -105,18 +105,6 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         "teraflop": round(operations / 1e12, 2),
         "losses": losses,
     }
-
-
-def _operations(network: Any, shape: tuple[int, int, int]) -> int:
-    """Multiplications and additions of one image's forward and backward pass, by torch's own counter."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    network.train()
-    counter = FlopCounterMode(display=False)
-    with counter:
-        network(torch.zeros(2, *shape, device=next(network.parameters()).device)).sum().backward()
-    return int(counter.get_total_flops()) // 2
 
 
 def course(folder: Path, epochs: int, goal: float) -> dict[str, Any]:
