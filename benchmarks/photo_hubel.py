@@ -69,8 +69,10 @@ def hubel_loader(given: argparse.Namespace) -> None:
     from hubel.dataset.catalog import scan
     from hubel.dataset.loader import Loader
     from hubel.dataset.pack import pack
+    from hubel.jobs.hardware import keep_freed_memory
     from hubel.records import Preprocess
 
+    keep_freed_memory()
     began = time.perf_counter()
     catalog, side = scan(given.folder / "train"), hubel_size(given.size)
     preprocess = Preprocess(size=(side, side), mean=MEAN, std=STD)
@@ -85,6 +87,7 @@ def hubel_loader(given: argparse.Namespace) -> None:
         augmentation=PRESETS["photo"].__class__(**{**vars(PRESETS["photo"]), "flip": True}),
         seed=0,
         device=torch.device("cpu"),
+        dtype=torch.bfloat16,  # what `hubel train` asks for where the processor computes in it
     )
     for epoch in range(given.epochs):
         images = sum(len(batch.labels) for batch in loader.epoch(epoch, given.size))

@@ -44,6 +44,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     from hubel.dataset.pack import pack
     from hubel.dataset.tensors import normalise
     from hubel.evaluation.predict import predict
+    from hubel.jobs.hardware import keep_freed_memory
     from hubel.learning.config import TrainConfig
     from hubel.learning.engine import EpochEnd, TrainState, fit
     from hubel.learning.optim import optimizers
@@ -51,6 +52,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     from hubel.records import Preprocess
 
     began = time.perf_counter()
+    keep_freed_memory()
     mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
     preprocess = Preprocess(size=(32, 32), channels=3, mean=mean, std=std)
     catalog = scan(str(folder))
@@ -76,6 +78,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         augmentation=replace(PRESETS["small"], flip=True),
         seed=seed,
         device=device,
+        dtype=torch.bfloat16,
     )
     network = Quick(classes=10, channels=3, side=32, widths=widths, mirror=True, fixed=True)
     network.whiten(normalise(loader.sample(5_000), preprocess))

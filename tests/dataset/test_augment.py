@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -165,3 +167,27 @@ def test_two_epochs_show_every_image_and_its_mirror_image() -> None:
     assert first.float().mean().item() == pytest.approx(0.5, abs=0.05)
     others = [i for i in range(24) if i != MIRROR]
     assert torch.equal(draws_for(3, 1, ids)[:, others], uniform(3, 1, ids)[:, others])
+
+
+UPRIGHT = [
+    replace(PRESETS["photo"], flip=True),
+    replace(PRESETS["photo"], shift=0.3),
+    Augmentation(scale=(0.5, 1.6), shift=0.1, flip=True),
+    Augmentation(shift=0.1, flip=True),
+    replace(PRESETS["strong"], rotate=0.0, cutmix=0.0),
+    PRESETS["strong"],
+]
+
+
+@pytest.mark.parametrize("how", UPRIGHT)
+@pytest.mark.parametrize("size", [28, 32, 40, 12])
+def test_bfloat16_shows_what_float32_shows(how: Augmentation, size: int) -> None:
+    torch.manual_seed(0)
+    rough = torch.randint(0, 256, (64, 3, 8, 8)).float()
+    images = F.interpolate(rough, (32, 34), mode="bicubic").clamp(0, 255).byte()
+    u = draws_for(1, 2, torch.arange(64))
+    exact, fast = augment(images, how, u, size), augment(images, how, u, size, torch.bfloat16)
+    assert fast.dtype == torch.bfloat16
+    off = (exact - fast.float()).abs() * 255
+    assert off.mean() < 0.6
+    assert off.max() < 6

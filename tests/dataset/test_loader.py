@@ -91,3 +91,12 @@ def test_the_balanced_sampler_evens_classes_out() -> None:
 def test_fewer_images_than_a_batch_make_one_batch() -> None:
     [batch] = loader(np.arange(5)).epoch(0, 8)
     assert len(batch.labels) == 5
+
+
+def test_bfloat16_batches_are_the_rounded_ones() -> None:
+    exact, fast = (next(loader(dtype=dtype).epoch(0, 16)) for dtype in (torch.float32, torch.bfloat16))
+    assert fast.images.dtype == torch.bfloat16
+    assert fast.images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(fast.labels, exact.labels)
+    step = 1 / 255 / min(loader().preprocess.std)
+    assert (fast.images.float() - exact.images).abs().max() < 3 * step

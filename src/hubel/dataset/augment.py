@@ -77,19 +77,19 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)  # logical, not arithmetic
 
 
-def augment(images: Tensor, how: Augmentation, draws: Tensor, size: int) -> Tensor:
+def augment(images: Tensor, how: Augmentation, draws: Tensor, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Change a batch of images; colours stay in [0, 1].
 
     Args:
         images: (N, C, H, W) uint8. draws: (N, DRAWS) from `uniform`. size: side of the result in pixels.
+        dtype: of the result: float32, or bfloat16, in which crops are sampled faster: to half a step of 255 on average.
 
     Returns:
-        (N, C, size, size) float32 in [0, 1].
+        (N, C, size, size) in [0, 1].
     """
     if how.policy != "none":
         images = _policy(images, how.policy, draws[:, 16:22])
-    x = images * (1 / 255)
-    x = _place(x, how, draws[:, 0:7], size)
+    x = _place(images, how, draws[:, 0:7], size, dtype)
     x = _recolour(x, how, draws[:, 7:10])
     if how.cutout:
         x = _cut(x, draws[:, 10], draws[:, 11], torch.full_like(draws[:, 0], how.cutout), 1.0, fill=0.5)
@@ -105,23 +105,57 @@ def is_mirrored(draws: Tensor) -> Tensor:
     return draws[:, MIRROR] < 0.5
 
 
-def _place(x: Tensor, how: Augmentation, u: Tensor, size: int) -> Tensor:
-    """Flip, shift, crop, rotate and resize as one affine sampling with mirrored borders."""
+def _place(images: Tensor, how: Augmentation, u: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """Flip, shift, crop, rotate and resize with mirrored borders; from uint8 to values in [0, 1]."""
     zoom = _zoom(how, u[:, 0], u[:, 1])
-    if how.scale is None and not how.rotate and x.shape[-1] == size == x.shape[-2]:
-        return _shift_and_flip(x, how, u)
+    if how.scale is None and not how.rotate and images.shape[-1] == size == images.shape[-2]:
+        return _shift_and_flip(images, how, u).to(dtype) * (1 / 255)
     angle = math.radians(how.rotate) * (2 * u[:, 2] - 1)
     mirror = torch.where(is_mirrored(u), -1.0, 1.0) if how.flip else torch.ones_like(angle)
     room = (1 - zoom).clamp(min=0) + 2 * how.shift
     centre = room * (2 * u[:, 4:6] - 1)
+    shrink = images.shape[-1] // size
+    if not how.rotate and shrink < 2 and dtype == torch.bfloat16:
+        return _cropped(images, centre, torch.stack([zoom[:, 0] * mirror, zoom[:, 1]], 1), size)
     cos, sin = angle.cos(), angle.sin()
     row_x = torch.stack([zoom[:, 0] * cos * mirror, -zoom[:, 0] * sin, centre[:, 0]], 1)
     row_y = torch.stack([zoom[:, 1] * sin * mirror, zoom[:, 1] * cos, centre[:, 1]], 1)
+    x = images * (1 / 255)
     grid = F.affine_grid(torch.stack([row_x, row_y], 1), [len(x), x.shape[1], size, size], align_corners=False)
-    shrink = x.shape[-1] // size
     if shrink >= 2:  # sampling alone would alias
         x = F.avg_pool2d(x, shrink)
-    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    return F.grid_sample(x, grid, padding_mode="reflection", align_corners=False).to(dtype)
+
+
+def _cropped(images: Tensor, centre: Tensor, zoom: Tensor, size: int) -> Tensor:
+    """Sample upright rectangles as two matrix products: weights of rows, then of columns.
+
+    Args:
+        images: (N, C, H, W) uint8, fastest in channels-last order.
+        centre, zoom: (N, 2) of x and y, as in an affine grid: an image spans -1 to 1, a negative zoom mirrors.
+
+    Returns:
+        (N, C, size, size) bfloat16 in [0, 1].
+    """
+    n, channels, height, width = images.shape
+    columns = _weights(centre[:, 0], zoom[:, 0], width, size).bfloat16()
+    rows = (_weights(centre[:, 1], zoom[:, 1], height, size) / 255).bfloat16()
+    pixels = images.permute(0, 2, 3, 1).bfloat16()  # 0 to 255 are exact
+    lines = (rows @ pixels.reshape(n, height, -1)).view(n, size, width, channels)
+    planes = lines.permute(0, 3, 1, 2).reshape(n, channels * size, width)
+    return (planes @ columns.mT).view(n, channels, size, size)
+
+
+def _weights(centre: Tensor, zoom: Tensor, length: int, size: int) -> Tensor:
+    """(N, size, length) float32: how much each of `length` pixels counts for each of `size` samples, bilinearly."""
+    place = (2 * torch.arange(size, device=zoom.device) + 1) / size - 1
+    position = ((zoom[:, None] * place + centre[:, None] + 1) * length - 1) / 2
+    position = (position + 0.5).abs()  # mirrored at the borders, which lie half a pixel outside of the first and last
+    position = (length - (length - position % (2 * length)).abs() - 0.5).clamp(0, length - 1)
+    first = position.long().clamp(max=length - 2)
+    share = (position - first)[..., None]
+    weights = torch.zeros(len(zoom), size, length, device=zoom.device)
+    return weights.scatter_(2, first[..., None], 1 - share).scatter_(2, first[..., None] + 1, share)
 
 
 def _zoom(how: Augmentation, u: Tensor, v: Tensor) -> Tensor:
@@ -169,8 +203,10 @@ def _recolour(x: Tensor, how: Augmentation, u: Tensor) -> Tensor:
     if how.saturation and channels == 3:  # towards the mean of the channels and away from it
         colours = 1 / 3 + (colours - 1 / 3) * saturation
     planes = x.reshape(n, channels, -1)
-    mean = planes.mean((1, 2)).view(-1, 1, 1) * brightness  # which saturation leaves as it is, and contrast too
-    changed = torch.baddbmm(mean * (1 - contrast), colours * (brightness * contrast), planes)
+    mean = planes.sum((1, 2)).float() / planes[0].numel()  # `mean` would copy bfloat16 to float32
+    mean = mean.view(-1, 1, 1) * brightness  # saturation and contrast leave it as it is
+    offset, colours = mean * (1 - contrast), colours * (brightness * contrast)
+    changed = torch.bmm(colours.to(x.dtype), planes).add_(offset.to(x.dtype))
     return changed.clamp_(0, 1).view(x.shape)
 
 
@@ -187,7 +223,7 @@ def _cut(x: Tensor, u: Tensor, v: Tensor, side: Tensor, aspect: Tensor | float, 
         return x.masked_fill(inside, fill)
     ids = torch.arange(x.shape[-1] * x.shape[-2], device=x.device)
     noise = uniform(0, 0, ids, 1).view(1, 1, *x.shape[-2:])
-    return torch.where(inside, noise, x)
+    return torch.where(inside, noise.to(x.dtype), x)
 
 
 Op = Callable[[Tensor, float], Tensor]  # (N, C, H, W) uint8 and a strength in [-1, 1]

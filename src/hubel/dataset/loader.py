@@ -29,7 +29,7 @@ class Batch:
     """One step's worth of images.
 
     Attributes:
-        images: (N, C, S, S) float32, normalised, channels last.
+        images: (N, C, S, S) float32 or bfloat16, normalised, channels last.
         targets: (N, K) float32, rows sum to 1 (one-hot unless images were mixed).
         labels: (N,) int64, the image's own class. ids: (N,) int64, rows of the pack.
         count: images of the whole batch, of which this process may have a part.
@@ -59,6 +59,7 @@ class Loader:
         classes: K.
         sampler: ``shuffle`` shows every image once an epoch; ``balanced`` draws classes equally often.
         part: this process's number and the number of processes: each gets its part of every batch.
+        dtype: of the batches' images: float32, or bfloat16 for a network that computes in it.
     """
 
     def __init__(
@@ -75,12 +76,13 @@ class Loader:
         device: torch.device,
         sampler: Literal["shuffle", "balanced"] = "shuffle",
         part: tuple[int, int] = (0, 1),
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.indices = torch.from_numpy(np.asarray(indices, dtype=np.int64))
         self.labels = torch.from_numpy(np.asarray(labels, dtype=np.int64))[self.indices]
         self.classes, self.preprocess, self.augmentation = classes, preprocess, augmentation
         self.batch_size, self.seed, self.device, self.sampler = min(batch_size, len(indices)), seed, device, sampler
-        self.part = part
+        self.part, self.dtype = part, dtype
         self._stored = images
         self._reduced: npt.NDArray[np.uint8] | None = None
         self._held: tuple[int, Tensor] | None = None  # the side and pixels of all images, on the device
@@ -117,7 +119,8 @@ class Loader:
             mine = torch.cat((rows[places[:1] - 1], mine))
         ids = self.indices[mine]
         draws = draws_for(self.seed, epoch, ids.to(self.device))
-        images = normalise(augment(self._pixels(mine, size), self.augmentation, draws, size), self.preprocess)
+        images = augment(self._pixels(mine, size), self.augmentation, draws, size, self.dtype)
+        images = normalise(images, self.preprocess)
         labels = self.labels[mine].to(self.device)
         targets = F.one_hot(labels, self.classes).float()
         if mixing:

@@ -36,7 +36,9 @@ def smaller(images: Tensor, side: int) -> Tensor:
 
 
 def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
-    """(N, C, H, W) uint8, or float in [0, 1] → float32 of the same layout: (x / 255 - mean) / std, channel by channel.
+    """(N, C, H, W) uint8, or float in [0, 1] → (x / 255 - mean) / std, channel by channel, in the same layout.
+
+    The result is float32, but for bfloat16, which stays.
 
     Raises:
         UsageError: another number of channels than `preprocess` has means for.
@@ -51,4 +53,6 @@ def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
     mean = torch.tensor(preprocess.mean, **as_channels).view(1, -1, 1, 1)
     std = torch.tensor(preprocess.std, **as_channels).view(1, -1, 1, 1)
     full = 1.0 if images.is_floating_point() else 255.0
+    if images.dtype == torch.bfloat16:
+        return (images - mean.bfloat16()).mul_((1 / std).bfloat16())
     return (images * (1 / (full * std))).sub_(mean / std)

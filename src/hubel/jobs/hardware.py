@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
 from dataclasses import replace
 
@@ -16,6 +18,7 @@ from hubel.learning.engine import Step, TrainState, fit
 WARM_UP = 2  # steps before the clock counts: the first ones choose kernels and fill caches
 LEAST = 0.4  # seconds and
 STEPS = 3  # steps that a measurement takes at least
+MMAP_THRESHOLD, TRIM_THRESHOLD, HUGE = -3, -1, 2**31 - 1  # of glibc's mallopt
 
 
 def find_device(name: str) -> torch.device:
@@ -36,6 +39,19 @@ def find_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"The device {name!r} is not there: use auto, cpu, cuda, cuda:N or mps.") from error
     return device
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory that tensors free, for the next step; without effect but on Linux's glibc.
+
+    By default it returns each large block to the system, which then clears 60,000 pages anew in a step of ResNet-18: a
+    seventh of the step's time.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(MMAP_THRESHOLD, HUGE)
+            mallopt(TRIM_THRESHOLD, HUGE)
 
 
 def best_precision(device: torch.device) -> Precision:

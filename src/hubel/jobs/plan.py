@@ -178,6 +178,7 @@ def loader_for(
         device=device,
         sampler="balanced" if recipe.train.balance == "sampler" else "shuffle",
         part=(rank(), world_size()),
+        dtype=torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32,
     )
 
 

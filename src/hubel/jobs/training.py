@@ -57,7 +57,7 @@ def training(
     folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
     catalog = scan(source)
     yield Note(text=f"{source}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
-    from hubel.jobs.hardware import find_device
+    from hubel.jobs.hardware import find_device, keep_freed_memory
     from hubel.jobs.plan import check_model, plan_from
     from hubel.jobs.planning import make_plan
     from hubel.jobs.rules import choose_size
@@ -65,6 +65,7 @@ def training(
     from hubel.jobs.transfer import start_for
     from hubel.learning.distributed import joined
 
+    keep_freed_memory()
     device = find_device(recipe.device)
     view = look(catalog, recipe.data)
     start = start_for(recipe, code)
@@ -117,7 +118,7 @@ def resuming(
     where = str(said["source"] if source is None else source)
     catalog = scan(where)
     yield Note(text=f"{path}: a run on {where}, {len(catalog.paths):,} files in {len(catalog.classes)} classes")
-    from hubel.jobs.hardware import find_device
+    from hubel.jobs.hardware import find_device, keep_freed_memory
     from hubel.jobs.plan import extended, plan_from
     from hubel.jobs.stored import check_same, made_with, read
     from hubel.jobs.together import shared, shared_folder
@@ -128,6 +129,7 @@ def resuming(
     _check_end(path, stored, recipe, extend)
     used = 0.0 if stored is None else stored.said["trainee"]["seconds"]
     clock = Clock.going_on(used, None if extend else recipe.budget)
+    keep_freed_memory()
     device = find_device(recipe.device)
     start = start_for(recipe, code)
     preprocess = from_json(ModelCard, said["card"]).preprocess
