@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,18 @@ def test_json_that_is_none_is_named(tmp_path: Path) -> None:
         read_json(tmp_path / "y.json")
     write_json(tmp_path / "z.json", {"ö": [1, 2]})
     assert read_json(tmp_path / "z.json") == {"ö": [1, 2]}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders can't be locked")
+def test_a_run_has_one_writer(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.write("recipe.yaml", "")
+    with pytest.raises(RunError, match="Another training is writing"):
+        RunFolder.open(run.path)
+    with pytest.raises(RunError, match="Another training is writing"):
+        RunFolder.create(run.path, overwrite=True)
+    assert (run.path / "recipe.yaml").exists()
+    run.release()
+    again = RunFolder.open(run.path)
+    del again  # whoever is gone holds nothing
+    RunFolder.create(run.path, overwrite=True).release()

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ from typing import Any
 
 from hubel.as_json import to_json
 from hubel.errors import RunError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 STATE = "resume/state.safetensors"  # of a training that can go on
 LAYOUT = 1  # of the run folder; raise it when readers must tell old from new
@@ -72,10 +78,11 @@ def csv_text(rows: Sequence[Sequence[Any]]) -> str:
 
 
 class RunFolder:
-    """One run's folder, open for writing."""
+    """One run's folder, open for writing; to this process alone, where the system can lock folders."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: weakref.finalize[..., Any] | None = None
         self.model = path / "model"
         self.pictures = path / "pictures"
 
@@ -84,7 +91,8 @@ class RunFolder:
         """Return the folder a run would go to, `output` or ``runs/<name>[-N]``; nothing is changed yet.
 
         Raises:
-            RunError: the folder is not empty and `overwrite` is off, or it holds something else than a run.
+            RunError: the folder is not empty and `overwrite` is off, it holds something else than a run, or another
+                training writes to it.
             UsageError: it is no folder.
         """
         path = _free_name(Path("runs"), name) if output is None else Path(output)
@@ -93,6 +101,7 @@ class RunFolder:
                 raise UsageError(f"The output {path} is not a folder: give another --output.")
             if path.is_dir() and any(path.iterdir()):
                 _may_replace(path, overwrite=overwrite)
+                cls(path)._hold().release()
             _try_writing(next(folder for folder in [path, *path.absolute().parents] if folder.exists()))
         return path
 
@@ -102,10 +111,11 @@ class RunFolder:
         with _explained(path):
             if path.is_dir() and any(path.iterdir()):
                 _may_replace(path, overwrite=overwrite)
+                cls(path)._hold().release()
                 shutil.rmtree(path)
             for folder in (path, path / "model", path / "pictures"):
                 folder.mkdir(parents=True, exist_ok=True)
-        return cls(path)
+        return cls(path)._hold()
 
     @staticmethod
     def check_begun(path: Path) -> None:
@@ -121,12 +131,37 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """Open the folder of a run that is to go on, and take away what an interrupted write left behind."""
+        """Open the folder of a run that is to go on, and take away what an interrupted write left behind.
+
+        Raises:
+            RunError: another training writes to it.
+        """
+        run = cls(path)._hold()
         with _explained(path):
             for leftover in path.rglob(".*.part"):
                 leftover.unlink(missing_ok=True)
             (path / "manifest.json").unlink(missing_ok=True)
-        return cls(path)
+        return run
+
+    def _hold(self) -> RunFolder:
+        """Lock the folder until `release`; the system takes the lock away when this process ends, however it does."""
+        if fcntl is None:
+            return self
+        handle = os.open(self.path, os.O_RDONLY)
+        self._lock = weakref.finalize(self, os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.release()
+            raise RunError(f"Another training is writing to {self.path}: wait for its end, or stop it.") from error
+        except OSError:  # some network file systems know no locks
+            self.release()
+        return self
+
+    def release(self) -> None:
+        """Let other processes write to the folder."""
+        if self._lock is not None:
+            self._lock()
 
     @property
     def worth_keeping(self) -> bool:

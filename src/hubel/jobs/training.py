@@ -171,12 +171,15 @@ def _check_division(path: Path, now: dict[str, object]) -> None:
 
 
 def _recorded(run: RunFolder, events: Iterator[Event]) -> Iterator[Event]:
-    for event in events:
-        if not isinstance(event, Progress):
-            run.log(event_json(event), sync=isinstance(event, EpochRow))
-        if isinstance(event, Finished):
-            run.seal()
-        yield event
+    try:
+        for event in events:
+            if not isinstance(event, Progress):
+                run.log(event_json(event), sync=isinstance(event, EpochRow))
+            if isinstance(event, Finished):
+                run.seal()
+            yield event
+    finally:
+        run.release()
 
 
 def _train_and_report(

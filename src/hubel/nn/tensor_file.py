@@ -44,14 +44,20 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         content = bytearray(file.read_bytes())
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        begin = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:begin])
         said: dict[str, str] = header.get("__metadata__", {})
+        whole = begin + max(
+            (value["data_offsets"][1] for name, value in header.items() if value is not said), default=0
+        )
         digest = said.get("sha256", "")
         place = content.index(digest.encode(), 8) if len(digest) == 64 else -1
     except FileNotFoundError as error:
         raise ModelError(f"{file} does not exist: the folder is incomplete.") from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
+    if len(content) < whole:
+        raise ModelError(f"{file} is cut off ({len(content):,} of {whole:,} bytes): restore it from a copy.")
     if place >= 0:
         content[place : place + 64] = ZEROS
     if place < 0 or hashlib.sha256(content).hexdigest() != digest:
