@@ -179,21 +179,49 @@ run = hubel.train(sys.argv[1], output=sys.argv[2], show_as="none", epochs=2, bat
 """
 
 
-@pytest.mark.parametrize("model", ["quick"])
-def test_two_processes_train_one_network(model: str, few_digits: Path, tmp_path: Path) -> None:
+def torchrun(script: str, *arguments: object, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a script in two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    command += ["--max-restarts", str(restarts), script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_two_processes_train_one_network(few_digits: Path, tmp_path: Path) -> None:
     """Under torchrun: both end, one writes, and the batch of 15 is divided unevenly."""
     (tmp_path / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    done = subprocess.run(
-        [*command, str(tmp_path / "script.py"), str(few_digits), str(tmp_path / "run"), model],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = torchrun(str(tmp_path / "script.py"), few_digits, tmp_path / "run", "quick")
     assert done.returncode == 0, done.stderr[-3000:]
     run = hubel.Run(tmp_path / "run")
     run.verify()
     assert run.scores.n > 0
     kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["said"])
     assert kept["made_with"]["processes"] == 2
+
+
+DYING = """
+import os, signal
+from hubel.jobs import stored
+from hubel.jobs.trainee import Trainee
+stored.LEAST, stored.SHARE = 0.0, 0
+watch = Trainee.watch
+
+def watch_and_die(self, event, **more):
+    if event.step == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return watch(self, event, **more)
+
+Trainee.watch = watch_and_die
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_torchrun_restarts_what_died_and_the_run_goes_on(few_digits: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "dying.py").write_text(DYING + SCRIPT)
+    whole = torchrun(str(tmp_path / "script.py"), few_digits, tmp_path / "whole", "quick")
+    again = torchrun(str(tmp_path / "dying.py"), few_digits, tmp_path / "run", "quick", restarts=1)
+    assert whole.returncode == again.returncode == 0, again.stderr[-3000:]
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    events = [json.loads(line)["event"] for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert events.count("planned") == 2
+    hubel.Run(tmp_path / "run").verify()

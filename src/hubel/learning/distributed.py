@@ -61,12 +61,12 @@ def joined() -> Iterator[None]:
     if not launched():
         yield
         return
-    store, number, count = next(rendezvous("env://"))
+    given, number, count = next(rendezvous("env://"))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # the addresses of those that died are in the store yet
+    store = c10d.PrefixStore(f"hubel/{attempt}", given)
     store.set_timeout(SETTING_UP)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(
-        backend, store=c10d.PrefixStore("hubel", store), rank=number, world_size=count, timeout=SETTING_UP
-    )
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=SETTING_UP)
     group = dist.new_group(timeout=PATIENCE)
     assert isinstance(group, dist.ProcessGroup)
     store.set_timeout(PATIENCE)
