@@ -79,3 +79,14 @@ def test_layers_take_the_faster_road_where_it_pays(
     assert bool(calls) == taken
     assert found.dtype == wanted.dtype == torch.bfloat16
     torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)
+
+
+def test_layers_that_leave_autocast_or_see_one_image_compute_as_they_would() -> None:
+    layer = nn.Conv2d(256, 8, 3, padding=1)
+    image = torch.randn(2, 256, 4, 4)
+    with torch.autocast("cpu", torch.bfloat16), SmallMaps():
+        with torch.autocast("cpu", enabled=False):
+            exact = layer(image)
+        assert layer(image[0]).shape == (8, 4, 4)
+    assert exact.dtype == torch.float32
+    torch.testing.assert_close(exact, layer(image), rtol=0, atol=0)

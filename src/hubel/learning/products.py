@@ -24,7 +24,8 @@ TINY_CHANNELS = 256  # from which all three are
 class SmallMaps(TorchFunctionMode):
     """While it is entered, `torch.conv2d` under bfloat16 autocast takes the faster road for small maps.
 
-    Networks stay as they are: their layers call the same function. It only ever changes the order of summing up.
+    Networks stay as they are: their layers call the same function. It only ever changes the order of summing up. Layers
+    that leave autocast compute as they would.
     """
 
     def __torch_function__(
@@ -54,7 +55,9 @@ def supported() -> bool:
 
 def _gains(image: Tensor, weight: Tensor, stride: int, padding: int) -> bool:
     side = weight.shape[2]
-    if image.device.type != "cpu" or not weight.requires_grad or weight.shape[1] < CHANNELS:
+    if image.device.type != "cpu" or image.ndim != 4 or not weight.requires_grad or weight.shape[1] < CHANNELS:
+        return False
+    if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") is not torch.bfloat16:
         return False
     return side == weight.shape[3] > 1 and _positions(image, side, stride, padding) <= SMALL
 
