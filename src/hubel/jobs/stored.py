@@ -20,7 +20,7 @@ from hubel.errors import ModelError, RunError
 from hubel.jobs.dataset import Dataset
 from hubel.learning.checkpoint import captured
 from hubel.learning.distributed import rank, world_size
-from hubel.learning.products import supported
+from hubel.learning.strips import supported
 from hubel.nn.tensor_file import read_tensors, write_tensors
 from hubel.runs import STATE, RunFolder
 

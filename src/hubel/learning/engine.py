@@ -24,8 +24,8 @@ from hubel.dataset.loader import Batch
 from hubel.learning.average import follow
 from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import summed, world_size, wrapped
-from hubel.learning.products import SmallMaps, supported
 from hubel.learning.schedule import factor, image_size
+from hubel.learning.strips import SmallMaps, supported
 
 
 class Batches(Protocol):

@@ -36,6 +36,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "none": nn.Identity,
 }
+RISING = ("relu", "relu6", "leaky_relu", "sigmoid", "hardsigmoid", "tanh", "none")  # max pooling may come before them
 M = TypeVar("M", bound=nn.Module)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hubel.errors import UsageError
 from hubel.nn.assembly import Stem, check_stem
 from hubel.nn.blocks import BasicBlock, Bottleneck, Down, Shortcut
-from hubel.nn.layers import Activation, Attention, Norm, conv, make_activation, make_dropout, make_norm
+from hubel.nn.layers import RISING, Activation, Attention, Norm, conv, make_activation, make_dropout, make_norm
 
 
 class ResNet(nn.Module):
@@ -56,6 +56,7 @@ class ResNet(nn.Module):
         self.bn1 = make_norm(norm, 64)
         self.act = make_activation(activation)
         self.maxpool = nn.Identity() if stem == "small" else _stem_pool(down)
+        self.pool_first = down == "max" and activation in RISING  # the same maps, from a quarter of the activations
         make_block = partial(
             block, shortcut=shortcut, norm=norm, activation=activation, kernel=kernel, se=se, attention=attention
         )
@@ -69,7 +70,8 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(widths[3], classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
+        x = self.bn1(self.conv1(x))
+        x = self.act(self.maxpool(x)) if self.pool_first else self.maxpool(self.act(x))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         x = torch.flatten(self.avgpool(x), 1)
         return self.fc(x if self.dropout is None else self.dropout(x))  # type: ignore[no-any-return]
