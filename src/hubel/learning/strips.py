@@ -77,7 +77,7 @@ def _road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[
 
 def _skipping(image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:  # noqa: ARG001
     """Convolve (N, C, H, W) with filters (K, C, 1, 1)."""
-    seen = image[:, :, ::stride, ::stride].permute(0, 2, 3, 1)
+    seen = image.permute(0, 2, 3, 1)[:, ::stride, ::stride]  # in this order, the image's gradient is channels-last, too
     return (seen @ weight.flatten(1).T).permute(0, 3, 1, 2)
 
 
@@ -112,7 +112,8 @@ class SmallConvolution(torch.autograd.Function):
             to_weight = _gradient(side_by_side, strips, weight, stride, padding, of_image=False)
         to_image: Tensor | None = None
         if ctx.needs_input_grad[0] and width <= TINY:
-            strips = _strips(image, stride * slot, slot)
+            shape = (len(side_by_side), *image.shape[1:3], stride * side_by_side.shape[3])
+            strips = torch.empty(shape, dtype=image.dtype, memory_format=torch.channels_last)  # only its shape counts
             to_image = _gradient(side_by_side, strips, weight, stride, padding, of_image=True)
             to_image = _apart(to_image, len(image), stride * slot, image.shape[3])
         elif ctx.needs_input_grad[0]:
