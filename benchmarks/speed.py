@@ -28,7 +28,14 @@ from measuring import environment, machine, matrix_gflops, training_flops, versi
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "85": {"widths": (32, 64, 128), "epochs": 2, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
-    "94": {"widths": (64, 256, 256), "epochs": 8, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
+    "94": {
+        "widths": (64, 256, 256),
+        "activation": "gelu",
+        "epochs": 14,
+        "batch_size": 250,
+        "lr": 0.15,
+        "small_first": 0.75,
+    },
 }
 VALIDATION, COURSE_EPOCHS = 5_000, 50
 
@@ -65,7 +72,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     read = time.perf_counter() - began
 
     plan = dict(SCHEDULES[to])
-    widths = plan.pop("widths")
+    shape = {"widths": plan.pop("widths"), "activation": plan.pop("activation", "relu")}
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = Loader(
@@ -80,7 +87,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         device=device,
         dtype=torch.bfloat16,
     )
-    network = Quick(classes=10, channels=3, side=32, widths=widths, mirror=True, fixed=True)
+    network = Quick(classes=10, channels=3, side=32, **shape, mirror=True, fixed=True)
     network.whiten(normalise(loader.sample(5_000), preprocess))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig(
