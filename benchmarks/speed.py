@@ -31,10 +31,12 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "94": {
         "widths": (64, 256, 256),
         "activation": "gelu",
-        "epochs": 14,
+        "moved": True,
+        "epochs": 11,
         "batch_size": 250,
-        "lr": 0.15,
-        "small_first": 0.75,
+        "accumulate": 8,
+        "lr": 0.24,
+        "small_first": 1.0,
     },
 }
 VALIDATION, COURSE_EPOCHS = 5_000, 50
@@ -72,7 +74,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     read = time.perf_counter() - began
 
     plan = dict(SCHEDULES[to])
-    shape = {"widths": plan.pop("widths"), "activation": plan.pop("activation", "relu")}
+    shape = {name: plan.pop(name) for name in ("widths", "activation", "moved") if name in plan}
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loader = Loader(
@@ -104,7 +106,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     logits = predict(network, images[judged], preprocess, batch_size=500, device=device, autocast=torch.bfloat16)
     right = (logits.argmax(1).numpy() == catalog.labels[judged]).mean()
     seconds = time.perf_counter() - began
-    operations = training_flops(network, 32) * steps * plan["batch_size"]
+    operations = training_flops(network, 32) * steps * plan["batch_size"] * plan.get("accumulate", 1)
     return {
         "seed": seed,
         "accuracy": round(100 * float(right), 2),

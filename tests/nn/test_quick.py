@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -86,9 +87,30 @@ def test_a_mirror_image_gets_the_same_answer_outside_of_training() -> None:
     torch.testing.assert_close(model(x), alone(x))  # one pass while training
 
 
-def test_maps_that_are_looked_at_are_those_of_the_image_itself() -> None:
+def test_moved_images_count_for_half_outside_of_training() -> None:
     torch.manual_seed(0)
-    model, x = speed(classes=5, width=16, mirror=True).eval(), smooth_images(2)
+    model, x = speed(classes=5, width=16, mirror=True, moved=True).eval(), smooth_images(4)
+    mirrored = speed(classes=5, width=16, mirror=True).eval()
+    mirrored.load_state_dict(model.state_dict())
+    wider = torch.from_numpy(np.pad(x.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect"))
+    size = x.shape[-1]
+    moved = [mirrored(wider[:, :, place : place + size, place : place + size]) for place in (0, 2)]
+    torch.testing.assert_close(model(x), mirrored(x) / 2 + moved[0] / 4 + moved[1] / 4)
+    model.train()
+    mirrored.train()
+    torch.testing.assert_close(model(x), mirrored(x))
+
+
+def test_gelu_takes_every_place_of_relu() -> None:
+    smooth = [type(layer).__name__ for layer in speed(classes=5, width=16, activation="gelu").modules()]
+    assert smooth.count("GELU") == 7
+    assert "ReLU" not in smooth
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_maps_that_are_looked_at_are_those_of_the_image_itself(moved: bool) -> None:
+    torch.manual_seed(0)
+    model, x = speed(classes=5, width=16, mirror=True, moved=moved).eval(), smooth_images(2)
     seen = {}
     model.stages[0].register_forward_hook(lambda *given: seen.update(map=given[-1]))
     model(x)
