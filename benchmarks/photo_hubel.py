@@ -6,9 +6,11 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 MARGIN = 6 / 7  # hubel trains on crops of this share of --size, and judges at --size
+SMALL = 64  # pixels a side up to which images are only moved and mirrored
 BATCH = 64  # what hubel chooses for 1,500 images, and fastai's default
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STARTED = time.monotonic()
@@ -61,7 +63,7 @@ def hubel(given: argparse.Namespace) -> None:
 
 
 def hubel_loader(given: argparse.Namespace) -> None:
-    """hubel's pack and Loader, with the preset `photo`."""
+    """hubel's pack and Loader, with the preset `photo`; `small` where images are."""
     import numpy as np
     import torch
 
@@ -74,7 +76,8 @@ def hubel_loader(given: argparse.Namespace) -> None:
 
     keep_freed_memory()
     began = time.perf_counter()
-    catalog, side = scan(given.folder / "train"), hubel_size(given.size)
+    small = given.size <= SMALL
+    catalog, side = scan(given.folder / "train"), given.size if small else hubel_size(given.size)
     preprocess = Preprocess(size=(side, side), mean=MEAN, std=STD)
     packed = pack(catalog.root, catalog.paths, preprocess)
     loader = Loader(
@@ -84,7 +87,7 @@ def hubel_loader(given: argparse.Namespace) -> None:
         classes=len(catalog.classes),
         batch_size=given.batch or BATCH,
         preprocess=preprocess,
-        augmentation=PRESETS["photo"].__class__(**{**vars(PRESETS["photo"]), "flip": True}),
+        augmentation=replace(PRESETS["small" if small else "photo"], flip=True),
         seed=0,
         device=torch.device("cpu"),
         dtype=torch.bfloat16,  # what `hubel train` asks for where the processor computes in it

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from photo_hubel import BATCH, MEAN, STD, hubel, hubel_loader, say
+from photo_hubel import BATCH, MEAN, SMALL, STD, hubel, hubel_loader, say
 
 PHOTO: dict[str, Any] = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}  # as hubel's preset `photo`
 WORKERS = 2
@@ -31,15 +31,19 @@ def loaded(given: argparse.Namespace, *, batch: int, jitter: bool = False, drop_
     from torchvision.transforms import v2
 
     colours = {"scale": (0.3, 1.0), "ratio": (1.3**-0.5, 1.3**0.5)} if jitter else {}
+    moved = {"padding": given.size // 16, "padding_mode": "reflect"}  # as hubel's preset `small`
+    small = given.size <= SMALL
+    steps: list[Any]
     if given.tuned:
-        steps = [v2.RandomResizedCrop(given.size, antialias=True, **colours), v2.RandomHorizontalFlip()]
-        steps += [v2.ColorJitter(**PHOTO)] if jitter else []
+        crop = v2.RandomCrop(given.size, **moved) if small else v2.RandomResizedCrop(given.size, **colours)
+        steps = [crop, v2.RandomHorizontalFlip(), *([v2.ColorJitter(**PHOTO)] if jitter and not small else [])]
         change = v2.Compose([*steps, v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
         read = lambda path: io.decode_image(path, mode=io.ImageReadMode.RGB)  # noqa: E731
         data = datasets.ImageFolder(given.folder / "train", transform=change, loader=read)
     else:
-        steps = [transforms.RandomResizedCrop(given.size, **colours), transforms.RandomHorizontalFlip()]
-        steps += [transforms.ColorJitter(**PHOTO)] if jitter else []
+        plain = transforms.RandomCrop(given.size, **moved) if small else None
+        steps = [plain or transforms.RandomResizedCrop(given.size, **colours), transforms.RandomHorizontalFlip()]
+        steps += [transforms.ColorJitter(**PHOTO)] if jitter and not small else []
         change = transforms.Compose([*steps, transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
         data = datasets.ImageFolder(given.folder / "train", transform=change)
     stay = given.tuned and given.workers > 0
@@ -54,7 +58,7 @@ def loaded(given: argparse.Namespace, *, batch: int, jitter: bool = False, drop_
 
 
 def torchvision_loader(given: argparse.Namespace) -> None:
-    """ImageFolder and DataLoader, with the changes of hubel's preset `photo`."""
+    """ImageFolder and DataLoader, with the changes of hubel's preset `photo`, of small images with those of `small`."""
     import torchvision.datasets  # noqa: F401  (imports don't count on either side)
 
     began = time.perf_counter()

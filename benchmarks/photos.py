@@ -2,6 +2,8 @@
 
     python benchmarks/photos.py DATA/imagenette-2000 --peers-python PEERS/bin/python \\
         --output benchmarks/results/photos.json
+    python benchmarks/photos.py DATA/cifar10 --only loaders --size 32 --peers-python PEERS/bin/python \\
+        --output benchmarks/results/loaders-small.json
 
 ResNet-18 at crops of 128 pixels. Each side runs in a process of its own (`photo_sides.py`), one after the other, and
 that --rounds times in turn, so that a slower minute of the machine meets all of them. An epoch is everything: reading,

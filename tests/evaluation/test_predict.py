@@ -111,5 +111,10 @@ def test_normalise_keeps_the_layout() -> None:
     x = normalise(tensor, RGB)
     assert x.dtype == torch.float32
     assert x.is_contiguous(memory_format=torch.channels_last)
-    assert normalise(tensor.contiguous(), RGB).is_contiguous()
+    planes = normalise(tensor.contiguous(), RGB)
+    assert planes.is_contiguous()
+    assert torch.equal(planes, x)
+    for dtype in (torch.float32, torch.bfloat16):
+        shares = (tensor / 255).to(dtype)
+        assert torch.equal(normalise(shares, RGB), normalise(shares.contiguous(), RGB))
     assert float(x[0, 1, 2, 3]) == pytest.approx((int(tensor[0, 1, 2, 3]) / 255 - 0.5) / 0.3, abs=1e-5)

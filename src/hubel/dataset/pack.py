@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from hubel.as_json import from_json, to_json
 from hubel.dataset.decode import decode
+from hubel.dataset.quiet import QUIET
 from hubel.errors import DataError, ImageError
 from hubel.records import ImageFacts, Preprocess
 
@@ -311,12 +312,13 @@ class _Worker:
 def _decode_chunk(job: _Job, start: int, names: Sequence[str]) -> list[Answer]:
     images = np.load(job.target, mmap_mode="r+", allow_pickle=False)
     answers: list[Answer] = []
-    for index, name in enumerate(names, start):
-        try:
-            images[index], facts = decode(job.root / name, job.preprocess, max_pixels=job.max_pixels)
-            answers.append([getattr(facts, field) for field in ImageFacts.__dataclass_fields__])
-        except ImageError as error:
-            answers.append(error.reason)
+    with QUIET:  # once for all of them
+        for index, name in enumerate(names, start):
+            try:
+                images[index], facts = decode(job.root / name, job.preprocess, max_pixels=job.max_pixels)
+                answers.append([getattr(facts, field) for field in ImageFacts.__dataclass_fields__])
+            except ImageError as error:
+                answers.append(error.reason)
     return answers
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -49,10 +47,17 @@ def normalise(images: Tensor, preprocess: Preprocess) -> Tensor:
             f"the images have {channels} channels, but the preprocessing {len(preprocess.mean)} means and "
             f"{len(preprocess.std)} standard deviations: decode the images with {len(preprocess.mean)} channels."
         )
-    as_channels: dict[str, Any] = {"dtype": torch.float32, "device": images.device}
-    mean = torch.tensor(preprocess.mean, **as_channels).view(1, -1, 1, 1)
-    std = torch.tensor(preprocess.std, **as_channels).view(1, -1, 1, 1)
-    full = 1.0 if images.is_floating_point() else 255.0
+    mean, std = torch.tensor([preprocess.mean, preprocess.std], device=images.device, dtype=torch.float32)
+    interleaved = not images.is_contiguous() and images.is_contiguous(memory_format=torch.channels_last)
+    if interleaved:  # as rows of W·C values: long enough for the processor's vectors
+        x = images.permute(0, 2, 3, 1).flatten(2)
+        mean, std = mean.repeat(images.shape[3]), std.repeat(images.shape[3])
+    else:
+        x, mean, std = images, mean.view(-1, 1, 1), std.view(-1, 1, 1)
     if images.dtype == torch.bfloat16:
-        return (images - mean.bfloat16()).mul_((1 / std).bfloat16())
-    return (images * (1 / (full * std))).sub_(mean / std)
+        x = (x - mean.bfloat16()).mul_((1 / std).bfloat16())
+    else:
+        full = 1.0 if images.is_floating_point() else 255.0
+        x = (x * (1 / (full * std))).sub_(mean / std)
+    result: Tensor = x.unflatten(2, (-1, channels)).permute(0, 3, 1, 2) if interleaved else x
+    return result
