@@ -32,8 +32,9 @@ def ratios() -> list[dict[str, Any]]:
 
     add("speed.json", "CIFAR-10 to 85 %, against the course's loop", 80, "times faster")
     loader = "hubel's loader against torchvision's"
-    add("loaders.json", "loader, later epochs, against torchvision's", 8, loader, "later epochs", "times")
-    add("loaders.json", "loader, first epoch, against torchvision's", 1.5, loader, "first epoch", "times")
+    for data, file in (("CIFAR-10", "loaders-small.json"), ("photos", "loaders-photos.json")):
+        add(file, f"loader, {data}, later epochs, against torchvision's", 8, loader, "later epochs", "times")
+        add(file, f"loader, {data}, first epoch, against torchvision's", 1.5, loader, "first epoch", "times")
     add(
         "photos.json",
         "ResNet-18 on photos, against the best peer",
