@@ -54,6 +54,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     from hubel.dataset.tensors import normalise
     from hubel.evaluation.predict import predict
     from hubel.jobs.hardware import keep_freed_memory
+    from hubel.jobs.planning import mean_area
     from hubel.learning.config import TrainConfig
     from hubel.learning.engine import EpochEnd, TrainState, fit
     from hubel.learning.optim import optimizers
@@ -106,7 +107,8 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     logits = predict(network, images[judged], preprocess, batch_size=500, device=device, autocast=torch.bfloat16)
     right = (logits.argmax(1).numpy() == catalog.labels[judged]).mean()
     seconds = time.perf_counter() - began
-    operations = training_flops(network, 32) * steps * plan["batch_size"] * plan.get("accumulate", 1)
+    images_seen = steps * plan["batch_size"] * plan.get("accumulate", 1)
+    operations = training_flops(network, 32) * images_seen * mean_area(plan["small_first"])
     return {
         "seed": seed,
         "accuracy": round(100 * float(right), 2),

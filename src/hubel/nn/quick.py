@@ -11,7 +11,6 @@ moved by a pixel.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,10 +104,11 @@ class Quick(nn.Module):
         if self.moved:
             wider = F.pad(x, (1, 1, 1, 1), mode="reflect")
             moved = (self._seen(wider[:, :, :-2, :-2]) + self._seen(wider[:, :, 2:, 2:])) / 2
-            return (moved + self._seen(x)) / 2  # the image itself comes last: that pass is the one that hooks keep
+            return (moved + self._seen(x)) / 2
         return self._seen(x)
 
     def _seen(self, x: Tensor) -> Tensor:
+        """Logits, with those of the mirror images where wanted; the pass that hooks should keep comes last."""
         if not self.mirror:
             return self._logits(x)
         mirrored = self._logits(x.flip(3))
@@ -157,14 +157,16 @@ def speed(
     """
     _check("speed", size)
     widths = (width, 4 * width, 4 * width)
-    options: dict[str, Any] = {
-        "widths": widths,
-        "activation": activation,
-        "mirror": mirror,
-        "moved": moved,
-        "fixed": True,
-    }
-    return Quick(classes=classes, channels=channels, side=max(size), **options)
+    return Quick(
+        classes=classes,
+        channels=channels,
+        side=max(size),
+        widths=widths,
+        activation=activation,
+        mirror=mirror,
+        moved=moved,
+        fixed=True,
+    )
 
 
 def _check(name: str, size: tuple[int, int]) -> None:
