@@ -98,13 +98,17 @@ def look(catalog: Catalog, config: DataConfig) -> View:
     """Read the headers of up to 400 images, evenly spread."""
     step = max(len(catalog.paths) // SAMPLED, 1)
     facts: list[ImageFacts] = []
+    reasons: list[str] = []
     for path in catalog.paths[::step]:
         try:
             facts.append(examine(catalog.root / path, max_pixels=config.max_pixels))
-        except ImageError:  # the audit names it
-            continue
+        except ImageError as error:  # the audit names it
+            reasons.append(f"{path}: {error.reason}")
     if not facts:
-        raise DataError(f"None of the images looked at in {catalog.root} can be read: check the folder's files.")
+        raise DataError(
+            f"None of the {len(reasons)} images looked at in {catalog.root} can be read ({reasons[0]}): check the "
+            "folder's files."
+        )
     sides = [min(f.width, f.height) for f in facts]
     return View(
         side=int(np.median(sides)),
