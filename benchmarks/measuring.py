@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "timm", "fastai", "lightning", "numpy", "pillow")
+ENOUGH = 20.0  # seconds for the products of one number format
 
 
 def machine() -> dict[str, Any]:
@@ -40,6 +41,11 @@ def machine() -> dict[str, Any]:
 def cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def computes_bfloat16() -> bool:
+    """Whether this processor multiplies in bfloat16; others only imitate it, a hundred times slower than float32."""
+    return bool(machine()["bf16"])
 
 
 def versions() -> dict[str, str]:
@@ -70,12 +76,13 @@ def matrix_gflops(side: int = 2048, repeats: int = 15) -> dict[str, float]:
     found: dict[str, float] = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = torch.randn(side, side).to(dtype), torch.randn(side, side).to(dtype)
-        taken = []
-        for _ in range(3 + repeats):
+        taken: list[float] = []
+        while len(taken) < 3 + repeats and sum(taken) < ENOUGH:
             began = time.perf_counter()
             a @ b
             taken.append(time.perf_counter() - began)
-        found[str(dtype).removeprefix("torch.")] = round(2 * side**3 / statistics.median(taken[3:]) / 1e9)
+        speed = 2 * side**3 / statistics.median(taken[3:] or taken) / 1e9
+        found[str(dtype).removeprefix("torch.")] = round(speed, 0 if speed > 10 else 2)
     return found
 
 

@@ -10,6 +10,7 @@ import pandas
 import torch
 from fastai.callback.core import CancelFitException
 from fastai.vision import all as vision
+from measuring import computes_bfloat16
 from peer_task import NATIVE, Pace, Task
 
 
@@ -19,7 +20,7 @@ class Bfloat16(vision.Callback):
     order = 10
 
     def before_batch(self) -> None:
-        self.autocast = torch.autocast("cpu", torch.bfloat16)
+        self.autocast = torch.autocast("cpu", torch.bfloat16, enabled=computes_bfloat16())
         self.autocast.__enter__()
         self.learn.xb = tuple(x.contiguous(memory_format=torch.channels_last) for x in self.learn.xb)
 

@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measuring import computes_bfloat16
 from peer_task import NATIVE, Images, Pace, Task, task
 from torch import nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BFLOAT16 = computes_bfloat16()  # elsewhere the peers' fast ways stay in float32
 
 
 def accuracy(model: nn.Module, loader: Iterable[Any], *, fast: bool) -> float:
@@ -33,7 +35,7 @@ def accuracy(model: nn.Module, loader: Iterable[Any], *, fast: bool) -> float:
     model.eval()
     with torch.inference_mode():
         for images, labels in loader:
-            with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast and BFLOAT16):
                 right += int((model(images).argmax(1) == labels).sum())
             total += len(labels)
     model.train()
@@ -43,10 +45,10 @@ def accuracy(model: nn.Module, loader: Iterable[Any], *, fast: bool) -> float:
 def train_step(
     model: nn.Module, images: Any, labels: Any, optimizer: Any, loss_of: Callable[[Any, Any], Any], *, fast: bool
 ) -> None:
-    """One step as all of torch's examples take it; fast: bfloat16 autocast and channels-last."""
+    """One step as all of torch's examples take it; fast: channels-last, and bfloat16 where the processor has it."""
     if fast:
         images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=fast):
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast and BFLOAT16):
         loss = loss_of(model(images), labels)
     optimizer.zero_grad()
     loss.backward()

@@ -71,7 +71,7 @@ def hubel_loader(given: argparse.Namespace) -> None:
     from hubel.dataset.catalog import scan
     from hubel.dataset.loader import Loader
     from hubel.dataset.pack import pack
-    from hubel.jobs.hardware import keep_freed_memory
+    from hubel.jobs.hardware import best_precision, keep_freed_memory
     from hubel.records import Preprocess
 
     keep_freed_memory()
@@ -90,7 +90,7 @@ def hubel_loader(given: argparse.Namespace) -> None:
         augmentation=replace(PRESETS["small" if small else "photo"], flip=True),
         seed=0,
         device=torch.device("cpu"),
-        dtype=torch.bfloat16,  # what `hubel train` asks for where the processor computes in it
+        dtype=getattr(torch, best_precision(torch.device("cpu"))),  # what `hubel train` asks for
     )
     for epoch in range(given.epochs):
         images = sum(len(batch.labels) for batch in loader.epoch(epoch, given.size))

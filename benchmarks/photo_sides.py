@@ -5,7 +5,8 @@
 The epoch's seconds run from asking for its first batch to the end of its last step: reading, decoding, augmenting,
 forward, backward and step, of whole epochs. SIDE is hubel, torchvision, timm, fastai or lightning; or hubel-loader and
 torchvision-loader, the loaders alone. Without --tuned, a peer does what its documentation or its reference script does
-by default; with it, what is known to be fastest on a processor: bfloat16 autocast, channels-last, workers that stay.
+by default; with it, what is known to be fastest on a processor: channels-last, workers that stay, bfloat16 autocast
+where the processor has it.
 """
 
 # mypy: disable-error-code="misc"
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from measuring import computes_bfloat16
 from photo_hubel import BATCH, MEAN, SMALL, STD, hubel, hubel_loader, say
 
 PHOTO: dict[str, Any] = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}  # as hubel's preset `photo`
@@ -81,7 +83,7 @@ def loop(
         began, count = time.perf_counter(), 0
         for images, labels in loader:
             images = images.contiguous(memory_format=layout)  # noqa: PLW2901
-            with torch.autocast("cpu", torch.bfloat16, enabled=given.tuned):
+            with torch.autocast("cpu", torch.bfloat16, enabled=given.tuned and computes_bfloat16()):
                 loss = loss_of(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -202,7 +204,7 @@ def lightning_side(given: argparse.Namespace) -> None:
     trainer = lightning.Trainer(
         max_epochs=given.epochs,
         accelerator="cpu",
-        precision="bf16-mixed" if given.tuned else "32-true",
+        precision="bf16-mixed" if given.tuned and computes_bfloat16() else "32-true",
         callbacks=[timed],
         enable_model_summary=False,
         **quiet,

@@ -53,10 +53,10 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     from hubel.dataset.pack import pack
     from hubel.dataset.tensors import normalise
     from hubel.evaluation.predict import predict
-    from hubel.jobs.hardware import keep_freed_memory
+    from hubel.jobs.hardware import best_precision, keep_freed_memory
     from hubel.jobs.planning import mean_area
     from hubel.learning.config import TrainConfig
-    from hubel.learning.engine import EpochEnd, TrainState, fit
+    from hubel.learning.engine import PRECISIONS, EpochEnd, TrainState, fit
     from hubel.learning.optim import optimizers
     from hubel.nn.quick import Quick
     from hubel.records import Preprocess
@@ -78,6 +78,8 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     shape = {name: plan.pop(name) for name in ("widths", "activation", "moved") if name in plan}
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    precision = best_precision(device)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     loader = Loader(
         images,
         catalog.labels,
@@ -88,14 +90,14 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         augmentation=replace(PRESETS["small"], flip=True),
         seed=seed,
         device=device,
-        dtype=torch.bfloat16,
+        dtype=dtype,
     )
     network = Quick(classes=10, channels=3, side=32, **shape, mirror=True, fixed=True)
     network.whiten(normalise(loader.sample(5_000), preprocess))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig(
         optimizer="muon", momentum=0.6, schedule="linear", warmup=0.0, label_smoothing=0.2, weight_decay=0.0,
-        precision="bfloat16", **plan,
+        precision=precision, **plan,
     )  # fmt: skip
     state = TrainState(model=network, optimizers=optimizers(network, config))
     steps, losses = 0, []
@@ -104,7 +106,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         if isinstance(event, EpochEnd):
             losses.append(round(event.loss, 4))
     trained = time.perf_counter() - began - read
-    logits = predict(network, images[judged], preprocess, batch_size=500, device=device, autocast=torch.bfloat16)
+    logits = predict(network, images[judged], preprocess, batch_size=500, device=device, autocast=PRECISIONS[precision])
     right = (logits.argmax(1).numpy() == catalog.labels[judged]).mean()
     seconds = time.perf_counter() - began
     images_seen = steps * plan["batch_size"] * plan.get("accumulate", 1)
