@@ -19,6 +19,7 @@ from hubel.as_json import to_json
 from hubel.dataset.audit import audit, groups_from, read_exclusions
 from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.decode import decode
+from hubel.dataset.facts import Facts, table_of
 from hubel.dataset.near import near_pairs
 from hubel.errors import DataError, ImageError
 from hubel.records import PARTS, Finding, ImageFacts, Part, Preprocess
@@ -27,7 +28,7 @@ Pixels = npt.NDArray[np.uint8]
 FACT = ImageFacts(width=32, height=32, mode="RGB", format="PNG")
 
 
-def looked_at(catalog: Catalog, size: int = 48) -> tuple[Pixels, list[ImageFacts | None], dict[int, str]]:
+def looked_at(catalog: Catalog, size: int = 48) -> tuple[Pixels, Facts, dict[int, str]]:
     """Decode a catalog's images as a pack does."""
     images = np.zeros((len(catalog.paths), size, size, 3), np.uint8)
     facts: list[ImageFacts | None] = []
@@ -39,7 +40,7 @@ def looked_at(catalog: Catalog, size: int = 48) -> tuple[Pixels, list[ImageFacts
         except ImageError as error:
             reasons[i] = error.reason
             facts.append(None)
-    return images, facts, reasons
+    return images, table_of(facts), reasons
 
 
 def catalog_of(
@@ -66,8 +67,8 @@ def noise(count: int, size: int = 32, channels: int = 3, seed: int = 0) -> Pixel
     return np.stack([np.asarray(x).reshape(size, size, channels) for x in bigger])
 
 
-def facts_of(count: int) -> list[ImageFacts]:
-    return [replace(FACT, sha256=f"{i:064x}") for i in range(count)]
+def facts_of(count: int) -> Facts:
+    return table_of([replace(FACT, sha256=f"{i:064x}") for i in range(count)])
 
 
 def named(findings: Sequence[Finding], code: str) -> list[Finding]:
@@ -284,9 +285,8 @@ def test_classes_are_counted_in_the_training_part() -> None:
 
 def test_sizes_that_stand_out() -> None:
     facts = facts_of(40)
-    facts[0] = replace(facts[0], width=5, height=5)
-    facts[1] = replace(facts[1], width=200, height=30)
-    facts[2] = replace(facts[2], width=4000, height=3000)
+    for i, size in enumerate([(5, 5), (200, 30), (4000, 3000)]):
+        facts["width"][i], facts["height"][i] = size
     findings = audit(catalog_of([0] * 20 + [1] * 20), noise(40), facts, {}, parts=None)
     assert {f.code: f.paths for f in findings if f.paths} == {
         "tiny": ("0.png",),
@@ -298,10 +298,9 @@ def test_sizes_that_stand_out() -> None:
 
 def test_kinds_are_counted() -> None:
     facts = facts_of(40)
-    changes = ({"mode": "I;16"}, {"mode": "CMYK"}, {"transparent": True}, {"orientation": 6}, {"frames": 4})
-    for i, change in enumerate(changes):
-        facts[i] = replace(facts[i], **change)  # type: ignore[arg-type]
-    facts[5] = replace(facts[5], colour=False)
+    changes = (("mode", b"I;16"), ("mode", b"CMYK"), ("transparent", True), ("orientation", 6), ("frames", 4))
+    for i, (column, value) in enumerate((*changes, ("colour", False))):
+        facts[column][i] = value
     images = noise(40)
     images[6] = [3, 200, 90]
     findings = audit(catalog_of([0] * 20 + [1] * 20), images, facts, {}, parts=None)
@@ -311,7 +310,8 @@ def test_kinds_are_counted() -> None:
 
 def test_nothing_usable_is_no_crash() -> None:
     catalog = catalog_of([0, 1])
-    findings = audit(catalog, np.zeros((2, 8, 8, 3), np.uint8), [None, None], {0: "empty file", 1: "text"}, parts=None)
+    images, reasons = np.zeros((2, 8, 8, 3), np.uint8), {0: "empty file", 1: "text"}
+    findings = audit(catalog, images, table_of([None, None]), reasons, parts=None)
     assert [f.code for f in findings] == ["unreadable", "unreadable", "class-without-images"]
 
 

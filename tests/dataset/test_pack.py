@@ -11,7 +11,8 @@ from PIL import Image
 
 from hubel.dataset import pack as module
 from hubel.dataset.decode import decode
-from hubel.dataset.pack import cache_clear, cache_entries, pack
+from hubel.dataset.facts import table_of
+from hubel.dataset.pack import Rows, cache_clear, cache_entries, pack
 from hubel.errors import DataError
 from hubel.records import Preprocess
 
@@ -42,12 +43,13 @@ def test_pixels_are_the_decoders(folder: Path, monkeypatch: pytest.MonkeyPatch, 
     packed = pack(folder, names(folder), VIEW, advance=advanced.append)
     assert sum(advanced) == 20
     assert list(packed.reasons) == [5]
-    assert packed.facts[5] is None
+    assert packed.facts[5] == table_of([None])[0]
     assert not packed.images[5].any()
     for i in (0, 7, 19):
         pixels, facts = decode(folder / f"{i:02d}.png", VIEW)
         np.testing.assert_array_equal(packed.images[i], pixels)
-        assert packed.facts[i] == facts
+        assert packed.facts[i] == table_of([facts])[0]
+        assert packed.facts["sha256"][i].decode() == facts.sha256
 
 
 def test_a_pack_is_found_again_until_a_file_changes(folder: Path) -> None:
@@ -67,9 +69,12 @@ def test_a_file_that_vanished_is_named(folder: Path) -> None:
     assert packed.usable.sum() == 18
 
 
-def test_a_damaged_pack_is_made_again(folder: Path) -> None:
+@pytest.mark.parametrize("damaged", ["images.npy", "facts.npy", "reasons.json"])
+def test_a_damaged_pack_is_made_again(folder: Path, damaged: str) -> None:
     packed = pack(folder, names(folder), VIEW)
-    (packed.folder / "images.npy").write_bytes(b"rubbish")
+    (packed.folder / damaged).write_bytes(b"rubbish")
+    assert pack(folder, names(folder), VIEW).fresh
+    np.save(packed.folder / "facts.npy", packed.facts[:3])
     assert pack(folder, names(folder), VIEW).fresh
 
 
@@ -97,6 +102,17 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(folder: Path, monkeypatc
     with pytest.raises(DataError, match="No space left on device.*HUBEL_CACHE"):
         pack(folder, names(folder), VIEW)
     assert cache_entries() == []
+
+
+def test_rows_are_those_of_the_array() -> None:
+    images = np.arange(6 * 2 * 2, dtype=np.uint8).reshape(6, 2, 2, 1)
+    rows = np.array([4, 0, 5])
+    part = Rows(images, rows)
+    assert (len(part), part.shape) == (3, (3, 2, 2, 1))
+    np.testing.assert_array_equal(part[1], images[0])
+    np.testing.assert_array_equal(part[1:], images[[0, 5]])
+    np.testing.assert_array_equal(part[np.array([2, 2])], images[[5, 5]])
+    np.testing.assert_array_equal(list(part), images[rows])
 
 
 def test_the_cache_is_listed_and_cleared(folder: Path) -> None:

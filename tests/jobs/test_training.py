@@ -12,6 +12,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
@@ -19,10 +20,12 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 import defects
 import hubel
 from hubel.dataset.catalog import scan
+from hubel.dataset.pack import Rows
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
+from hubel.evaluation import baseline
 from hubel.jobs.answering import bind
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
-from hubel.jobs.rules import batch_size_for, wanted_epochs
+from hubel.jobs.rules import batch_size_for, mean_and_std, wanted_epochs
 from hubel.jobs.trainee import Trainee
 from hubel.jobs.training import training
 from hubel.records import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress
@@ -240,6 +243,34 @@ def test_classes_are_bound_by_name(run: hubel.Run, few_digits: Path, tmp_path: P
     assert [c.support for c in scores.per_class] == [5, 0, 5]
     with pytest.raises(HubelError, match="does not know the class '7'"):
         bind(catalog, ("0", "1"))
+
+
+def test_parts_are_read_in_pieces(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part may be larger than memory: nothing reads all of its images at once."""
+    read: list[int] = []
+    get = Rows.__getitem__
+
+    def watched(self: Rows, place: object) -> npt.NDArray[np.uint8]:
+        found = get(self, place)  # type: ignore[arg-type]
+        read.append(len(found) if found.ndim == 4 else 1)
+        return found
+
+    monkeypatch.setattr(Rows, "__getitem__", watched)
+    monkeypatch.setattr(baseline, "CHUNK", 64)
+    events = list(training(digits, with_settings(Recipe(), {"epochs": 1, "width": 16}), output=tmp_path / "run"))
+    [seen] = [event for event in events if isinstance(event, DataSeen)]
+    assert sum(seen.counts["test"]) > 256
+    assert sum(read) > 2 * sum(seen.counts["test"])
+    assert max(read) <= 256
+
+
+def test_mean_and_deviation_are_numpys() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 5, 4, 3), dtype=np.uint8)
+    images[..., 2] = 7
+    mean, std = mean_and_std(images)
+    assert mean == pytest.approx((images / 255).mean((0, 1, 2)), abs=5e-5)
+    assert std[:2] == pytest.approx((images / 255).std((0, 1, 2))[:2], abs=5e-5)
+    assert std[2] == pytest.approx(1 / 255, abs=5e-5)
 
 
 def test_rules_of_the_plan_are_monotone() -> None:

@@ -13,10 +13,11 @@ import numpy.typing as npt
 from hubel.as_json import from_json
 from hubel.dataset.catalog import Catalog
 from hubel.dataset.census import about_classes, about_kinds, about_one_colour, about_sizes
+from hubel.dataset.facts import Facts
 from hubel.dataset.near import near_pairs
 from hubel.dataset.tree import few
 from hubel.errors import DataError
-from hubel.records import PARTS, Finding, ImageFacts, Severity
+from hubel.records import PARTS, Finding, Severity
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -27,7 +28,7 @@ COPIES = ("duplicate", "label-conflict", "leak", "near-duplicate", "near-conflic
 def audit(
     catalog: Catalog,
     images: Pixels,
-    facts: Sequence[ImageFacts | None],
+    facts: Facts,
     reasons: Mapping[int, str],
     *,
     parts: Sequence[str] | None,
@@ -36,14 +37,14 @@ def audit(
 
     Args:
         images: (N, H, W, C) uint8 in the order of ``catalog.paths``, may be a memory map.
-        facts: of each image; None marks an unusable one, whose reason is in `reasons`.
+        facts: (N,) of each image; the reason why one isn't usable is in `reasons`.
         parts: the part of each image; None if the data isn't split, or as the catalog has it.
     """
     parts = catalog.parts if parts is None else parts
-    usable = np.array([i for i, fact in enumerate(facts) if fact is not None], np.int64)
-    known = [fact for fact in facts if fact is not None]
-    copies = [np.array(same) for same in _same_bytes(known, usable)]
-    first = np.setdiff1d(usable, np.concatenate([[], *(same[1:] for same in copies)]))
+    usable = np.flatnonzero(facts["usable"])
+    known = facts[usable]
+    copies = _same_bytes(known, usable)
+    first = np.setdiff1d(usable, np.concatenate([usable[:0], *(same[1:] for same in copies)]))
     return (
         *_unusable(catalog, reasons),
         *(_copy_finding(catalog, same, parts) for same in copies),
@@ -113,12 +114,14 @@ def _unusable(catalog: Catalog, reasons: Mapping[int, str]) -> Iterator[Finding]
         )
 
 
-def _same_bytes(known: Sequence[ImageFacts], usable: Indices) -> Iterator[list[int]]:
-    by_digest: dict[str, list[int]] = {}
-    for i, fact in zip(usable.tolist(), known, strict=True):
-        if fact.sha256:
-            by_digest.setdefault(fact.sha256, []).append(i)
-    return (same for same in by_digest.values() if len(same) > 1)
+def _same_bytes(known: Facts, usable: Indices) -> list[Indices]:
+    """The images of each digest that occurs more than once, in the order of the first of each."""
+    digests = known["sha256"]
+    _, which, times = np.unique(digests, return_inverse=True, return_counts=True)
+    several = np.flatnonzero((times[which] > 1) & (digests != b""))
+    several = several[np.argsort(which[several], kind="stable")]
+    groups = np.split(usable[several], np.flatnonzero(np.diff(which[several])) + 1)
+    return sorted((same for same in groups if len(same)), key=lambda same: int(same[0]))
 
 
 def _copy_finding(catalog: Catalog, same: Indices, parts: Sequence[str] | None) -> Finding:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.catalog import Catalog
+from hubel.dataset.facts import Facts
 from hubel.dataset.tree import few, were
-from hubel.records import Finding, ImageFacts, Severity
+from hubel.records import Finding, Severity
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
@@ -55,10 +56,10 @@ def about_classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None
 # Sizes and kinds
 
 
-def about_sizes(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) -> Iterator[Finding]:
-    if not known:
+def about_sizes(catalog: Catalog, usable: Indices, known: Facts) -> Iterator[Finding]:
+    if not len(known):
         return
-    sizes = np.array([(fact.width, fact.height) for fact in known])
+    sizes = np.stack([known["width"], known["height"]], axis=1).astype(np.int64)
     longer, shorter = sizes.max(1), sizes.min(1)
     median = float(np.median(longer))
     apart = (longer > OUTLIER * median) | (longer * OUTLIER < median)
@@ -83,24 +84,19 @@ def about_sizes(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) 
         yield Finding(code="mixed-sizes", severity="note", message=message, evidence=evidence)
 
 
-_KINDS: tuple[tuple[str, Callable[[ImageFacts], bool], str], ...] = (
-    (
-        "deep",
-        lambda fact: fact.mode.startswith("I") or fact.mode == "F",
-        "of more than 8 bits, scaled to 8: {names}.",
-    ),
-    ("cmyk", lambda fact: fact.mode == "CMYK", "in CMYK and converted to RGB: {names}."),
-    ("transparent", lambda fact: fact.transparent, "transparent and laid on the background colour: {names}."),
-    ("rotated", lambda fact: fact.orientation != 1, "turned upright as their EXIF block says: {names}."),
-    ("frames", lambda fact: fact.frames > 1, "of several frames or pages, of which the first is used: {names}."),
-)
-
-
-def about_kinds(catalog: Catalog, usable: Indices, known: Sequence[ImageFacts]) -> Iterator[Finding]:
-    for code, holds, words in _KINDS:
-        hit = np.array([holds(fact) for fact in known], bool)
+def about_kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterator[Finding]:
+    """Images that were converted on the way, each kind by itself."""
+    mode = known["mode"]
+    kinds = (
+        ("deep", np.char.startswith(mode, b"I") | (mode == b"F"), "of more than 8 bits, scaled to 8: {names}."),
+        ("cmyk", mode == b"CMYK", "in CMYK and converted to RGB: {names}."),
+        ("transparent", known["transparent"], "transparent and laid on the background colour: {names}."),
+        ("rotated", known["orientation"] != 1, "turned upright as their EXIF block says: {names}."),
+        ("frames", known["frames"] > 1, "of several frames or pages, of which the first is used: {names}."),
+    )
+    for code, hit, words in kinds:
         yield from _note(catalog, usable[hit], code, "note", words)
-    grey = np.array([not fact.colour for fact in known], bool)
+    grey = ~known["colour"]
     if 0 < grey.sum() < len(grey):
         words = f"grey, the other {len(grey) - grey.sum()} in colour: {{names}}."
         yield from _note(catalog, usable[grey], "grey-among-colour", "note", words)

@@ -1,5 +1,7 @@
 """Decode every image once, in parallel, into one uint8 array on disk that is memory-mapped from then on.
 
+Beside it lies a table of what was learned of each image, mapped too: a set larger than memory stays on the disk.
+
 The parent hands chunks of paths to workers (``python -m hubel.dataset.pack``) that import only numpy and Pillow
 and write straight into the array. They are plain subprocesses, not `multiprocessing`: the caller's script is never
 imported again, so notebooks and scripts without a main guard work alike, and a decoder that dies takes one chunk with
@@ -21,23 +23,54 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.as_json import from_json, to_json
 from hubel.dataset.decode import decode
+from hubel.dataset.facts import FACTS, Facts, as_row
 from hubel.dataset.quiet import QUIET
 from hubel.errors import DataError, ImageError
-from hubel.records import ImageFacts, Preprocess
+from hubel.records import Preprocess
 
-FORMAT = 2  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
+FORMAT = 3  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
 CHUNK = 256  # images a worker decodes per request; one request costs about 0.1 ms
 ALONE = 400  # up to this many images are decoded in this process: starting workers takes longer
 ROOMS = ("packs", "sets", "shards")  # of the cache
 Advance = Callable[[int], None]
-Answer = list[Any] | str | None  # the facts as a row, or the reason why not
+Answer = str | None  # the reason why an image can't be used
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+
+class Rows:
+    """Some of the stored images, (N, H, W, C) uint8, read when they are asked for: never all of them at once.
+
+    Args:
+        images: (M, H, W, C) uint8, usually a memory map. rows: (N,) int64, which of them, in this order.
+
+    Example:
+        ``part[7]`` is an image, ``part[:64]`` and ``part[some]`` are arrays of images.
+    """
+
+    def __init__(self, images: Pixels, rows: npt.NDArray[np.int64]) -> None:
+        self.images, self.rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, H, W and C."""
+        return (len(self.rows), *self.images.shape[1:])
+
+    def __getitem__(self, place: int | slice | npt.NDArray[np.integer[Any]]) -> Pixels:
+        found: Pixels = self.images[self.rows[place]]
+        return found
+
+
+Images: TypeAlias = Pixels | Rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +79,13 @@ class Packed:
 
     Attributes:
         images: (N, H, W, C) uint8, memory-mapped; unusable images are zero.
-        facts: what the decoder learned of each, None for unusable ones.
+        facts: (N,) of `hubel.dataset.facts.FACTS`, memory-mapped: what the decoder learned of each.
         reasons: index → why the image can't be used.
         fresh: False when an earlier pack was found and used.
     """
 
-    images: npt.NDArray[np.uint8]
-    facts: tuple[ImageFacts | None, ...]
+    images: Pixels
+    facts: Facts
     reasons: dict[int, str]
     preprocess: Preprocess
     folder: Path
@@ -61,7 +94,7 @@ class Packed:
     @property
     def usable(self) -> npt.NDArray[np.bool_]:
         """(N,) bool: which images were decoded."""
-        return np.array([fact is not None for fact in self.facts], dtype=bool)
+        return np.array(self.facts["usable"])
 
 
 def cache_home() -> Path:
@@ -92,7 +125,7 @@ def pack(
         DataError: the cache folder can't be written.
     """
     folder = cache_home() / "packs" / _key(root, paths, preprocess, max_pixels)
-    if not (folder / "facts.json").exists():
+    if not (folder / "reasons.json").exists():
         with _cache_errors(folder):
             _make(folder, root, paths, preprocess, max_pixels, advance)
         return _open(folder, preprocess, fresh=True)
@@ -147,13 +180,10 @@ def _cache_errors(folder: Path) -> Iterator[None]:
 
 
 def _open(folder: Path, preprocess: Preprocess, *, fresh: bool) -> Packed:
-    said = json.loads((folder / "facts.json").read_text("utf-8"))
-    images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-    names = said["columns"]
-    facts = tuple(None if row is None else ImageFacts(**dict(zip(names, row, strict=True))) for row in said["rows"])
-    if len(facts) != len(images):
-        raise ValueError("facts.json and images.npy disagree")
-    reasons = {int(index): reason for index, reason in said["reasons"].items()}
+    reasons = {int(index): reason for index, reason in json.loads((folder / "reasons.json").read_text("utf-8")).items()}
+    images, facts = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ("images.npy", "facts.npy"))
+    if facts.dtype != FACTS or len(facts) != len(images):
+        raise ValueError("facts.npy and images.npy disagree")
     return Packed(images=images, facts=facts, reasons=reasons, preprocess=preprocess, folder=folder, fresh=fresh)
 
 
@@ -165,28 +195,24 @@ def _make(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-", ignore_cleanup_errors=True) as temporary:
         target = Path(temporary) / "pack"
         target.mkdir()
-        shape = (len(paths), *preprocess.size, preprocess.channels)
-        _reserve(target / "images.npy", shape)
-        job = _Job(root=root, target=target / "images.npy", preprocess=preprocess, max_pixels=max_pixels)
-        answers: list[Answer] = [None] * len(paths)
-        for start, chunk in _decode_all(job, paths):
-            answers[start : start + len(chunk)] = chunk
-            advance(len(chunk))
-        columns = list(ImageFacts.__dataclass_fields__)
-        rows = [answer if isinstance(answer, list) else None for answer in answers]
-        reasons = {index: answer for index, answer in enumerate(answers) if isinstance(answer, str)}
-        said = {"columns": columns, "rows": rows, "reasons": reasons}
-        (target / "facts.json").write_text(json.dumps(said), "utf-8")
+        _reserve(target / "images.npy", np.uint8, (len(paths), *preprocess.size, preprocess.channels))
+        _reserve(target / "facts.npy", FACTS, (len(paths),))
+        job = _Job(root=root, target=target, preprocess=preprocess, max_pixels=max_pixels)
+        reasons: dict[int, str] = {}
+        for start, answers in _decode_all(job, paths):
+            reasons |= {start + i: answer for i, answer in enumerate(answers) if answer is not None}
+            advance(len(answers))
+        (target / "reasons.json").write_text(json.dumps(reasons), "utf-8")
         try:
             target.rename(folder)
         except OSError:  # another process made the same pack meanwhile
-            if not (folder / "facts.json").exists():
+            if not (folder / "reasons.json").exists():
                 raise
 
 
-def _reserve(file: Path, shape: tuple[int, ...]) -> None:
-    """Create the array and claim its space now, so that a full disk is an error here and not a crash later."""
-    array = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+def _reserve(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
+    """Create an array and claim its space now, so that a full disk is an error here and not a crash later."""
+    array = np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape)
     array.flush()
     del array
     if hasattr(os, "posix_fallocate"):
@@ -310,13 +336,16 @@ class _Worker:
 
 
 def _decode_chunk(job: _Job, start: int, names: Sequence[str]) -> list[Answer]:
-    images = np.load(job.target, mmap_mode="r+", allow_pickle=False)
+    images, facts = (
+        np.load(job.target / name, mmap_mode="r+", allow_pickle=False) for name in ("images.npy", "facts.npy")
+    )
     answers: list[Answer] = []
     with QUIET:  # once for all of them
         for index, name in enumerate(names, start):
             try:
-                images[index], facts = decode(job.root / name, job.preprocess, max_pixels=job.max_pixels)
-                answers.append([getattr(facts, field) for field in ImageFacts.__dataclass_fields__])
+                images[index], fact = decode(job.root / name, job.preprocess, max_pixels=job.max_pixels)
+                facts[index] = as_row(fact)
+                answers.append(None)
             except ImageError as error:
                 answers.append(error.reason)
     return answers

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from hubel.dataset.pack import Images
 from hubel.dataset.tensors import to_tensor
 from hubel.errors import UsageError
 from hubel.records import Baselines
@@ -22,7 +23,6 @@ ITERATIONS = 100
 WORK_LIMIT = 4e10  # multiplications; with very many classes it ends the iterations early
 CHUNK = 512  # images that are float at a time
 
-Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.integer[Any]]
 Floats = npt.NDArray[np.float32]
 
@@ -43,14 +43,14 @@ class FittedBaseline:
     weights: Floats | None
     offsets: Floats | None
 
-    def predict(self, images: Pixels) -> npt.NDArray[np.int64]:
+    def predict(self, images: Images) -> npt.NDArray[np.int64]:
         """(N, H, W, C) uint8 → (N,) labels by logistic regression, or by majority where none was fitted."""
         if self.weights is None or self.offsets is None:
             return np.full(len(images), self.majority, dtype=np.int64)
         best = (_flat(thumbnails(images)) @ self.weights.T + self.offsets).argmax(axis=1)
         return np.asarray(self.classes[best], dtype=np.int64)
 
-    def on(self, images: Pixels, labels: Labels) -> Baselines:
+    def on(self, images: Images, labels: Labels) -> Baselines:
         """The accuracies on other images, as they stand in a report."""
         fitted = self.weights is not None
         return Baselines(
@@ -60,7 +60,7 @@ class FittedBaseline:
         )
 
 
-def fit_baseline(images: Pixels, labels: Labels, *, seed: int = 0) -> FittedBaseline:
+def fit_baseline(images: Images, labels: Labels, *, seed: int = 0) -> FittedBaseline:
     """Fit majority class and logistic regression on pixels of at most 12x12, on at most 4,000 stratified images.
 
     Args:
@@ -83,7 +83,7 @@ def fit_baseline(images: Pixels, labels: Labels, *, seed: int = 0) -> FittedBase
 
 
 def baselines(
-    train_images: Pixels, train_labels: Labels, images: Pixels, labels: Labels, *, seed: int = 0
+    train_images: Images, train_labels: Labels, images: Images, labels: Labels, *, seed: int = 0
 ) -> Baselines:
     """Fit both baselines on the training images and measure them on `images`."""
     return fit_baseline(train_images, train_labels, seed=seed).on(images, labels)
@@ -101,7 +101,7 @@ def stratified(labels: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDAr
     return np.sort(np.argsort(place, kind="stable")[:limit])
 
 
-def thumbnails(images: Pixels, chosen: npt.NDArray[np.int64] | None = None) -> Floats:
+def thumbnails(images: Images, chosen: npt.NDArray[np.int64] | None = None) -> Floats:
     """(N, H, W, C) uint8 → (N, C, h, w) float32 in [0, 1]: averages over areas, h and w at most 12."""
     rows = np.arange(len(images)) if chosen is None else chosen
     small = (min(SIDE, images.shape[1]), min(SIDE, images.shape[2]))

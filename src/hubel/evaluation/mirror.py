@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from hubel.dataset.pack import Images
 from hubel.errors import UsageError
 from hubel.evaluation.baseline import stratified, thumbnails
 
@@ -63,7 +64,7 @@ class MirrorTest:
 
 
 def mirror_test(
-    images: npt.NDArray[np.uint8],
+    images: Images,
     labels: npt.NDArray[np.integer[Any]],
     classes: Sequence[str] | None = None,
     *,
@@ -72,7 +73,7 @@ def mirror_test(
     """Ask whether the labels of these training images survive a left-right flip.
 
     Args:
-        images: (N, H, W, C) uint8, may be a memory map; at most 1,500 stratified ones are used.
+        images: (N, H, W, C) uint8; at most 1,500 stratified ones are used.
         classes: names for the reason.
         seed: decides which images are taken where there are more.
 

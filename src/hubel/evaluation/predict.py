@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from hubel.dataset.pack import Images
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
 from hubel.nn.capture import evaluating
@@ -18,7 +17,7 @@ from hubel.records import Preprocess
 
 def predict(
     model: nn.Module,
-    images: npt.NDArray[np.uint8],
+    images: Images,
     preprocess: Preprocess,
     *,
     batch_size: int = 256,
@@ -26,7 +25,7 @@ def predict(
     autocast: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """(N, H, W, C) uint8 images, in memory or mapped → (N, K) float32 logits on the CPU, in the same order.
+    """(N, H, W, C) uint8 images, in memory or not → (N, K) float32 logits on the CPU, in the same order.
 
     The model runs in eval mode, and every module gets its train flag back. Batches are always cut the same way and
     nothing is autocast unless asked for, so that another process with the same settings gets the same bits.

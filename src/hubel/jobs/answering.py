@@ -15,6 +15,7 @@ from torch import nn
 from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.config import DataConfig
 from hubel.dataset.decode import decode, upright
+from hubel.dataset.pack import Rows
 from hubel.errors import DataError, ImageError, ModelError
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx_model import OnnxModel, open_onnx
@@ -273,7 +274,9 @@ def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator
     if len(usable) == 0:
         raise DataError(f"No image of {source} can be used: see `hubel data`.")
     yield Progress(task="measuring", done=0, total=1)
-    logits = predict(classifier.model, packed.images[usable], classifier.card.preprocess, device=classifier.device)
+    logits = predict(
+        classifier.model, Rows(packed.images, usable), classifier.card.preprocess, device=classifier.device
+    )
     scores = score(logits, labels[usable], classifier.classes)
     yield Measured(part=part, scores=scores, baselines=None)
 

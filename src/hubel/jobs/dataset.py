@@ -53,8 +53,8 @@ class Dataset:
     def identity(self) -> str:
         """SHA-256 over all files' names and digests, and how they are decoded: equal where the pixels are."""
         digest = hashlib.sha256(repr(replace(self.packed.preprocess, mean=(), std=())).encode())
-        for path, fact in zip(self.catalog.paths, self.packed.facts, strict=True):
-            digest.update(f"{path}\0{'' if fact is None else fact.sha256}\n".encode(errors="surrogateescape"))
+        for path, sha256 in zip(self.catalog.paths, self.packed.facts["sha256"], strict=True):
+            digest.update(path.encode(errors="surrogateescape") + b"\0" + sha256 + b"\n")
         return digest.hexdigest()
 
     def split(self, config: DataConfig, seed: int) -> Split:
@@ -149,7 +149,7 @@ def prepare(
         DataError: nothing usable is left, or, with ``strict``, an image can't be used.
     """
     packed = yield from decoded(catalog, preprocess, config)
-    has_colour = any(fact is not None and fact.colour for fact in packed.facts)
+    has_colour = bool(packed.facts["colour"].any())
     if preprocess.channels == 1 and config.channels is None and has_colour and not fixed:  # missed by the sample
         half = (0.5,) * 3
         packed = yield from decoded(catalog, replace(preprocess, channels=3, mean=half, std=half), config)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hubel.dataset.augment import augment, describe, uniform
+from hubel.dataset.pack import Images, Rows
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.evaluation.metrics import score, worst_errors
 from hubel.evaluation.predict import predict
@@ -43,7 +44,7 @@ def report(
     model, plan, division = trainee.restore_best(), trainee.plan, trainee.division
     card, classes = plan.card, dataset.catalog.classes
     rows = division.test
-    images, labels = dataset.packed.images[rows], dataset.catalog.labels[rows]
+    images, labels = Rows(dataset.packed.images, rows), dataset.catalog.labels[rows]
     yield Progress(task="measuring", done=0, total=3)
     logits = predict(model, images, card.preprocess, device=plan.device)
     scores = score(logits, labels, classes)
@@ -119,7 +120,7 @@ def predictions_csv(
 
 def explained(
     model: nn.Module,
-    images: npt.NDArray[np.uint8],
+    images: Images,
     labels: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.float32],
     paths: tuple[str, ...],
@@ -197,7 +198,7 @@ def _suspects(
     """Label suspects among the images that the network was not trained on."""
     rows = trainee.division.val
     logits: Tensor = predict(
-        model, dataset.packed.images[rows], trainee.plan.card.preprocess, device=trainee.plan.device
+        model, Rows(dataset.packed.images, rows), trainee.plan.card.preprocess, device=trainee.plan.device
     )
     held = np.concatenate([rows, reported])
     suspects = label_suspects(np.concatenate([logits.softmax(1).numpy(), probabilities]), dataset.catalog.labels[held])

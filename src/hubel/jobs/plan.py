@@ -13,6 +13,7 @@ from hubel.as_json import from_json, to_json
 from hubel.dataset.augment import PRESETS
 from hubel.dataset.config import Augmentation, DataConfig
 from hubel.dataset.loader import Loader
+from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
@@ -153,7 +154,7 @@ def augmentation_for(data: DataConfig) -> Augmentation:
 def baseline_for(dataset: Dataset, division: Split, seed: int) -> FittedBaseline:
     """Fit what stands beside the network, on some of the training images."""
     some = some_of(division.train, FITTED, seed)
-    return fit_baseline(dataset.packed.images[some], dataset.catalog.labels[some], seed=seed)
+    return fit_baseline(Rows(dataset.packed.images, some), dataset.catalog.labels[some], seed=seed)
 
 
 def loader_for(

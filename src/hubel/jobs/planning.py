@@ -18,6 +18,7 @@ from torch import nn
 from hubel.dataset.augment import describe
 from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
+from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
 from hubel.errors import UsageError
@@ -84,7 +85,7 @@ def make_plan(
     fitted = baseline_for(dataset, division, recipe.seed)
     yield Progress(task="planning", done=1, total=steps)
     some = some_of(division.train, FITTED, recipe.seed)
-    images, labels = dataset.packed.images[some], dataset.catalog.labels[some]
+    images, labels = Rows(dataset.packed.images, some), dataset.catalog.labels[some]
     mirror = mirror_test(images, labels, dataset.catalog.classes, seed=recipe.seed)
     draft = _Draft(
         dataset=dataset,
@@ -289,7 +290,7 @@ class _Draft:
             mean, std = weights.preprocess.mean, weights.preprocess.std
         else:
             rows = some_of(self.division.train, SAMPLE, self.recipe.seed)
-            mean, std = mean_and_std(self.dataset.packed.images[rows])
+            mean, std = mean_and_std(Rows(self.dataset.packed.images, rows))
         asked_mean, asked_std = given.mean, given.std
         return replace(
             preprocess,

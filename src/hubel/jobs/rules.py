@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.config import Preset
+from hubel.dataset.pack import Images
 from hubel.jobs.dataset import View
 from hubel.records import Preprocess
 
@@ -19,6 +20,7 @@ NATIVE = 64  # images up to this side are used as they are
 TINY = 24  # smaller images are enlarged
 PHOTO = 112  # side that larger images are brought to
 MARGIN = 6 / 7  # a random crop is trained on at this share of the side it is judged at (Touvron et al. 2019)
+SUMMED = 128  # images that mean and deviation are summed over at a time
 WIDTHS = (16, 24, 32, 48, 64, 96, 128)  # of the first stage of `quick`
 
 
@@ -67,11 +69,16 @@ def wanted_epochs(count: int) -> float:
     return min(100.0, 8 * math.sqrt(45_000 / max(count, 1)))
 
 
-def mean_and_std(images: npt.NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per channel, for values in [0, 1], of (N, H, W, C) uint8; a std of zero becomes 1/255."""
-    pixels = images.reshape(-1, images.shape[-1])
-    mean = pixels.mean(0, dtype=np.float64) / 255
-    std = np.maximum(pixels.std(0, dtype=np.float64) / 255, 1 / 255)
+    count, channels = int(np.prod(images.shape[:3])), images.shape[-1]
+    total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+    for start in range(0, len(images), SUMMED):
+        pixels = images[start : start + SUMMED].reshape(-1, channels)
+        total += pixels.sum(0, dtype=np.int64)
+        squares += np.square(pixels, dtype=np.uint16).sum(0, dtype=np.int64)
+    mean = total / count / 255
+    std = np.maximum(np.sqrt((squares / count - (total / count) ** 2).clip(0)) / 255, 1 / 255)
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hubel.as_json import from_json, to_json
+from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.evaluation.metrics import score
 from hubel.evaluation.predict import predict
@@ -157,7 +158,7 @@ class Trainee:
                 lambda advance, rows=rows, mirrored=mirrored: backbone_features(  # type: ignore[misc]
                     self.model,
                     head,
-                    self.images[rows],
+                    Rows(self.images, rows),
                     self.plan.card.preprocess,
                     device=self.plan.device,
                     autocast=PRECISIONS[self.config.precision],
@@ -335,7 +336,7 @@ class Trainee:
         same_buffers(self.judged)
         logits = predict(
             self.judged,
-            self.images[np.array_split(rows, world_size())[rank()]],
+            Rows(self.images, np.array_split(rows, world_size())[rank()]),
             self.plan.card.preprocess,
             device=self.plan.device,
             autocast=PRECISIONS[self.config.precision],

@@ -65,7 +65,6 @@ def training(
     from hubel.jobs.transfer import start_for
     from hubel.learning.distributed import joined
 
-    keep_freed_memory()
     device = find_device(recipe.device)
     view = look(catalog, recipe.data)
     start = start_for(recipe, code)
@@ -78,6 +77,7 @@ def training(
         division = dataset.split(recipe.data, recipe.seed)
         seen = dataset.seen(str(source), division)
         yield seen
+        keep_freed_memory()  # not before: what reading and auditing took goes back to the system
         plan = yield from planned(
             lambda processes: make_plan(dataset, division, view, recipe, device, clock, start, processes),
             lambda said, complete: plan_from(said, complete, dataset, division, device, start),
@@ -129,7 +129,6 @@ def resuming(
     _check_end(path, stored, recipe, extend)
     used = 0.0 if stored is None else stored.said["trainee"]["seconds"]
     clock = Clock.going_on(used, None if extend else recipe.budget)
-    keep_freed_memory()
     device = find_device(recipe.device)
     start = start_for(recipe, code)
     preprocess = from_json(ModelCard, said["card"]).preprocess
@@ -139,6 +138,7 @@ def resuming(
         if stored is not None and not inexact:
             check_same(stored.said["made_with"], made_with(dataset, device))
         _check_division(path, division.manifest(catalog.paths, {}))
+        keep_freed_memory()
         plan = plan_from(said, recipe, dataset, division, device, start)
         run = shared_folder(lambda: RunFolder.open(path))
         if extend:

@@ -43,10 +43,14 @@ class Muon(torch.optim.Optimizer):
 
     A bank (K, C, h, w) is taken as a matrix (K, C·h·w) with a row per filter. The bank itself is kept at the norm of
     an orthogonal one, √K, which a norm layer behind it makes no difference to: the rate is then the relative change.
+
+    Args:
+        dtype: that the updates are made orthogonal in: the filters' own where None.
     """
 
-    def __init__(self, params: Any, lr: float, momentum: float = 0.6) -> None:
+    def __init__(self, params: Any, lr: float, momentum: float = 0.6, dtype: torch.dtype | None = None) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -62,13 +66,13 @@ class Muon(torch.optim.Optimizer):
                 moving = state["momentum_buffer"].mul_(group["momentum"]).add_(bank.grad)
                 update = bank.grad.add(moving, alpha=group["momentum"])
                 bank.mul_(len(bank) ** 0.5 / bank.norm())
-                bank.add_(orthogonal(update.reshape(len(bank), -1)).view(bank.shape), alpha=-group["lr"])
+                bank.add_(orthogonal(update.reshape(len(bank), -1), self.dtype).view(bank.shape), alpha=-group["lr"])
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """Bring the singular values of (m, n) near 1 by Newton-Schulz iterations, in bfloat16 where it is fast."""
+def orthogonal(matrix: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Bring the singular values of (m, n) near 1 by Newton-Schulz iterations, computed in `dtype`."""
     a, b, c = NEWTON_SCHULZ
-    x = matrix.bfloat16() if matrix.dtype == torch.float32 else matrix
+    x = matrix.to(dtype or matrix.dtype)
     x = x / (x.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
@@ -87,7 +91,7 @@ def optimizers(
     groups = parameter_groups(model, config.weight_decay or 0.0, stages=stages, stage_decay=config.stage_decay)
     momentum = 0.9 if config.momentum is None else config.momentum
     if config.optimizer == "muon":
-        return _muon_and_sgd(groups, lr, momentum)
+        return _muon_and_sgd(groups, lr, momentum, torch.bfloat16 if config.precision == "bfloat16" else None)
     if config.optimizer == "adam":
         return (torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999), fused=True),)
     if config.optimizer == "adamw":
@@ -95,7 +99,9 @@ def optimizers(
     return (torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True),)
 
 
-def _muon_and_sgd(groups: list[dict[str, Any]], lr: float, momentum: float) -> tuple[torch.optim.Optimizer, ...]:
+def _muon_and_sgd(
+    groups: list[dict[str, Any]], lr: float, momentum: float, dtype: torch.dtype | None
+) -> tuple[torch.optim.Optimizer, ...]:
     """Muon for filter banks, SGD for dense layers, norms and biases."""
     filters, rest = [], []
     for group in groups:
@@ -106,7 +112,7 @@ def _muon_and_sgd(groups: list[dict[str, Any]], lr: float, momentum: float) -> t
             others = [p for p in group["params"] if p.ndim != 4 and (p.ndim < 2) == flat]
             if others:
                 rest.append({**group, "params": others, "share": times * group["share"]})
-    found: list[torch.optim.Optimizer] = [Muon(filters, lr=lr, momentum=momentum)] if filters else []
+    found: list[torch.optim.Optimizer] = [Muon(filters, lr=lr, momentum=momentum, dtype=dtype)] if filters else []
     if rest:
         found.append(torch.optim.SGD(rest, lr=lr, momentum=DENSE_MOMENTUM, nesterov=True))
     return tuple(found)

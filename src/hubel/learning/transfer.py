@@ -11,14 +11,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubel.dataset.augment import draws_for, is_mirrored
 from hubel.dataset.loader import Batch, Loader
+from hubel.dataset.pack import Images
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
 from hubel.nn.capture import evaluating, find_module
@@ -144,7 +143,7 @@ class Features:
 def backbone_features(
     model: nn.Module,
     head: str,
-    images: npt.NDArray[np.uint8],
+    images: Images,
     preprocess: Preprocess,
     *,
     device: torch.device,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubel.dataset.pack import Images
 from hubel.records import Baselines, EpochRow, Finding, ModelCard, Scores
 
 Pixels = npt.NDArray[np.uint8]
@@ -72,7 +73,7 @@ class Evidence:
     paths: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     probabilities: Floats
-    images: Pixels
+    images: Images
     right: tuple[Explained, ...] = ()
     wrong: tuple[Explained, ...] = ()
     explained_by: str = ""
