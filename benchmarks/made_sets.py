@@ -1,10 +1,13 @@
-"""Two sets of pictures that were made after the rule behind `--minutes` had been frozen (P5).
+"""Two sets of pictures that were made after the rule behind `--minutes` had been frozen (P5), and camera-sized photos.
 
     python benchmarks/made_sets.py --to FOLDER
+    python benchmarks/made_sets.py --to FOLDER --enlarge DATA/imagenette-2000
 
 `figures`: ten figures in any colour, size, place and angle on clouds of colour, half hidden by bars, with noise: 250
 PNG files of 80×80 pixels each. `textures`: twelve surfaces, warped, in any colours, scale and angle, lit from a side:
-120 JPEG files of 128×96 pixels each. The same on every machine, but for how Pillow draws and compresses.
+120 JPEG files of 128×96 pixels each. The same on every machine, but for how Pillow draws and compresses. With
+`--enlarge`, only `camera`: thirty photos of each class in PHOTOS/train as JPEG files of 12 megapixels, with noise
+like a sensor's, 2 MB each, as phones store them (for the loaders of `photos.py`: time, not accuracy).
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFilter
+
+CAMERA, GRAIN, EACH = (4032, 3024), 3.0, 30  # pixels, standard deviation of the noise (of 255), photos of each class
 
 Random = np.random.Generator
 Field = npt.NDArray[np.float64]
@@ -124,10 +129,33 @@ def surface(random: Random, name: str, width: int = 128, height: int = 96) -> Im
     return picture.filter(ImageFilter.GaussianBlur(float(random.uniform(0, 1.2))))
 
 
+def enlarged(photo: Path, random: Random) -> Image.Image:
+    """A photo as a camera of 12 megapixels would have stored it, in size and in noise."""
+    image = Image.open(photo).convert("RGB")
+    size = CAMERA if image.width >= image.height else CAMERA[::-1]
+    pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), np.float32)
+    pixels = pixels + random.normal(0, GRAIN, pixels.shape[:2]).astype(np.float32)[..., None]
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def enlarge(source: Path, to: Path) -> None:
+    """Write the set `camera`."""
+    for kind in sorted(folder for folder in (source / "train").iterdir() if folder.is_dir()):
+        folder = to / "train" / kind.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, photo in enumerate(sorted(kind.iterdir())[:EACH]):
+            enlarged(photo, np.random.default_rng(index)).save(folder / f"{index:03d}.jpg", quality=90)
+    print(f"{to}: {len(list(to.rglob('*.jpg')))} photos of {CAMERA[0]}×{CAMERA[1]} pixels")
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--to", type=Path, required=True)
+    ask.add_argument("--enlarge", type=Path, metavar="PHOTOS", help="make camera-sized photos of these, and only these")
     given = ask.parse_args()
+    if given.enlarge:
+        enlarge(given.enlarge, given.to / "camera")
+        return
     sets: list[tuple[str, Any, Callable[..., Image.Image], int, str]] = [
         ("figures", FIGURES, figure, 250, "png"),
         ("textures", SURFACES, surface, 120, "jpg"),

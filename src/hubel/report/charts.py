@@ -194,7 +194,7 @@ def _best_mark(history: Sequence[EpochRow], best: EpochRow) -> Any:
 def _epoch_axis(history: Sequence[EpochRow]) -> Any:
     first, last = (history[0].epoch, history[-1].epoch) if history else (1, 1)
     domain = [first - 1, last + 1] if first == last else [first, last]
-    axis = alt.Axis(tickMinStep=1, format="d", grid=False, tickCount=6)
+    axis = alt.Axis(tickMinStep=1, format="d", grid=False, tickCount=6, labelSeparation=5)
     if first == last:
         axis = alt.Axis(values=[first], format="d", grid=False)
     return alt.X("epoch:Q", title="epoch", scale=alt.Scale(domain=domain, nice=False), axis=axis)
