@@ -52,6 +52,22 @@ def test_pixels_are_the_decoders(folder: Path, monkeypatch: pytest.MonkeyPatch, 
         assert packed.facts["sha256"][i].decode() == facts.sha256
 
 
+def test_large_files_go_to_workers_in_small_chunks(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ALONE_BYTES", 5_000)
+    monkeypatch.setattr(module, "CHUNK_BYTES", 1_500)
+    asked: list[int] = []
+    ask = module._Worker._ask
+
+    def counted(self: module._Worker, start: int, listed: list[str]) -> object:
+        asked.append(len(listed))
+        return ask(self, start, listed)
+
+    monkeypatch.setattr(module._Worker, "_ask", counted)
+    assert pack(folder, names(folder), VIEW).usable.sum() == 19
+    assert sum(asked) == 20
+    assert max(asked) <= 2  # of 670 bytes each
+
+
 def test_a_pack_is_found_again_until_a_file_changes(folder: Path) -> None:
     assert pack(folder, names(folder), VIEW).fresh
     assert not pack(folder, names(folder), VIEW).fresh

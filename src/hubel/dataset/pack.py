@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -36,8 +36,9 @@ from hubel.errors import DataError, ImageError
 from hubel.records import Preprocess
 
 FORMAT = 3  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
-CHUNK = 256  # images a worker decodes per request; one request costs about 0.1 ms
-ALONE = 400  # up to this many images are decoded in this process: starting workers takes longer
+CHUNK, CHUNK_BYTES = 256, 8_000_000  # that a worker decodes per request, at most: the bytes take it 0.2 s
+ALONE, ALONE_BYTES = 400, 16_000_000  # up to both, they are decoded in this process: starting workers takes longer
+LOOKED_AT = 100  # files that their typical size is taken from
 ROOMS = ("packs", "sets", "shards")  # of the cache
 Advance = Callable[[int], None]
 Answer = str | None  # the reason why an image can't be used
@@ -234,8 +235,11 @@ class _Job:
 
 def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Answer]]]:
     """Yield (first index, answers) chunk by chunk, in whatever order they become ready."""
-    chunks = [(start, list(paths[start : start + CHUNK])) for start in range(0, len(paths), CHUNK)]
-    if len(paths) <= ALONE or not sys.executable:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    typical = _typical_bytes(job.root, paths)
+    each = max(min(CHUNK, int(CHUNK_BYTES / typical), -(-len(paths) // (4 * cores))), 1)  # none waits for the last one
+    chunks = [(start, list(paths[start : start + each])) for start in range(0, len(paths), each)]
+    if (len(paths) <= ALONE and len(paths) * typical <= ALONE_BYTES) or not sys.executable:
         for start, names in chunks:
             yield start, _decode_chunk(job, start, names)
         return
@@ -259,8 +263,7 @@ def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Ans
                 done.append(error)
                 lock.notify()
 
-    count = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, len(chunks))
-    threads = [threading.Thread(target=drive, daemon=True) for _ in range(count)]
+    threads = [threading.Thread(target=drive, daemon=True) for _ in range(min(cores, len(chunks)))]
     for thread in threads:
         thread.start()
     try:
@@ -276,6 +279,15 @@ def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Ans
             todo = iter(())
         for thread in threads:
             thread.join()
+
+
+def _typical_bytes(root: Path, paths: Sequence[str]) -> float:
+    """The mean size of some of the files, at least 1."""
+    sizes = [0]
+    for path in paths[:: max(len(paths) // LOOKED_AT, 1)]:
+        with suppress(OSError):
+            sizes.append((root / path).stat().st_size)
+    return max(sum(sizes) / max(len(sizes) - 1, 1), 1.0)
 
 
 class _Worker:
