@@ -26,7 +26,6 @@ from peer_task import NATIVE, Images, Pace, Task, task
 from torch import nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BFLOAT16 = computes_bfloat16()  # elsewhere the peers' fast ways stay in float32
 
 
 def accuracy(model: nn.Module, loader: Iterable[Any], *, fast: bool) -> float:
@@ -35,7 +34,7 @@ def accuracy(model: nn.Module, loader: Iterable[Any], *, fast: bool) -> float:
     model.eval()
     with torch.inference_mode():
         for images, labels in loader:
-            with torch.autocast("cpu", torch.bfloat16, enabled=fast and BFLOAT16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=fast and computes_bfloat16()):
                 right += int((model(images).argmax(1) == labels).sum())
             total += len(labels)
     model.train()
@@ -48,7 +47,7 @@ def train_step(
     """One step as all of torch's examples take it; fast: channels-last, and bfloat16 where the processor has it."""
     if fast:
         images = images.contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=fast and BFLOAT16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=fast and computes_bfloat16()):
         loss = loss_of(model(images), labels)
     optimizer.zero_grad()
     loss.backward()

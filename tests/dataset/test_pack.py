@@ -94,6 +94,15 @@ def test_a_damaged_pack_is_made_again(folder: Path, damaged: str) -> None:
     assert pack(folder, names(folder), VIEW).fresh
 
 
+def test_reasons_stand_in_the_order_of_the_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever worker comes first: they are written to split.json as they stand."""
+    (folder / "01.png").write_bytes(b"no image either")
+    decode_all = module._decode_all
+    monkeypatch.setattr(module, "CHUNK", 3)
+    monkeypatch.setattr(module, "_decode_all", lambda *job: reversed(list(decode_all(*job))))
+    assert list(pack(folder, names(folder), VIEW).reasons) == [1, 5]
+
+
 def test_a_worker_that_dies_costs_one_image(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ALONE", 0)
     monkeypatch.setattr(module, "CHUNK", 4)

@@ -203,7 +203,7 @@ def _make(
         for start, answers in _decode_all(job, paths):
             reasons |= {start + i: answer for i, answer in enumerate(answers) if answer is not None}
             advance(len(answers))
-        (target / "reasons.json").write_text(json.dumps(reasons), "utf-8")
+        (target / "reasons.json").write_text(json.dumps(dict(sorted(reasons.items()))), "utf-8")
         try:
             target.rename(folder)
         except OSError:  # another process made the same pack meanwhile
