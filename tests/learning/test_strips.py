@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
 
-from hubel.learning import strips
-from hubel.learning.strips import SmallConvolution, SmallMaps
+from hubel.learning.strips import SmallConvolution
 
 SHAPES = [  # images, channels, filters, height and width, kernel, stride
     (3, 8, 3, 4, 4, 3, 1),  # a product of patches
@@ -47,69 +43,3 @@ def test_an_image_without_gradient() -> None:
     weight = torch.randn(4, 256, 3, 3, requires_grad=True)
     SmallConvolution.apply(torch.randn(2, 256, 4, 4), weight, 1, 1).sum().backward()
     assert weight.grad is not None
-
-
-@pytest.mark.parametrize(
-    ("layer", "side", "taken"),
-    [
-        (nn.Conv2d(256, 8, 3, padding=1), 4, True),
-        (nn.Conv2d(128, 8, 3, padding=1, bias=False), 8, True),
-        (nn.Conv2d(128, 8, 3, padding=1), 12, True),
-        (nn.Conv2d(128, 8, 3, padding=1), 13, False),  # too wide a map
-        (nn.Conv2d(128, 8, 3, stride=2, padding=1), 24, True),
-        (nn.Conv2d(256, 8, 3), 6, False),  # without the zeros at the borders
-        (nn.Conv2d(64, 8, 3, padding=1), 4, False),  # too few channels
-        (nn.Conv2d(256, 8, 1), 4, False),  # a matrix product
-        (nn.Conv2d(256, 256, 3, padding=1, groups=2), 4, False),
-        (nn.Conv2d(256, 8, 3, padding=2, dilation=2), 4, False),
-        (nn.Conv2d(256, 8, (3, 1), padding=(1, 0)), 4, False),
-        (nn.Conv2d(256, 8, 3, padding="same"), 4, False),
-        (nn.Conv2d(256, 8, 3, padding=1, padding_mode="circular"), 4, False),
-    ],
-)
-def test_layers_take_the_faster_road_where_it_pays(
-    layer: nn.Conv2d, side: int, taken: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[torch.Size] = []
-    real = SmallConvolution.apply
-
-    def counted(image: Tensor, *rest: object) -> Tensor:
-        calls.append(image.shape)
-        return real(image, *rest)  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(strips.SmallConvolution, "apply", counted)
-    image = torch.randn(2, layer.in_channels, side, side)
-    with torch.autocast("cpu", torch.bfloat16):
-        wanted = layer(image)
-        assert not calls
-        with SmallMaps():
-            found = layer(image)
-    assert bool(calls) == taken
-    assert found.dtype == wanted.dtype == torch.bfloat16
-    torch.testing.assert_close(found, wanted, atol=0.02, rtol=0.02)
-
-
-@pytest.mark.parametrize(("channels", "stride", "side"), [(64, 2, 7), (128, 3, 10), (32, 2, 8), (64, 1, 8)])
-def test_filters_of_one_pixel_that_skip_others(channels: int, stride: int, side: int) -> None:
-    torch.manual_seed(0)
-    layer = nn.Conv2d(channels, 8, 1, stride=stride, bias=False)
-    image = torch.randn(3, channels, side, side + 1, requires_grad=True)
-    found: list[tuple[Tensor, ...]] = []
-    for road in (SmallMaps(), nullcontext()):
-        with torch.autocast("cpu", torch.bfloat16), road:
-            maps = layer(image)
-        found.append((maps, *torch.autograd.grad(maps.float().square().sum(), (image, layer.weight))))
-    for ours, theirs in zip(*found, strict=True):
-        assert ours.dtype == theirs.dtype
-        torch.testing.assert_close(ours, theirs, atol=0.02 * float(theirs.detach().abs().max()), rtol=0)
-
-
-def test_layers_that_leave_autocast_or_see_one_image_compute_as_they_would() -> None:
-    layer = nn.Conv2d(256, 8, 3, padding=1)
-    image = torch.randn(2, 256, 4, 4)
-    with torch.autocast("cpu", torch.bfloat16), SmallMaps():
-        with torch.autocast("cpu", enabled=False):
-            exact = layer(image)
-        assert layer(image[0]).shape == (8, 4, 4)
-    assert exact.dtype == torch.float32
-    torch.testing.assert_close(exact, layer(image), rtol=0, atol=0)

@@ -19,8 +19,8 @@ import hubel
 from hubel.errors import ModelError, RunError
 from hubel.jobs.dataset import Dataset
 from hubel.learning.checkpoint import captured
+from hubel.learning.convolutions import has_matrix_units
 from hubel.learning.distributed import rank, world_size
-from hubel.learning.strips import supported
 from hubel.nn.tensor_file import read_tensors, write_tensors
 from hubel.runs import STATE, RunFolder
 
@@ -113,7 +113,7 @@ def made_with(dataset: Dataset, device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
-        "processor": torch.backends.cpu.get_cpu_capability() + " with AMX" * supported(),
+        "processor": torch.backends.cpu.get_cpu_capability() + " with AMX" * has_matrix_units(),
         "processes": world_size(),
         "images": dataset.identity,
     }

@@ -23,9 +23,9 @@ from torch.nn.parallel import DistributedDataParallel
 from hubel.dataset.loader import Batch
 from hubel.learning.average import follow
 from hubel.learning.config import TrainConfig
+from hubel.learning.convolutions import faster
 from hubel.learning.distributed import summed, world_size, wrapped
 from hubel.learning.schedule import factor, image_size
-from hubel.learning.strips import SmallMaps, supported
 
 
 class Batches(Protocol):
@@ -200,7 +200,7 @@ def _step(
         alone = number < len(group) and world_size() > 1
         with cast(DistributedDataParallel, network).no_sync() if alone else nullcontext():
             autocast = torch.autocast(batch.images.device.type, dtype=dtype, enabled=dtype is not None)
-            with autocast, SmallMaps() if _as_products(config) else nullcontext():
+            with autocast, nullcontext() if config.compile else faster(config.precision):
                 logits = network(batch.images)
             loss = F.cross_entropy(
                 logits if logits.dtype == torch.float64 else logits.float(),
@@ -222,10 +222,6 @@ def _step(
     if state.average is not None:
         follow(state.average, state.model, config.ema or 0.0, state.step + 1)
     return summed(torch.stack(losses).sum())
-
-
-def _as_products(config: TrainConfig) -> bool:
-    return config.precision == "bfloat16" and not config.compile and supported()
 
 
 def _epoch_end(state: TrainState) -> EpochEnd:

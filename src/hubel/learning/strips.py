@@ -11,13 +11,13 @@ networks, are a matrix product on the others: 64 maps of 128 channels take 1.4 i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 CHANNELS = 128  # of the input: with fewer, copying costs more than is gained
 NARROW = 12  # positions in a row of the output: the filters' gradient is computed on strips of images up to here,
@@ -27,55 +27,18 @@ STRIP = 32  # positions in a row of a strip: what a matrix unit adds up at once
 SKIPPING = 64  # channels from which 1×1 filters that skip pixels are a product
 
 
-class SmallMaps(TorchFunctionMode):
-    """While it is entered, `torch.conv2d` under bfloat16 autocast takes the faster road for small maps.
-
-    Networks stay as they are: their layers call the same function. It only ever changes the order of summing up. Layers
-    that leave autocast compute as they would.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        if func is torch.conv2d and not kwargs and len(args) == 7:
-            image, weight, bias, stride, padding, dilation, groups = args
-            if (
-                groups == 1
-                and not isinstance(padding, str)
-                and (*dilation, *stride[1:], *padding[1:]) == (1, 1, stride[0], padding[0])
-                and _learns(image, weight)
-                and (road := _road(image, weight, stride[0], padding[0]))
-            ):
-                maps: Tensor = road(image.bfloat16(), weight.bfloat16(), stride[0], padding[0])
-                return maps if bias is None else maps + bias.bfloat16().view(-1, 1, 1)
-        return func(*args, **(kwargs or {}))
-
-
-def supported() -> bool:
-    """Whether this processor has the matrix units that the bounds were measured with."""
-    return bool(torch.cpu._is_amx_tile_supported())
-
-
-def _learns(image: Tensor, weight: Tensor) -> bool:
-    if image.device.type != "cpu" or image.ndim != 4 or len(image) == 0 or not weight.requires_grad:
-        return False
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") is torch.bfloat16
-
-
-def _road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[..., Tensor] | None:
+def road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[[Tensor, Tensor], Tensor] | None:
     """What convolves an image with those filters faster than oneDNN; None where nothing does."""
     channels, height, width = weight.shape[1:]
     if height == width == 1 and padding == 0 and stride > 1 and channels >= SKIPPING:
-        return _skipping
+        return partial(_skipping, stride=stride)
     small = channels >= CHANNELS and -(-image.shape[3] // stride) <= NARROW
-    return SmallConvolution.apply if height == width == 2 * padding + 1 > 1 and small else None
+    if height == width == 2 * padding + 1 > 1 and small:
+        return lambda image, weight: SmallConvolution.apply(image, weight, stride, padding)
+    return None
 
 
-def _skipping(image: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:  # noqa: ARG001
+def _skipping(image: Tensor, weight: Tensor, stride: int) -> Tensor:
     """Convolve (N, C, H, W) with filters (K, C, 1, 1)."""
     seen = image.permute(0, 2, 3, 1)[:, ::stride, ::stride]  # in this order, the image's gradient is channels-last, too
     return (seen @ weight.flatten(1).T).permute(0, 3, 1, 2)
