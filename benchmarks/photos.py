@@ -11,9 +11,9 @@ decoding, augmenting, forward, backward, step. hubel's first epoch includes deco
 cache being empty; the files are in the system's page cache on all sides. Each peer runs twice, at its documented
 defaults and with the best settings known for a processor; it counts with the better of the two, which alone goes on
 after the first round with --faster-settings. hubel is shown twice, too: trained on crops of 128 pixels as the peers
-are, which counts, and as `--size 128` says it (crops of 112, judged at 128). Model FLOP utilisation is the network's own
-operations in later epochs over those of the fastest matrix product that was measured in the same run. Goals: 1.5 times
-the best peer; for the loaders 1.5 (first epoch) and 8 times (later epochs) torchvision's.
+are, which counts, and as `--size 128` says it (crops of 112, judged at 128). Model FLOP utilisation is the network's
+own operations in later epochs over those of the fastest matrix product that was measured in the same run. Goals: 1.5
+times the best peer; for the loaders 1.5 (first epoch) and 8 times (later epochs) torchvision's.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class TrainConfig:
     balance: Annotated[Balance, "make up for unequal classes: weights in the loss, or drawing them equally often"] = (
         "none"
     )
-    precision: Annotated[Precision, "of the forward pass; auto measures what is faster"] = "auto"
+    precision: Annotated[Precision, "of the forward pass; auto takes what the device multiplies fastest"] = "auto"
     channels_last: Annotated[bool, "memory layout of images and weights, faster on most hardware"] = True
     small_first: Annotated[float | None, "side of the first images as a share of the final one (progressive)"] = None
     ema: Annotated[float | None, "keep an average of the weights that decays by this a step, and judge it instead"] = (

@@ -9,7 +9,7 @@ takes the same road backwards. Rounding in float32 is two to five times that of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -21,7 +21,7 @@ TILE, OUTPUTS, FILTER = 6, 4, 3  # pixels a side of a tile, of what becomes of i
 LEAST = 64  # channels on both sides from which the filters' gradient is faster,
 EVERYTHING = 128  # and from which output and image's gradient are, too
 WASTE = 1.4  # pixels in all tiles for one of the output, at most
-AT_ONCE = 32_768  # tiles times channels of them that are transformed together: so that they stay in the cache
+AT_ONCE, FEWEST = 16_384, 128  # tiles times channels that are transformed together, to stay in the cache; and tiles
 
 
 class WinogradConvolution(torch.autograd.Function):
@@ -66,8 +66,8 @@ def _convolved(image: Tensor, filters: Tensor) -> Tensor:
     pixels = image.permute(0, 2, 3, 1)
     maps = image.new_empty(len(image), OUTPUTS * down, OUTPUTS * across, kinds)
     each = _together(max(filters.shape[1:]), down * across)
-    for some, found in zip(pixels.split(each), maps.split(each), strict=True):
-        outputs = _each(_transforms(image.dtype)[2], (_points(some) @ filters).transpose(0, 1))
+    for points, found in zip(_points(pixels, each), maps.split(each), strict=True):
+        outputs = _each(_transforms(image.dtype)[2], (points @ filters).transpose(0, 1))
         tiles = outputs.view(-1, down, across, OUTPUTS, OUTPUTS, kinds).transpose(2, 3)
         found.unflatten(1, (down, OUTPUTS)).unflatten(3, (across, OUTPUTS)).copy_(tiles)
     return maps[:, :height, :width].contiguous().permute(0, 3, 1, 2)
@@ -83,20 +83,24 @@ def _filter_gradient(image: Tensor, gradient: Tensor) -> Tensor:
     _, of_filters, of_outputs = _transforms(image.dtype)
     found = image.new_empty(TILE**2, filters, image.shape[1])
     each = _together(max(found.shape[1:]), down * across)
-    for number, (some, theirs) in enumerate(zip(pixels.split(each), slopes.split(each), strict=True)):
+    for number, (points, theirs) in enumerate(zip(_points(pixels, each), slopes.split(each), strict=True)):
         tiles = theirs.unflatten(1, (down, OUTPUTS)).unflatten(3, (across, OUTPUTS)).transpose(2, 3)
-        points = _each(of_outputs.mT, tiles.reshape(-1, OUTPUTS**2, filters))
-        found.baddbmm_(points.permute(1, 2, 0), _points(some), beta=min(number, 1))
+        spread = _each(of_outputs.mT, tiles.reshape(-1, OUTPUTS**2, filters))
+        found.baddbmm_(spread.permute(1, 2, 0), points, beta=min(number, 1))
     return _each(of_filters.mT, found.transpose(0, 1)).view(filters, FILTER, FILTER, -1).permute(0, 3, 1, 2)
 
 
-def _points(pixels: Tensor) -> Tensor:
-    """(N, H, W, C) → (36, tiles, C)."""
-    height, width, channels = pixels.shape[1:]
-    right, below = OUTPUTS * _tiles(width) + 1 - width, OUTPUTS * _tiles(height) + 1 - height
-    tiles = F.pad(pixels, (0, 0, 1, right, 1, below)).unfold(1, TILE, OUTPUTS).unfold(2, TILE, OUTPUTS)
-    tiles = tiles.permute(0, 1, 2, 4, 5, 3).reshape(-1, TILE**2, channels)
-    return _each(_transforms(pixels.dtype)[0], tiles).transpose(0, 1)
+def _points(pixels: Tensor, each: int) -> Iterator[Tensor]:
+    """(N, H, W, C) → (36, tiles, C), of `each` images at a time."""
+    count, height, width, channels = pixels.shape
+    down, across = OUTPUTS * _tiles(height) + 2, OUTPUTS * _tiles(width) + 2
+    padded = pixels.new_zeros(min(each, count), down, across, channels)
+    for some in pixels.split(each):
+        within = padded[: len(some)]  # its borders stay zero
+        within[:, 1 : height + 1, 1 : width + 1] = some
+        tiles = within.unfold(1, TILE, OUTPUTS).unfold(2, TILE, OUTPUTS)
+        tiles = tiles.permute(0, 1, 2, 4, 5, 3).reshape(-1, TILE**2, channels)
+        yield _each(_transforms(pixels.dtype)[0], tiles).transpose(0, 1)
 
 
 def _filter_points(weight: Tensor) -> Tensor:
@@ -115,7 +119,7 @@ def _tiles(length: int) -> int:
 
 def _together(channels: int, tiles: int) -> int:
     """How many images are transformed at once."""
-    return max(1, AT_ONCE // (channels * tiles))
+    return max(1, max(FEWEST, AT_ONCE // channels) // tiles)
 
 
 @cache
