@@ -41,14 +41,9 @@ def ratios() -> list[dict[str, Any]]:
     for data, file in sets:
         add(file, f"loader, {data}, later epochs, against torchvision's", 8, loader, "later epochs", "times")
         add(file, f"loader, {data}, first epoch, against torchvision's", 1.5, loader, "first epoch", "times")
-    add(
-        "photos.json",
-        "ResNet-18 on photos, against the best peer",
-        1.5,
-        "hubel against the best peer",
-        "all epochs",
-        "times",
-    )
+    for kind, file in (("bfloat16", "photos.json"), ("float32, AVX2", "photos-avx2.json")):
+        what = f"ResNet-18 on photos ({kind}), against the best peer"
+        add(file, what, 1.5, "hubel against the best peer", "all epochs", "times")
     add("processes.json", "two processes, against one", 1.8, "times", "median")
     return rows
 
