@@ -72,15 +72,15 @@ class SmallConvolution(torch.autograd.Function):
             to_weight = (rows @ patches).view(len(weight), *weight.shape[2:], -1).permute(0, 3, 1, 2)
         else:
             strips = _strips(image, stride * slot, slot)
-            to_weight = _gradient(side_by_side, strips, weight, stride, padding, of_image=False)
+            to_weight = plain_gradient(side_by_side, strips, weight, stride, padding, of_image=False)
         to_image: Tensor | None = None
         if ctx.needs_input_grad[0] and width <= TINY:
             shape = (len(side_by_side), *image.shape[1:3], stride * side_by_side.shape[3])
             strips = torch.empty(shape, dtype=image.dtype, memory_format=torch.channels_last)  # only its shape counts
-            to_image = _gradient(side_by_side, strips, weight, stride, padding, of_image=True)
+            to_image = plain_gradient(side_by_side, strips, weight, stride, padding, of_image=True)
             to_image = _apart(to_image, len(image), stride * slot, image.shape[3])
         elif ctx.needs_input_grad[0]:
-            to_image = _gradient(gradient, image, weight, stride, padding, of_image=True)
+            to_image = plain_gradient(gradient, image, weight, stride, padding, of_image=True)
         return to_image, to_weight, None, None
 
 
@@ -113,7 +113,9 @@ def _apart(strips: Tensor, count: int, slot: int, width: int) -> Tensor:
     return maps.transpose(1, 2).flatten(0, 1)[:count].permute(0, 3, 1, 2)
 
 
-def _gradient(gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int, *, of_image: bool) -> Tensor:
+def plain_gradient(
+    gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int, *, of_image: bool
+) -> Tensor:
     """The gradient of a convolution's image, or of its filters."""
     settings = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [of_image, not of_image, False])
     found: Tensor = torch.ops.aten.convolution_backward(gradient, image, weight, None, *settings)[not of_image]

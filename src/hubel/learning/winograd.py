@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hubel.learning.strips import plain_gradient
+
 TILE, OUTPUTS, FILTER = 6, 4, 3  # pixels a side of a tile, of what becomes of it, and of a filter
 LEAST = 64  # channels on both sides from which the filters' gradient is faster,
 EVERYTHING = 128  # and from which output and image's gradient are, too
@@ -41,8 +43,7 @@ class WinogradConvolution(torch.autograd.Function):
         image, weight = ctx.saved_tensors
         to_image: Tensor | None = None
         if ctx.needs_input_grad[0] and min(weight.shape[:2]) < EVERYTHING:
-            settings = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, False, False])
-            to_image = torch.ops.aten.convolution_backward(gradient, image, weight, None, *settings)[0]
+            to_image = plain_gradient(gradient, image, weight, 1, 1, of_image=True)
         elif ctx.needs_input_grad[0]:
             to_image = _convolved(gradient, _filter_points(weight.flip(2, 3)))
         return to_image, _filter_gradient(image, gradient)
