@@ -187,6 +187,7 @@ def test_what_is_wrong_is_one_sentence(
     assert result == code
     assert said in printed.err
     assert "Traceback" not in printed.err
+    assert "usage:" not in printed.err
     assert not (tmp_path / "runs").exists()
 
 

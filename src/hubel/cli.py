@@ -78,9 +78,17 @@ def _parsed(arguments: Sequence[str] | None) -> dict[str, Any]:
     return given
 
 
+class Parser(argparse.ArgumentParser):
+    """Answers a wrong flag in one sentence, and not with a list of all the others."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and leave with 2."""
+        self.exit(2, f"hubel: {message}; see {self.prog} --help.\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="hubel",
         description="From a folder of images to a classifier with evidence.",
         epilog=EXAMPLES,
