@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hubel.learning import convolutions, strips, winograd
 from hubel.learning.config import Precision
 from hubel.learning.convolutions import FasterConvolutions, faster
+from hubel.learning.patches import PatchConvolution
 from hubel.learning.strips import SmallConvolution
 from hubel.learning.winograd import WinogradConvolution
 
@@ -40,6 +41,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
 
     count(SmallConvolution)
     count(WinogradConvolution)
+    count(PatchConvolution)
     return found
 
 
@@ -97,7 +99,10 @@ def test_filters_of_one_pixel_that_skip_others(channels: int, stride: int, side:
         (nn.Conv2d(128, 128, 3, padding=1), 5, False),  # four tiles for 25 pixels
         (nn.Conv2d(64, 32, 3, padding=1), 8, False),  # too few filters,
         (nn.Conv2d(32, 64, 3, padding=1), 8, False),  # too few channels
-        (nn.Conv2d(128, 128, 3, padding=1, stride=2), 8, False),
+        (nn.Conv2d(64, 128, 3, padding=1, stride=2), 8, True),  # patches
+        (nn.Conv2d(128, 128, 3, padding=1, stride=3, bias=False), 11, True),
+        (nn.Conv2d(64, 96, 3, padding=1, stride=2), 8, False),  # too few filters for these
+        (nn.Conv2d(32, 128, 3, padding=1, stride=2), 8, False),  # too few channels
         (nn.Conv2d(128, 128, 5, padding=2), 8, False),
         (nn.Conv2d(128, 128, 3), 8, False),
         (nn.Conv2d(128, 128, 3, padding=2, dilation=2), 8, False),
@@ -105,7 +110,9 @@ def test_filters_of_one_pixel_that_skip_others(channels: int, stride: int, side:
         (nn.Conv2d(128, 128, 3, padding=1).requires_grad_(False), 8, False),
     ],
 )
-def test_filters_of_three_pixels_take_tiles(layer: nn.Conv2d, side: int, taken: bool, calls: list[torch.Size]) -> None:
+def test_filters_of_three_pixels_take_tiles_or_patches(
+    layer: nn.Conv2d, side: int, taken: bool, calls: list[torch.Size]
+) -> None:
     image = torch.randn(2, layer.in_channels, side, side).contiguous(memory_format=torch.channels_last)
     wanted = layer(image)
     with in_tiles():

@@ -1,4 +1,4 @@
-"""Convolutions of images laid side by side give the sums of ordinary ones, where they are meant to be."""
+"""Convolutions of images laid side by side, and gradients from patches, give the sums of ordinary ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from hubel.learning import patches
+from hubel.learning.patches import PatchConvolution
 from hubel.learning.strips import SmallConvolution
+
+CONVOLUTIONS = [SmallConvolution, PatchConvolution]
 
 SHAPES = [  # images, channels, filters, height and width, kernel, stride
     (3, 8, 3, 4, 4, 3, 1),  # a product of patches
@@ -20,15 +24,19 @@ SHAPES = [  # images, channels, filters, height and width, kernel, stride
 ]
 
 
+@pytest.mark.parametrize("convolution", CONVOLUTIONS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sums_are_those_of_a_convolution(shape: tuple[int, ...]) -> None:
+def test_sums_are_those_of_a_convolution(
+    shape: tuple[int, ...], convolution: type[torch.autograd.Function], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patches, "AT_ONCE", 4000)  # several images, but not all of them
     images, channels, filters, height, width, kernel, stride = shape
     padding = kernel // 2
     torch.manual_seed(0)
     image = torch.randn(images, channels, height, width, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(filters, channels, kernel, kernel, dtype=torch.float64, requires_grad=True)
     wanted = F.conv2d(image, weight, None, stride, padding)
-    found = SmallConvolution.apply(image, weight, stride, padding)
+    found = convolution.apply(image, weight, stride, padding)
     torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-12)
     towards = torch.randn_like(wanted)
     for ours, theirs in zip(
@@ -39,7 +47,8 @@ def test_sums_are_those_of_a_convolution(shape: tuple[int, ...]) -> None:
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-12)
 
 
-def test_an_image_without_gradient() -> None:
+@pytest.mark.parametrize("convolution", CONVOLUTIONS)
+def test_an_image_without_gradient(convolution: type[torch.autograd.Function]) -> None:
     weight = torch.randn(4, 256, 3, 3, requires_grad=True)
-    SmallConvolution.apply(torch.randn(2, 256, 4, 4), weight, 1, 1).sum().backward()
+    convolution.apply(torch.randn(2, 256, 4, 4), weight, 1, 1).sum().backward()
     assert weight.grad is not None

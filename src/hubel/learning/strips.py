@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hubel.learning.patches import patch_gradient, plain_gradient
+
 CHANNELS = 128  # of the input: with fewer, copying costs more than is gained
 NARROW = 12  # positions in a row of the output: the filters' gradient is computed on strips of images up to here,
 TINY = 5  # the output and the image's gradient too up to here,
@@ -67,9 +69,7 @@ class SmallConvolution(torch.autograd.Function):
         slot = _slot(image, stride, padding)
         side_by_side = _strips(gradient, slot, slot)
         if width <= TINIEST:
-            rows = gradient.permute(1, 0, 2, 3).flatten(1)
-            patches = _patches(image, weight.shape[2], stride, padding).flatten(0, 2)
-            to_weight = (rows @ patches).view(len(weight), *weight.shape[2:], -1).permute(0, 3, 1, 2)
+            to_weight = patch_gradient(gradient, image, weight, stride, padding, together=len(image))
         else:
             strips = _strips(image, stride * slot, slot)
             to_weight = plain_gradient(side_by_side, strips, weight, stride, padding, of_image=False)
@@ -111,18 +111,3 @@ def _apart(strips: Tensor, count: int, slot: int, width: int) -> Tensor:
     maps: Tensor = strips.permute(0, 2, 3, 1).unflatten(2, (-1, slot))
     maps = maps[:, :, :, :width]
     return maps.transpose(1, 2).flatten(0, 1)[:count].permute(0, 3, 1, 2)
-
-
-def plain_gradient(
-    gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int, *, of_image: bool
-) -> Tensor:
-    """The gradient of a convolution's image, or of its filters."""
-    settings = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [of_image, not of_image, False])
-    found: Tensor = torch.ops.aten.convolution_backward(gradient, image, weight, None, *settings)[not of_image]
-    return found
-
-
-def _patches(image: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """(N, C, H, W) → (N, H', W', k·k·C): what the filters see at each position."""
-    padded = F.pad(image.permute(0, 2, 3, 1), (0, 0, padding, padding, padding, padding))
-    return padded.unfold(1, kernel, stride).unfold(2, kernel, stride).permute(0, 1, 2, 4, 5, 3).flatten(3)

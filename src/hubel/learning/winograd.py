@@ -3,13 +3,13 @@
 An image is cut into tiles of 6×6 pixels that overlap by two. Tiles and filters are transformed, multiplied point by
 point, summed over the channels, and transformed to 4×4 outputs: 36 multiplications where plain sums take 144 (Winograd
 1980; Lavin and Gray 2016, F(4×4, 3×3)). The sums over channels are 36 matrix products, the transforms one small product
-a tile. The image's gradient is such a convolution of the outputs' with the filters turned round; the filters' gradient
-takes the same road backwards. Rounding in float32 is two to five times that of plain sums: 2e-6 of the outputs.
+a tile. Gradients take the same road backwards, each step transposed. Rounding in float32 is two to five times that of
+plain sums: 2e-6 of the outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -17,82 +17,110 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hubel.learning.strips import plain_gradient
+from hubel.learning.patches import PatchConvolution, plain_gradient
 
 TILE, OUTPUTS, FILTER = 6, 4, 3  # pixels a side of a tile, of what becomes of it, and of a filter
 LEAST = 64  # channels on both sides from which the filters' gradient is faster,
 EVERYTHING = 128  # and from which output and image's gradient are, too
+SKIPPING = 128  # filters from which their gradient is one of patches, where pixels are skipped
 WASTE = 1.4  # pixels in all tiles for one of the output, at most
 AT_ONCE, FEWEST = 16_384, 128  # tiles times channels that are transformed together, to stay in the cache; and tiles
 
 
 class WinogradConvolution(torch.autograd.Function):
-    """A convolution (N, C, H, W) → (N, K, H, W) with filters (K, C, 3, 3), stride 1 and zeros round the image."""
+    """A convolution (N, C, H, W) → (N, K, H, W) with filters (K, C, 3, 3), stride 1 and zeros round the image.
+
+    From EVERYTHING channels on, the tiles are kept for the gradients: 2.25 times the image.
+    """
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, weight: Tensor) -> Tensor:
         """Convolve."""
-        ctx.save_for_backward(image, weight)
-        if min(weight.shape[:2]) < EVERYTHING:
+        ctx.together = _together(image, weight)
+        ctx.all = min(weight.shape[:2]) >= EVERYTHING
+        if not ctx.all:
+            ctx.save_for_backward(weight, image)
             return F.conv2d(image, weight, None, 1, 1)
-        return _convolved(image, _filter_points(weight).mT)
+        filters, kept = _filter_points(weight).mT, []
+        height, width = image.shape[2:]
+        maps = image.new_empty(len(image), OUTPUTS * _tiles(height), OUTPUTS * _tiles(width), len(weight))
+        for points, found in zip(_points(image, ctx.together), maps.split(ctx.together), strict=True):
+            kept.append(points)
+            outputs = _each(_transforms(image.dtype)[2], (points @ filters).transpose(0, 1))
+            _in_tiles(found).copy_(outputs.view(_in_tiles(found).shape))
+        ctx.save_for_backward(weight, *kept)
+        return maps[:, :height, :width].contiguous().permute(0, 3, 1, 2)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         """Return the gradients of image and filters."""
-        image, weight = ctx.saved_tensors
-        to_image: Tensor | None = None
-        if ctx.needs_input_grad[0] and min(weight.shape[:2]) < EVERYTHING:
-            to_image = plain_gradient(gradient, image, weight, 1, 1, of_image=True)
-        elif ctx.needs_input_grad[0]:
-            to_image = _convolved(gradient, _filter_points(weight.flip(2, 3)))
-        return to_image, _filter_gradient(image, gradient)
+        weight, *kept = ctx.saved_tensors
+        channels, wanted = weight.shape[1], ctx.needs_input_grad[0]
+        if ctx.all:
+            return _gradients(kept, gradient, _filter_points(weight) if wanted else None, channels, ctx.together)
+        to_image = plain_gradient(gradient, kept[0], weight, 1, 1, of_image=True) if wanted else None
+        return to_image, _gradients(_points(kept[0], ctx.together), gradient, None, channels, ctx.together)[1]
 
 
-def road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[..., Tensor] | None:
+def road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[[Tensor, Tensor], Tensor] | None:
     """What convolves an image with those filters faster than oneDNN does; None where nothing does."""
     filters, channels, *kernel = weight.shape
     height, width = image.shape[2:]
-    if (*kernel, stride, padding) != (FILTER, FILTER, 1, 1) or min(filters, channels) < LEAST:
+    fitting = (*kernel, padding) == (FILTER, FILTER, 1) and image.is_contiguous(memory_format=torch.channels_last)
+    if not fitting or channels < LEAST or filters < LEAST:
         return None
+    if stride > 1:
+        apply = PatchConvolution.apply
+        return (lambda image, weight: apply(image, weight, stride, padding)) if filters >= SKIPPING else None
     wasteful = _tiles(height) * _tiles(width) * OUTPUTS**2 > WASTE * height * width
-    fitting = image.is_contiguous(memory_format=torch.channels_last) and not wasteful
-    return WinogradConvolution.apply if fitting else None
+    return None if wasteful else WinogradConvolution.apply
 
 
-def _convolved(image: Tensor, filters: Tensor) -> Tensor:
-    """(N, C, H, W) and the filters' points (36, C, K) → (N, K, H, W), channels last."""
-    height, width = image.shape[2:]
-    down, across, kinds = _tiles(height), _tiles(width), filters.shape[2]
-    pixels = image.permute(0, 2, 3, 1)
-    maps = image.new_empty(len(image), OUTPUTS * down, OUTPUTS * across, kinds)
-    each = _together(max(filters.shape[1:]), down * across)
-    for points, found in zip(_points(pixels, each), maps.split(each), strict=True):
-        outputs = _each(_transforms(image.dtype)[2], (points @ filters).transpose(0, 1))
-        tiles = outputs.view(-1, down, across, OUTPUTS, OUTPUTS, kinds).transpose(2, 3)
-        found.unflatten(1, (down, OUTPUTS)).unflatten(3, (across, OUTPUTS)).copy_(tiles)
-    return maps[:, :height, :width].contiguous().permute(0, 3, 1, 2)
-
-
-def _filter_gradient(image: Tensor, gradient: Tensor) -> Tensor:
-    """(N, C, H, W) and the outputs' gradient (N, K, H, W) → (K, C, 3, 3), channels last."""
-    pixels, slopes = image.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
-    height, width, filters = slopes.shape[1:]
+def _gradients(
+    points: Iterable[Tensor], gradient: Tensor, filters: Tensor | None, channels: int, together: int
+) -> tuple[Tensor | None, Tensor]:
+    """Of the image (N, C, H, W), where the filters' points (36, K, C) are given, and of the filters; channels last."""
+    of_tiles, of_filters, of_outputs = _transforms(gradient.dtype)
+    slopes = gradient.permute(0, 2, 3, 1)
+    count, height, width, kinds = slopes.shape
     down, across = _tiles(height), _tiles(width)
     if (height, width) != (OUTPUTS * down, OUTPUTS * across):
         slopes = F.pad(slopes, (0, 0, 0, OUTPUTS * across - width, 0, OUTPUTS * down - height))
-    _, of_filters, of_outputs = _transforms(image.dtype)
-    found = image.new_empty(TILE**2, filters, image.shape[1])
-    each = _together(max(found.shape[1:]), down * across)
-    for number, (points, theirs) in enumerate(zip(_points(pixels, each), slopes.split(each), strict=True)):
-        tiles = theirs.unflatten(1, (down, OUTPUTS)).unflatten(3, (across, OUTPUTS)).transpose(2, 3)
-        spread = _each(of_outputs.mT, tiles.reshape(-1, OUTPUTS**2, filters))
-        found.baddbmm_(spread.permute(1, 2, 0), points, beta=min(number, 1))
-    return _each(of_filters.mT, found.transpose(0, 1)).view(filters, FILTER, FILTER, -1).permute(0, 3, 1, 2)
+    to_filters = gradient.new_empty(TILE**2, kinds, channels)
+    to_image = gradient.new_empty(0 if filters is None else count, height, width, channels)
+    sums = gradient.new_empty(min(together, count), OUTPUTS * (down + 1), OUTPUTS * (across + 1), channels)
+    for number, (seen, theirs) in enumerate(zip(points, slopes.split(together), strict=True)):
+        spread = _each(of_outputs.mT, _in_tiles(theirs).reshape(-1, OUTPUTS**2, kinds)).transpose(0, 1)
+        to_filters.baddbmm_(spread.mT, seen, beta=min(number, 1))
+        if filters is not None:
+            tiles = _each(of_tiles.mT, (spread @ filters).transpose(0, 1))
+            image = sums[: len(theirs)]
+            _add_up(tiles.view(-1, down, across, TILE, TILE, channels), image)
+            to_image[number * together :][: len(theirs)] = image[:, 1 : height + 1, 1 : width + 1]
+    found = _each(of_filters.mT, to_filters.transpose(0, 1)).view(kinds, FILTER, FILTER, channels)
+    return None if filters is None else to_image.permute(0, 3, 1, 2), found.permute(0, 3, 1, 2)
 
 
-def _points(pixels: Tensor, each: int) -> Iterator[Tensor]:
-    """(N, H, W, C) → (36, tiles, C), of `each` images at a time."""
+def _add_up(tiles: Tensor, sums: Tensor) -> None:
+    """Tiles (N, Y, X, 6, 6, C) that overlap by two to an image (N, 4·(Y+1), 4·(X+1), C)."""
+    into = _in_tiles(sums)
+    into[:, -1, :, : TILE - OUTPUTS] = 0
+    into[:, :, -1, :, : TILE - OUTPUTS] = 0
+    into[:, :-1, :-1] = tiles[:, :, :, :OUTPUTS, :OUTPUTS]
+    into[:, 1:, :-1, : TILE - OUTPUTS] += tiles[:, :, :, OUTPUTS:, :OUTPUTS]
+    into[:, :-1, 1:, :, : TILE - OUTPUTS] += tiles[:, :, :, :OUTPUTS, OUTPUTS:]
+    into[:, 1:, 1:, : TILE - OUTPUTS, : TILE - OUTPUTS] += tiles[:, :, :, OUTPUTS:, OUTPUTS:]
+
+
+def _in_tiles(pixels: Tensor) -> Tensor:
+    """(N, 4·Y, 4·X, C) → (N, Y, X, 4, 4, C), a view."""
+    tiles: Tensor = pixels.unflatten(1, (-1, OUTPUTS)).unflatten(3, (-1, OUTPUTS)).transpose(2, 3)
+    return tiles
+
+
+def _points(image: Tensor, each: int) -> Iterator[Tensor]:
+    """(N, C, H, W) → (36, tiles, C), of `each` images at a time."""
+    pixels = image.permute(0, 2, 3, 1)
     count, height, width, channels = pixels.shape
     down, across = OUTPUTS * _tiles(height) + 2, OUTPUTS * _tiles(width) + 2
     padded = pixels.new_zeros(min(each, count), down, across, channels)
@@ -118,9 +146,10 @@ def _tiles(length: int) -> int:
     return -(-length // OUTPUTS)
 
 
-def _together(channels: int, tiles: int) -> int:
+def _together(image: Tensor, weight: Tensor) -> int:
     """How many images are transformed at once."""
-    return max(1, max(FEWEST, AT_ONCE // channels) // tiles)
+    tiles = _tiles(image.shape[2]) * _tiles(image.shape[3])
+    return max(1, max(FEWEST, AT_ONCE // max(weight.shape[:2])) // tiles)
 
 
 @cache
