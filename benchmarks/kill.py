@@ -59,6 +59,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "adamw, accumulated": {**SMALL, "width": 16, "optimizer": "adamw", "accumulate": 2, "augment": "strong"},
     "speed": {**SMALL, "model": "speed", "width": 8, "optimizer": "muon", "schedule": "linear"},
     "float32, balanced": {**SMALL, "width": 16, "precision": "float32", "balance": "sampler"},
+    "wide": {**SMALL, "epochs": 2, "width": 128},  # whose convolutions take tiles or strips, as the processor likes
 }
 
 
