@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hubel.learning import convolutions, strips, winograd
+from hubel.learning import convolutions, strips
 from hubel.learning.config import Precision
 from hubel.learning.convolutions import FasterConvolutions, faster
 from hubel.learning.patches import PatchConvolution
@@ -22,7 +22,7 @@ def in_strips() -> FasterConvolutions:
 
 
 def in_tiles() -> FasterConvolutions:
-    return FasterConvolutions(winograd.road, torch.float32)
+    return FasterConvolutions(convolutions.with_avx2, torch.float32)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_numbers_that_a_road_is_not_meant_for_compute_as_they_would(calls: list[
 @pytest.mark.parametrize(
     ("precision", "capability", "matrix_units", "choice"),
     [
-        ("float32", "AVX2", False, winograd.road),
+        ("float32", "AVX2", False, convolutions.with_avx2),
         ("float32", "AVX512", False, None),
         ("bfloat16", "AVX2", False, None),
         ("bfloat16", "AVX512", True, strips.road),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from hubel.learning import strips, winograd
+from hubel.learning import patches, strips, winograd
 from hubel.learning.config import Precision
 
 Road: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) and filters (K, C, k, k) to maps, without a bias
@@ -22,8 +22,13 @@ def faster(precision: Precision) -> AbstractContextManager[object]:
     if precision == "bfloat16" and has_matrix_units():
         return FasterConvolutions(strips.road, torch.bfloat16)
     if precision == "float32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
-        return FasterConvolutions(winograd.road, torch.float32)
+        return FasterConvolutions(with_avx2, torch.float32)
     return nullcontext()
+
+
+def with_avx2(image: Tensor, weight: Tensor, stride: int, padding: int) -> Road | None:
+    """The road in float32: tiles, or patches where filters skip pixels."""
+    return winograd.road(image, weight, stride, padding) or patches.road(image, weight, stride, padding)
 
 
 def has_matrix_units() -> bool:

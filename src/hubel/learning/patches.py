@@ -8,13 +8,24 @@ nothing is gained.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+CHANNELS, FILTERS = 64, 128  # from which the product is faster
 AT_ONCE = 2**20  # numbers in all patches that are laid out together
+
+
+def road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """What convolves an image with those filters faster than oneDNN does; None where nothing does."""
+    filters, channels, *kernel = weight.shape
+    fitting = image.is_contiguous(memory_format=torch.channels_last) and channels >= CHANNELS and filters >= FILTERS
+    if (*kernel, padding) != (3, 3, 1) or stride == 1 or not fitting:
+        return None
+    return lambda image, weight: PatchConvolution.apply(image, weight, stride, padding)
 
 
 class PatchConvolution(torch.autograd.Function):

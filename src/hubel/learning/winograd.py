@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hubel.learning.patches import PatchConvolution, plain_gradient
+from hubel.learning.patches import plain_gradient
 
 TILE, OUTPUTS, FILTER = 6, 4, 3  # pixels a side of a tile, of what becomes of it, and of a filter
 LEAST = 64  # channels on both sides from which the filters' gradient is faster,
 EVERYTHING = 128  # and from which output and image's gradient are, too
-SKIPPING = 128  # filters from which their gradient is one of patches, where pixels are skipped
 WASTE = 1.4  # pixels in all tiles for one of the output, at most
 AT_ONCE, FEWEST = 16_384, 128  # tiles times channels that are transformed together, to stay in the cache; and tiles
 
@@ -66,14 +65,11 @@ def road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[[
     """What convolves an image with those filters faster than oneDNN does; None where nothing does."""
     filters, channels, *kernel = weight.shape
     height, width = image.shape[2:]
-    fitting = (*kernel, padding) == (FILTER, FILTER, 1) and image.is_contiguous(memory_format=torch.channels_last)
-    if not fitting or channels < LEAST or filters < LEAST:
+    if (*kernel, stride, padding) != (FILTER, FILTER, 1, 1) or min(filters, channels) < LEAST:
         return None
-    if stride > 1:
-        apply = PatchConvolution.apply
-        return (lambda image, weight: apply(image, weight, stride, padding)) if filters >= SKIPPING else None
     wasteful = _tiles(height) * _tiles(width) * OUTPUTS**2 > WASTE * height * width
-    return None if wasteful else WinogradConvolution.apply
+    fitting = image.is_contiguous(memory_format=torch.channels_last) and not wasteful
+    return WinogradConvolution.apply if fitting else None
 
 
 def _gradients(
@@ -88,28 +84,29 @@ def _gradients(
         slopes = F.pad(slopes, (0, 0, 0, OUTPUTS * across - width, 0, OUTPUTS * down - height))
     to_filters = gradient.new_empty(TILE**2, kinds, channels)
     to_image = gradient.new_empty(0 if filters is None else count, height, width, channels)
-    sums = gradient.new_empty(min(together, count), OUTPUTS * (down + 1), OUTPUTS * (across + 1), channels)
     for number, (seen, theirs) in enumerate(zip(points, slopes.split(together), strict=True)):
         spread = _each(of_outputs.mT, _in_tiles(theirs).reshape(-1, OUTPUTS**2, kinds)).transpose(0, 1)
         to_filters.baddbmm_(spread.mT, seen, beta=min(number, 1))
         if filters is not None:
             tiles = _each(of_tiles.mT, (spread @ filters).transpose(0, 1))
-            image = sums[: len(theirs)]
-            _add_up(tiles.view(-1, down, across, TILE, TILE, channels), image)
+            image = _added_up(tiles.view(-1, down, across, TILE, TILE, channels))
             to_image[number * together :][: len(theirs)] = image[:, 1 : height + 1, 1 : width + 1]
     found = _each(of_filters.mT, to_filters.transpose(0, 1)).view(kinds, FILTER, FILTER, channels)
     return None if filters is None else to_image.permute(0, 3, 1, 2), found.permute(0, 3, 1, 2)
 
 
-def _add_up(tiles: Tensor, sums: Tensor) -> None:
-    """Tiles (N, Y, X, 6, 6, C) that overlap by two to an image (N, 4·(Y+1), 4·(X+1), C)."""
-    into = _in_tiles(sums)
+def _added_up(tiles: Tensor) -> Tensor:
+    """Tiles (N, Y, X, 6, 6, C) that overlap by two → an image (N, 4·(Y+1), 4·(X+1), C)."""
+    count, down, across, *_, channels = tiles.shape
+    image = tiles.new_empty(count, OUTPUTS * (down + 1), OUTPUTS * (across + 1), channels)
+    into = _in_tiles(image)
     into[:, -1, :, : TILE - OUTPUTS] = 0
     into[:, :, -1, :, : TILE - OUTPUTS] = 0
     into[:, :-1, :-1] = tiles[:, :, :, :OUTPUTS, :OUTPUTS]
     into[:, 1:, :-1, : TILE - OUTPUTS] += tiles[:, :, :, OUTPUTS:, :OUTPUTS]
     into[:, :-1, 1:, :, : TILE - OUTPUTS] += tiles[:, :, :, :OUTPUTS, OUTPUTS:]
     into[:, 1:, 1:, : TILE - OUTPUTS, : TILE - OUTPUTS] += tiles[:, :, :, OUTPUTS:, OUTPUTS:]
+    return image
 
 
 def _in_tiles(pixels: Tensor) -> Tensor:
