@@ -150,6 +150,8 @@ def test_ctrl_c_in_another_process(few_digits: Path, tmp_path: Path) -> None:
         (["evaluate", "/nowhere", "{digits}"], 1, "There is no folder /nowhere"),
         (["evaluate", "{digits}", "{digits}"], 1, "no config.json"),
         (["predict", "{empty}", "x.jpg"], 1, "no config.json"),
+        (["resume", "/nowhere"], 1, "/nowhere does not exist"),
+        (["resume", "one_class/a/1.png"], 1, "is not a folder"),
         (["frobnicate"], 2, "invalid choice"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,

@@ -125,7 +125,8 @@ class RunFolder:
             RunError: there is no such run, or it ended before its plan was written.
         """
         if not path.is_dir():
-            raise RunError(f"{path} does not exist: give the folder of a run, such as runs/photos.")
+            wrong = "is not a folder" if path.exists() else "does not exist"
+            raise RunError(f"{path} {wrong}: give the folder of a run, such as runs/photos.")
         if not (path / "recipe.yaml").exists() or not (path / "plan.json").exists():
             raise RunError(f"{path} holds no run that can go on (it has no recipe.yaml and plan.json): train again.")
 
