@@ -35,7 +35,7 @@ def ratios() -> list[dict[str, Any]]:
     loader = "hubel's loader against torchvision's"
     sets = (
         ("CIFAR-10", "loaders-small.json"),
-        ("photos of 160 pixels", "loaders-photos.json"),
+        ("photos of 224 pixels", "loaders-photos.json"),
         ("photos of 12 megapixels", "loaders-camera.json"),
     )
     for data, file in sets:
