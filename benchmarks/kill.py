@@ -288,7 +288,7 @@ class Bench:
         chance, write = random.Random(os.getpid() + time.time_ns()), tensor_file.write_bytes
         left = chance.randint(0, 12)
 
-        def dying(file: Path, content: bytes | bytearray) -> None:
+        def dying(file: Path, content: bytes | bytearray | memoryview) -> None:
             nonlocal left
             left -= 1
             if left >= 0:

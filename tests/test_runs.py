@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,41 @@ def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     assert file.read_bytes() == b"old"
     assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_what_is_handed_over_is_written_in_its_order_before_the_folder_is_released(tmp_path: Path) -> None:
+    run, goes_on = made(tmp_path / "run"), threading.Event()
+
+    def write_later() -> None:
+        goes_on.wait(10)
+        write_bytes(run.path / "a", b"a")
+
+    run.behind(write_later)
+    assert not (run.path / "a").exists()  # the caller goes on meanwhile
+    goes_on.set()
+    run.behind(lambda: write_bytes(run.path / "b", (run.path / "a").read_bytes() + b"b"))
+    run.release()
+    assert (run.path / "b").read_bytes() == b"ab"
+    RunFolder.open(run.path).release()
+
+
+@pytest.mark.parametrize("then", ["behind", "settle", "seal"])
+def test_what_could_not_be_written_is_said_by_the_next_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    run = made(tmp_path / "run")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    run.behind(lambda: write_bytes(run.path / "state", b"new"))
+    with pytest.raises(RunError, match="state can't be written .No space left on device.*free some space"):
+        run.behind(lambda: None) if then == "behind" else getattr(run, then)()
+    monkeypatch.undo()
+    run.settle()  # it is said once
+    run.seal()
+    verify(run.path)
 
 
 def test_a_sealed_run_notices_any_change(tmp_path: Path) -> None:

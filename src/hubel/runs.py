@@ -1,8 +1,9 @@
 """The run folder: its only reader and writer.
 
 Every file is written to a temporary sibling, synced and renamed, so that a file is whole or absent whatever happens;
-log.jsonl and results.csv grow line by line and are synced at the end of each epoch. manifest.json lists the SHA-256
-of every file and is written last.
+log.jsonl and results.csv grow line by line and are synced at the end of each epoch. Large files are written while the
+training goes on, one after the other; what fails then is raised at the next of them, or at the end. manifest.json
+lists the SHA-256 of every file and is written last.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,7 @@ LAYOUT = 1  # of the run folder; raise it when readers must tell old from new
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes cells that begin so for formulas
 
 
-def write_bytes(file: Path, content: bytes | bytearray) -> None:
+def write_bytes(file: Path, content: bytes | bytearray | memoryview) -> None:
     """Write a file whole or not at all.
 
     Raises:
@@ -83,6 +85,8 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock: weakref.finalize[..., Any] | None = None
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
         self.model = path / "model"
         self.pictures = path / "pictures"
 
@@ -153,14 +157,18 @@ class RunFolder:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self.release()
+            self._let_go()
             raise RunError(f"Another training is writing to {self.path}: wait for its end, or stop it.") from error
         except OSError:  # some network file systems know no locks
-            self.release()
+            self._let_go()
         return self
 
     def release(self) -> None:
-        """Let other processes write to the folder."""
+        """Let other processes write to the folder, once what was handed over is written."""
+        self._writer.shutdown()
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self._lock is not None:
             self._lock()
 
@@ -175,6 +183,26 @@ class RunFolder:
             write_text(self.path / name, value)
         else:
             write_json(self.path / name, value)
+
+    def behind(self, write: Callable[[], None]) -> None:
+        """Call `write` while the caller goes on, once what was handed over before is written.
+
+        Raises:
+            RunError: that could not be written.
+        """
+        self.settle()
+        self._writing = self._writer.submit(write)
+
+    def settle(self) -> None:
+        """Wait until what was handed over is written.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        if self._writing is not None:
+            wait([self._writing])
+            written, self._writing = self._writing, None
+            written.result()
 
     def append(self, name: str, line: str, *, sync: bool = False) -> None:
         """Add a line to a growing file."""
@@ -201,6 +229,7 @@ class RunFolder:
 
     def seal(self) -> None:
         """Write manifest.json: the SHA-256 of every other file."""
+        self.settle()
         files = sorted(f for f in self.path.rglob("*") if f.is_file() and f.name != "manifest.json")
         digests = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
         self.write("manifest.json", {"layout": LAYOUT, "sha256": digests})

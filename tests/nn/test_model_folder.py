@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hubel.errors import ModelError
 from hubel.nn.model_folder import load_model, read_card, save_model
+from hubel.nn.tensor_file import TYPES, digest_of, read_tensors, tensor_writer, write_tensors
 from hubel.nn.zoo import build
 from hubel.records import ModelCard, Preprocess
 
@@ -60,6 +62,31 @@ def test_every_flipped_bit_is_noticed(saved: Path) -> None:
             content[position] ^= 1 << (position % 8)
         (saved / name).write_bytes(content)
     load_model(saved)
+
+
+def test_any_reader_of_safetensors_finds_every_type_and_shape(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tensors = {str(dtype): (torch.randn(3, 5) * 50).to(dtype) for dtype in TYPES}
+    tensors |= {"none": torch.empty(0, 4), "one": torch.tensor(7), "last": torch.randn(2, 3, 4, 5)}
+    tensors["channels last"] = tensors["last"].to(memory_format=torch.channels_last)
+    tensors["tied"] = tensors["every second"] = torch.randn(6)[::2]
+    file = tmp_path / "model.safetensors"
+    write_tensors(file, tensors, {"said": 'a "text" of Hübel'})
+    for found in (load_file(file), read_tensors(file)[0]):
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], value) for name, value in tensors.items())
+        assert digest_of(found) == digest_of(tensors)
+    assert read_tensors(file)[1] == {"said": 'a "text" of Hübel'}
+    with pytest.raises(ModelError, match="spectrum can't be stored: it is torch.complex64"):
+        write_tensors(file, {"spectrum": torch.zeros(2, dtype=torch.complex64)})
+
+
+def test_what_is_written_later_is_what_was_there_when_it_was_handed_over(tmp_path: Path) -> None:
+    weight = torch.ones(4)
+    write = tensor_writer(tmp_path / "state.safetensors", {"weight": weight})
+    weight.zero_()
+    write()
+    assert torch.equal(read_tensors(tmp_path / "state.safetensors")[0]["weight"], torch.ones(4))
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, -1])

@@ -21,7 +21,7 @@ from hubel.jobs.dataset import Dataset
 from hubel.learning.checkpoint import captured
 from hubel.learning.convolutions import has_matrix_units
 from hubel.learning.distributed import rank, world_size
-from hubel.nn.tensor_file import read_tensors, write_tensors
+from hubel.nn.tensor_file import read_tensors, tensor_writer
 from hubel.runs import STATE, RunFolder
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LAYOUT = 1  # raise it when readers must tell old from new
 LEAST = 20.0  # seconds between two times of storing, at least
-SHARE = 50  # and as many times as long as storing takes: it costs 2 % of the time at most
+SHARE = 50  # and as many times as long as storing takes: 2 % of the time, if the training had to wait for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class Keeper:
 
     @property
     def due(self) -> bool:
-        """Whether the last time is long enough ago."""
-        return time.monotonic() - self._last >= max(LEAST, SHARE * self._took)
+        """Whether the last time is long enough ago; only the process that writes says so."""
+        return rank() == 0 and time.monotonic() - self._last >= max(LEAST, SHARE * self._took)
 
     def cut_back(self, stored: Stored | None) -> None:
         """Cut the growing files back to what they were when the state was stored: the rest comes again."""
@@ -64,7 +64,7 @@ class Keeper:
                 self.run.cut(name, length)
 
     def store(self, trainee: Trainee) -> None:
-        """Write the state; with several processes, all have to call this, and the first one writes."""
+        """Write the state as it is now, behind the training; with several processes, all have to call this."""
         began = time.monotonic()
         tensors, said = captured(trainee.state, trainee.model)
         if rank() == 0:
@@ -80,9 +80,14 @@ class Keeper:
                 "lengths": lengths,
             }
             (self.run.path / STATE).parent.mkdir(exist_ok=True)
-            write_tensors(self.run.path / STATE, tensors, {"said": json.dumps(all_said)})
+            write = tensor_writer(self.run.path / STATE, tensors, {"said": json.dumps(all_said)})
+
+            def write_and_time() -> None:
+                write()
+                self._took = time.monotonic() - began
+
+            self.run.behind(write_and_time)
         self._last = time.monotonic()
-        self._took = self._last - began
 
 
 def read(run: Path) -> Stored | None:

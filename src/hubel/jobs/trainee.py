@@ -33,7 +33,7 @@ from hubel.learning.finder import find_lr
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
 from hubel.nn.capture import evaluating
-from hubel.nn.model_folder import save_model
+from hubel.nn.model_folder import model_writer, save_model
 from hubel.nn.stages import answer_from_features, set_trainable
 from hubel.records import EpochRow, ModelCard, Note, Progress, Scores
 from hubel.runs import RunFolder
@@ -360,11 +360,11 @@ class Trainee:
             self.write_best()
 
     def write_best(self) -> None:
-        """Write the best weights, if they are not on disk yet."""
+        """Write the best weights behind the training, if they are not on disk yet."""
         if not self._unsaved or self.best_scores is None or self.best_weights is None or rank() > 0:
             return
         metrics = {"val_accuracy": self.best_scores.accuracy, "val_n": float(self.best_scores.n)}
-        save_model(self.run.model, self.best_weights, replace(self.plan.card, metrics=metrics))
+        self.run.behind(model_writer(self.run.model, self.best_weights, replace(self.plan.card, metrics=metrics)))
         self._unsaved = False
 
     def _seconds_left(self, event: EpochEnd) -> float:

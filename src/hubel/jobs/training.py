@@ -226,12 +226,14 @@ def _train_and_report(
         yield from _epochs(run, trainee, keeper, stored)
         if stop.signal == "SIGTERM":
             trainee.write_best()
+            run.settle()
             raise Terminated(f"Stopped by SIGTERM; nothing is lost: hubel resume {run.path} goes on.")
         stopped = _why_stopped(stop, trainee)
         if hurried := trainee.hurried():
             trainee.notes.append(hurried)
             yield Note(text=hurried)
         trainee.keep_something()
+        run.settle()
         if rank() > 0:
             return
         stop.at_once = True  # from here on everything can be made again

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hubel.as_json import from_json, to_json
 from hubel.errors import HubelError, ModelError
 from hubel.nn.foreign import is_code
-from hubel.nn.tensor_file import read_tensors, write_tensors
+from hubel.nn.tensor_file import read_tensors, tensor_writer
 from hubel.nn.zoo import Builder, build
 from hubel.records import ModelCard
 from hubel.runs import json_text, write_json, write_text
@@ -27,10 +27,20 @@ from hubel.runs import json_text, write_json, write_text
 
 def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
     """Write a state dict and its card as a model folder; an earlier model in it is replaced file by file."""
-    write_tensors(folder / "model.safetensors", state)
-    said = _config(card)
-    write_json(folder / "config.json", {**said, "sha256": _digest_json(said)})
-    write_text(folder / "README.md", model_card_text(card))
+    model_writer(folder, state, card)()
+
+
+def model_writer(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> Callable[[], None]:
+    """Return what does the same with the weights as they are now: they may change before it is called."""
+    write_weights = tensor_writer(folder / "model.safetensors", state)
+
+    def write() -> None:
+        write_weights()
+        said = _config(card)
+        write_json(folder / "config.json", {**said, "sha256": _digest_json(said)})
+        write_text(folder / "README.md", model_card_text(card))
+
+    return write
 
 
 def load_model(

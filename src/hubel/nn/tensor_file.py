@@ -8,32 +8,85 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from hubel.errors import ModelError
 from hubel.runs import write_bytes
 
 ZEROS = b"0" * 64
+TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}  # as safetensors calls them
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor], said: Mapping[str, str] | None = None) -> None:
     """Write tensors and texts as one file, whole or not at all.
 
     Args:
-        tensors: any device, dtype and strides; they are stored contiguous.
+        tensors: any device and strides; they are stored contiguous.
         said: texts that are stored with them.
+
+    Raises:
+        ModelError: a tensor's type is none of `TYPES`. RunError: the file can't be written.
     """
-    metadata = {"format": "pt", **(said or {}), "sha256": ZEROS.decode()}
-    content = bytearray(save(_apart(tensors), metadata=metadata))
-    place = content.index(ZEROS, 8)
-    content[place : place + 64] = hashlib.sha256(content).hexdigest().encode()
-    write_bytes(file, content)
+    tensor_writer(file, tensors, said)()
+
+
+def tensor_writer(
+    file: Path, tensors: Mapping[str, Tensor], said: Mapping[str, str] | None = None
+) -> Callable[[], None]:
+    """Return what does the same with the tensors as they are now: they may change before it is called."""
+    content = _content(tensors, {"sha256": ZEROS.decode(), "format": "pt", **(said or {})})
+    return lambda: _write(file, content)
+
+
+@torch.no_grad()
+def _content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Tensor:
+    """The whole file, (bytes,) uint8, its digest still zeros: the only copy that is made."""
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, value in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):  # all are aligned
+        if value.dtype not in TYPES:
+            raise ModelError(f"{name} can't be stored: it is {value.dtype}. Use one of {', '.join(map(str, TYPES))}.")
+        begin, end = end, end + value.numel() * value.element_size()
+        header[name] = {"dtype": TYPES[value.dtype], "shape": list(value.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    start = 8 + len(text)
+    content = torch.empty(start + end, dtype=torch.uint8)
+    _bytes(content)[:start] = len(text).to_bytes(8, "little") + text
+    for name, value in tensors.items():
+        begin, end = header[name]["data_offsets"]
+        content[start + begin : start + end].view(value.dtype).view(value.shape).copy_(value)
+    return content
+
+
+def _bytes(content: Tensor) -> memoryview:
+    return memoryview(content.numpy().data)
+
+
+def _write(file: Path, content: Tensor) -> None:
+    everything = _bytes(content)
+    begin = 8 + int.from_bytes(everything[:8], "little")
+    place = bytes(everything[:begin]).index(ZEROS, 8)
+    everything[place : place + 64] = hashlib.sha256(everything).hexdigest().encode()
+    write_bytes(file, everything)
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -67,20 +120,6 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except SafetensorError as error:
         raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
     return tensors, {name: text for name, text in said.items() if name not in ("format", "sha256")}
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring tensors to the CPU, contiguous; safetensors refuses two that share memory (tied weights), so copy those."""
-    apart: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, value in tensors.items():
-        stored = value.detach().cpu().contiguous()
-        address = stored.untyped_storage().data_ptr()
-        if address in seen or stored.untyped_storage().nbytes() != stored.numel() * stored.element_size():
-            stored = stored.clone()
-        seen.add(address)
-        apart[name] = stored
-    return apart
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:
