@@ -36,11 +36,23 @@ def test_an_existing_run_is_kept_unless_asked(tmp_path: Path) -> None:
     assert not (run.path / "recipe.yaml").exists()
 
 
+def test_a_run_that_was_killed_before_its_recipe_was_written_is_replaced(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.log({"kind": "note"})
+    (run.path / ".recipe.yaml.123.part").touch()
+    run.release()
+    again = RunFolder.create(RunFolder.check(run.path, "run", overwrite=True), overwrite=True)
+    assert not any(file.is_file() for file in again.path.rglob("*"))
+
+
 def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis.doc").write_text("years of work")
-    with pytest.raises(RunError, match="holds no run of hubel"):
-        RunFolder.check(tmp_path, "run", overwrite=True)
-    assert (tmp_path / "thesis.doc").read_text() == "years of work"
+    for name in ("thesis.doc", "pictures/1.jpg", "log.jsonl"):
+        folder = tmp_path / name.replace("/", "-")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("years of work")
+        with pytest.raises(RunError, match="holds no run of hubel"):
+            RunFolder.check(folder, "run", overwrite=True)
+        assert (folder / name).read_text() == "years of work"
 
 
 def test_a_file_as_output_is_refused(tmp_path: Path) -> None:

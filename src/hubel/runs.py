@@ -300,7 +300,11 @@ def _may_replace(path: Path, *, overwrite: bool) -> None:
         raise RunError(
             f"The output {path} exists and is not empty: give another --output, or --overwrite to replace it."
         )
-    if not (path / "recipe.yaml").exists():
+    files = [file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()]
+    killed_early = (path / "pictures").is_dir() and all(
+        f == "log.jsonl" or f.startswith(".recipe.yaml.") for f in files
+    )
+    if "recipe.yaml" not in files and not killed_early:
         raise RunError(
             f"The output {path} is not empty and holds no run of hubel: it is not replaced; give another one."
         )
