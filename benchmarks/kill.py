@@ -237,7 +237,8 @@ class Bench:
                 break
             made += chain
             if any(code != 0 for code in codes):
-                self.failures.append(f"{name}: a training that was resumed ended with {codes}")
+                said = " ".join(file.read_text() for file in self.home.glob("killed.*.err"))[-500:]
+                self.failures.append(f"{name}: a training that was resumed ended with {codes}: {said}")
             elif digest(run) == wanted:
                 same += chain
             else:

@@ -300,14 +300,21 @@ def _may_replace(path: Path, *, overwrite: bool) -> None:
         raise RunError(
             f"The output {path} exists and is not empty: give another --output, or --overwrite to replace it."
         )
-    files = [file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir()]
-    killed_early = (path / "pictures").is_dir() and all(
-        f == "log.jsonl" or f.startswith(".recipe.yaml.") for f in files
-    )
-    if "recipe.yaml" not in files and not killed_early:
+    if not _holds_a_run(path):
         raise RunError(
             f"The output {path} is not empty and holds no run of hubel: it is not replaced; give another one."
         )
+
+
+def _holds_a_run(path: Path) -> bool:
+    """Whether a folder is a run's, or was to become one whose training was killed before its recipe was written."""
+    if (path / "recipe.yaml").exists():
+        return True
+    files = (file for file in path.rglob("*") if not file.is_dir())
+    begun = (path / "model").is_dir() and (path / "pictures").is_dir()
+    return begun and all(
+        f.parent == path and (f.name == "log.jsonl" or f.name.startswith(".recipe.yaml.")) for f in files
+    )
 
 
 def _try_writing(folder: Path) -> None:
