@@ -107,8 +107,11 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         place = content.index(digest.encode(), 8) if len(digest) == 64 else -1
     except FileNotFoundError as error:
         raise ModelError(f"{file} does not exist: the folder is incomplete.") from error
-    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
+    except OSError as error:
         raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
+        why = "its header is damaged, or it is no safetensors file"
+        raise ModelError(f"{file} can't be read ({why}): restore it from a copy.") from error
     if len(content) < whole:
         raise ModelError(f"{file} is cut off ({len(content):,} of {whole:,} bytes): restore it from a copy.")
     if place >= 0:
