@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,29 @@ def test_a_run_that_was_killed_before_its_recipe_was_written_is_replaced(tmp_pat
     run.log({"kind": "note"})
     (run.path / ".recipe.yaml.123.part").touch()
     run.release()
+    again = RunFolder.create(RunFolder.check(run.path, "run", overwrite=True), overwrite=True)
+    assert not any(file.is_file() for file in again.path.rglob("*"))
+
+
+@pytest.mark.parametrize("removals", range(4))
+def test_a_run_whose_replacement_was_killed_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removals: int
+) -> None:
+    run = made(tmp_path / "run")
+    (run.path / "metrics.csv").touch()
+    run.release()
+    calls = iter(range(removals))
+    unlink, rmtree = Path.unlink, shutil.rmtree
+
+    def killed(remove: Callable[[Path], None], path: Path) -> None:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        remove(path)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "unlink", lambda path: killed(unlink, path))
+        patched.setattr(shutil, "rmtree", lambda path: killed(rmtree, path))
+        RunFolder.create(run.path, overwrite=True)
     again = RunFolder.create(RunFolder.check(run.path, "run", overwrite=True), overwrite=True)
     assert not any(file.is_file() for file in again.path.rglob("*"))
 

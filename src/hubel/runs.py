@@ -116,7 +116,7 @@ class RunFolder:
             if path.is_dir() and any(path.iterdir()):
                 _may_replace(path, overwrite=overwrite)
                 cls(path)._hold().release()
-                shutil.rmtree(path)
+                _empty(path)
             for folder in (path, path / "model", path / "pictures"):
                 folder.mkdir(parents=True, exist_ok=True)
         return cls(path)._hold()
@@ -312,9 +312,18 @@ def _holds_a_run(path: Path) -> bool:
         return True
     files = (file for file in path.rglob("*") if not file.is_dir())
     begun = (path / "model").is_dir() and (path / "pictures").is_dir()
-    return begun and all(
-        f.parent == path and (f.name == "log.jsonl" or f.name.startswith(".recipe.yaml.")) for f in files
+    return all(
+        begun and f.parent == path and (f.name == "log.jsonl" or f.name.startswith(".recipe.yaml.")) for f in files
     )
+
+
+def _empty(path: Path) -> None:
+    """Remove what a run's folder holds: its recipe last, so that a folder half emptied is still known as a run's."""
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "recipe.yaml"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _try_writing(folder: Path) -> None:
