@@ -18,7 +18,7 @@ def to_json(record: Any) -> Any:
         return {str(key): to_json(value) for key, value in record.items()}
     if isinstance(record, (list, tuple)):
         return [to_json(value) for value in record]
-    return record
+    return record.item() if hasattr(record, "item") else record  # one number in an array or a tensor
 
 
 def from_json(kind: type[T], value: Any) -> T:

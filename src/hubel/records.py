@@ -6,13 +6,17 @@ import dataclasses
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hubel.as_json import to_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 Severity = Literal["error", "warning", "note"]
+Known = Literal["decided by a fork", "measured", "suspected"]
 Fit = Literal["crop", "pad", "squash"]
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -100,6 +104,8 @@ class Finding:
         exclude: the part of `paths` that is dropped when the findings are given to ``--exclude``.
         left_out: whether `exclude` is already left out of every run.
         evidence: the numbers behind it.
+        step: the optimizer step at which it was seen, in a training. cause: what is wrong, where `message` says what was
+            seen. remedy: what helps. known: how sure it is.
     """
 
     code: str
@@ -109,6 +115,10 @@ class Finding:
     exclude: tuple[str, ...] = ()
     left_out: bool = False
     evidence: dict[str, Any] = dataclasses.field(default_factory=dict)
+    step: int | None = None
+    cause: str = ""
+    remedy: str = ""
+    known: Known = "measured"
 
 
 def by_kind(findings: Iterable[Finding]) -> list[list[Finding]]:
@@ -167,6 +177,52 @@ class Baselines:
     majority: float
     logistic: float | None = None
     logistic_n: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One optimizer step is done; gradients are still there, and weights and counters are complete.
+
+    Attributes:
+        epoch, batch, step: 1-based; `batch` counts the steps of this epoch. epochs, batches, steps: how many there are.
+        loss: 0-d tensor on the device, of the batch before the step and of all processes together; ``float(loss)``
+            waits for the device.
+        grad_norm: 0-d tensor on the device, the norm of all gradients together before they were clipped.
+        lr: learning rate of the step. size: side of the images in pixels. images: in this step.
+        seconds: spent on this step; waited: the part of them that went by until the data was there.
+    """
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    step: int
+    steps: int
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
+    size: int
+    images: int
+    seconds: float
+    waited: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnd:
+    """An epoch is done.
+
+    Attributes:
+        loss, accuracy: means over the epoch's augmented batches, as they were met.
+        images_per_second: of training alone.
+    """
+
+    epoch: int
+    step: int
+    lr: float
+    loss: float
+    accuracy: float
+    images: int
+    images_per_second: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -331,7 +387,7 @@ class Finished:
     stopped: str | None
 
 
-Event = Progress | Note | DataSeen | Planned | EpochRow | Measured | Finished
+Event = Progress | Note | DataSeen | Planned | Step | EpochRow | Finding | Measured | Finished
 
 
 def event_json(event: Event) -> dict[str, Any]:

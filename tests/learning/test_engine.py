@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
 from hubel.errors import UsageError
 from hubel.learning.average import averaged
+from hubel.learning.checkpoint import forked, snapshot
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import EpochEnd, Step, TrainState, fit
 from hubel.learning.finder import find_lr
@@ -171,23 +171,64 @@ def test_clipping_limits_the_gradient() -> None:
 
 
 def test_pace_compresses_the_schedule_and_ends_the_loop() -> None:
-    ticks: Iterator[float] = iter([0.0, 0.5] + [1.0] * 20)
-    now = [0.0]
-
-    def pace() -> float:
-        return now[0]
-
     config = dataclasses.replace(CONFIG, epochs=100, warmup=0.0)
+    mine, paces = state(config), iter([0.0, 0.5, 1.0])
     rates, ends = [], 0
-    for event in fit(state(config), loader(), config, size=8, pace=pace):
+    for event in fit(mine, loader(), config, size=8):
         if isinstance(event, Step):
             rates.append(event.lr)
-            now[0] = next(ticks)
+            mine.pace = next(paces)
         else:
             ends += 1
     assert len(rates) == 3, "the step at which the time is up is the last"
     assert rates == pytest.approx([0.1, 0.1 * 299 / 300, 0.05])
     assert ends == 1
+
+
+def test_a_step_says_what_was_measured() -> None:
+    mine = state()
+    first = next(iter(fit(mine, loader(), CONFIG, size=8)))
+    assert isinstance(first, Step)
+    gradients = torch.cat([p.grad.flatten() for p in mine.model.parameters() if p.grad is not None])
+    assert float(first.grad_norm) == pytest.approx(float(gradients.norm()))
+    assert (first.epoch, first.epochs, first.batch, first.batches, first.step, first.steps) == (1, 2, 1, 3, 1, 6)
+    assert (first.size, first.images) == (8, 32)
+    assert 0 <= first.waited <= first.seconds
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+@pytest.mark.parametrize("at", [0, 4])
+def test_a_fork_leaves_no_trace(optimizer: str, at: int) -> None:
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, ema=0.9)
+
+    def trained(*, fork: bool) -> tuple[torch.Tensor, ...]:
+        torch.manual_seed(3)  # of dropout
+        mine = state(config)
+        mine.average = averaged(mine.model)
+        kept = snapshot(mine)
+        if fork and at == 0:
+            with forked(mine) as branch:
+                list(fit(branch, loader(), config, size=8))
+        for event in fit(mine, loader(), config, size=8):
+            if fork and isinstance(event, Step) and event.step == at:
+                grads = [p.grad.clone() for p in mine.model.parameters() if p.grad is not None]
+                with forked(mine, kept) as branch:
+                    assert branch.step == 0, "it starts at the earlier moment"
+                    ended = [e.step for e in fit(branch, loader(), config, size=8) if isinstance(e, EpochEnd)]
+                    mine.model.eval()
+                    np.random.rand()
+                assert ended == [3, 6]
+                assert all(
+                    torch.equal(p.grad, g)  # type: ignore[arg-type]
+                    for p, g in zip(mine.model.parameters(), grads, strict=True)
+                )
+        return (*mine.model.state_dict().values(), *mine.average.state_dict().values(), torch.get_rng_state())
+
+    np.random.seed(0)
+    expected, drawn = trained(fork=False), np.random.get_state()[1]
+    for one, other in zip(trained(fork=True), expected, strict=True):
+        assert torch.equal(one, other)
+    assert np.array_equal(np.random.get_state()[1], drawn)  # type: ignore[arg-type]
 
 
 def test_break_leaves_a_usable_state_that_goes_on() -> None:

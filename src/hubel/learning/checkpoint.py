@@ -1,4 +1,4 @@
-"""Everything that training depends on, as tensors and JSON, and back again to the bit.
+"""Everything that training depends on, as tensors and JSON, and back again to the bit: on disk, or for a fork.
 
 Weights, buffers, the average, optimizer state, random state, counters, and the sums of the epoch that is going on.
 The order of images is a function of (seed, epoch) and their random changes of (seed, epoch, image), so that a position
@@ -8,9 +8,14 @@ made anew with the strides that they had, since kernels chosen by strides add in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -59,6 +64,7 @@ def restore(state: TrainState, model: nn.Module, tensors: Mapping[str, Tensor], 
         _copy_into(state.average, "average.", tensors)
     for number, optimizer in enumerate(state.optimizers):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        optimizer.state.clear()
         for name, value in tensors.items():
             if not name.startswith(f"optimizer.{number}."):
                 continue
@@ -76,6 +82,95 @@ def restore(state: TrainState, model: nn.Module, tensors: Mapping[str, Tensor], 
         state.scaler = torch.amp.GradScaler(device.type)
         state.scaler.load_state_dict(said["scaler"])
     _set_random(tensors["random"][min(rank(), len(tensors["random"]) - 1)], device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A training at one moment, in memory; made by `snapshot`.
+
+    Attributes:
+        tensors, values: as `captured` returned them, the tensors copied. gradients, trainable: of each parameter.
+        flags: train flag of each module. rates: learning rate of each group of each optimizer.
+        generators: states of every random generator: torch's on each device, numpy's and Python's.
+    """
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+    pace: float
+    gradients: tuple[Tensor | None, ...]
+    trainable: tuple[bool, ...]
+    flags: tuple[bool, ...]
+    rates: tuple[tuple[float, ...], ...]
+    generators: tuple[Any, ...]
+
+
+def snapshot(state: TrainState, model: nn.Module | None = None) -> Snapshot:
+    """Copy everything that a training depends on; the training goes on as if nothing had happened.
+
+    Args:
+        model: the whole network, where ``state.model`` is a part of it.
+    """
+    whole = state.model if model is None else model
+    tensors, values = captured(state, whole)
+    return Snapshot(
+        tensors={name: value.detach().clone(memory_format=torch.preserve_format) for name, value in tensors.items()},
+        values=copy.deepcopy(values),
+        pace=state.pace,
+        gradients=tuple(None if p.grad is None else p.grad.clone() for p in whole.parameters()),
+        trainable=tuple(p.requires_grad for p in whole.parameters()),
+        flags=tuple(module.training for module in whole.modules()),
+        rates=tuple(tuple(group["lr"] for group in optimizer.param_groups) for optimizer in state.optimizers),
+        generators=_generators(),
+    )
+
+
+@contextmanager
+def forked(state: TrainState, start: Snapshot | None = None, model: nn.Module | None = None) -> Iterator[TrainState]:
+    """Train a branch inside of the block; afterwards the training is what it was before, to the bit.
+
+    Weights, buffers, the average, optimizer states, gradients, rates, train flags, counters and the states of all
+    random generators are given back, so that the weights in the end are those of a training without the fork.
+
+    Args:
+        start: an earlier moment that the branch starts from; now, when None.
+        model: the whole network, where ``state.model`` is a part of it.
+    """
+    before = snapshot(state, model)
+    try:
+        if start is not None:
+            _put_back(state, model, start)
+        yield state
+    finally:
+        _put_back(state, model, before)
+
+
+@torch.no_grad()
+def _put_back(state: TrainState, model: nn.Module | None, kept: Snapshot) -> None:
+    whole = state.model if model is None else model
+    restore(state, whole, kept.tensors, kept.values)
+    state.pace = kept.pace
+    for parameter, gradient, trainable in zip(whole.parameters(), kept.gradients, kept.trainable, strict=True):
+        parameter.requires_grad_(trainable)
+        parameter.grad = None if gradient is None else gradient.clone()
+    for module, flag in zip(whole.modules(), kept.flags, strict=True):
+        module.training = flag
+    for optimizer, rates in zip(state.optimizers, kept.rates, strict=True):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+    _set_generators(kept.generators)
+
+
+def _generators() -> tuple[Any, ...]:
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), devices, np.random.get_state(), random.getstate()
+
+
+def _set_generators(states: tuple[Any, ...]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
+    np.random.set_state(states[2])
+    random.setstate(states[3])
 
 
 def _copy_into(model: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, cast
@@ -26,6 +26,7 @@ from hubel.learning.config import TrainConfig
 from hubel.learning.convolutions import faster
 from hubel.learning.distributed import summed, world_size, wrapped
 from hubel.learning.schedule import factor, image_size
+from hubel.records import EpochEnd, Step
 
 
 class Batches(Protocol):
@@ -69,6 +70,9 @@ class TrainState:
     Attributes:
         average: a copy of the network that follows it slowly (EMA), or None.
         epoch: completed epochs. position: steps taken in the current one. step: optimizer steps so far.
+        pace: share of the time budget that is used up, set by the caller where the training has fallen behind its plan:
+            rate and image size then follow the larger of this and the share of the steps, so that a machine that is
+            slower than measured still ends the schedule in time. The loop ends at 1.
         tally: of the current epoch. scaler: of float16's gradients.
     """
 
@@ -78,44 +82,9 @@ class TrainState:
     epoch: int = 0
     position: int = 0
     step: int = 0
+    pace: float = 0.0
     tally: Tally = field(default_factory=Tally)
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One optimizer step is done.
-
-    Attributes:
-        epoch, step: 1-based. loss: 0-d tensor on the device, before the step; of all processes together.
-        images: in this step. steps: of the whole plan. seconds: spent on this step, waiting for data included.
-    """
-
-    epoch: int
-    step: int
-    steps: int
-    loss: Tensor
-    lr: float
-    images: int
-    seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpochEnd:
-    """An epoch is done.
-
-    Attributes:
-        loss, accuracy: means over the epoch's augmented batches, as they were met.
-        images_per_second: of training alone.
-    """
-
-    epoch: int
-    step: int
-    lr: float
-    loss: float
-    accuracy: float
-    images: int
-    images_per_second: float
 
 
 def fit(
@@ -125,7 +94,6 @@ def fit(
     *,
     size: int,
     class_weights: Tensor | None = None,
-    pace: Callable[[], float] = lambda: 0.0,
 ) -> Iterator[Step | EpochEnd]:
     """Train until ``config.epochs`` epochs are complete; yields a `Step` after each step and an `EpochEnd`.
 
@@ -136,8 +104,12 @@ def fit(
         config: resolved: epochs, lr and precision are set.
         size: final side of the images in pixels.
         class_weights: (K,) float32 for the loss.
-        pace: share of the time budget that is used up. Where it runs ahead of the steps, rate and image size follow
-            it, so that a machine slower than measured still ends the schedule in time, and the loop ends at 1.
+
+    >>> from hubel.nn.zoo import build
+    >>> model = build("two-block", classes=3, size=(28, 28))
+    >>> state = TrainState(model=model, optimizers=())
+    >>> list(fit(state, [], TrainConfig(epochs=0), size=28))
+    []
     """
     epochs, lr = config.epochs or 0, config.lr or 0.0
     network = wrapped(state.model, sync_norm=config.sync_norm)
@@ -145,26 +117,39 @@ def fit(
         network = cast(nn.Module, torch.compile(network, dynamic=False))
     if PRECISIONS[config.precision] is torch.float16 and not state.scaler.is_enabled():
         state.scaler = torch.amp.GradScaler(next(state.model.parameters()).device.type)
-    per_epoch = -(-len(loader) // config.accumulate)
-    steps = max(epochs * per_epoch, 1)
+    batches = -(-len(loader) // config.accumulate)
+    steps = max(epochs * batches, 1)
     while state.epoch < epochs:
-        side = image_size(size, config.small_first or 1.0, max((state.step - state.position) / steps, pace()))
-        batches = loader.epoch(state.epoch, side, start=state.position * config.accumulate)
+        side = image_size(size, config.small_first or 1.0, max((state.step - state.position) / steps, state.pace))
+        coming = loader.epoch(state.epoch, side, start=state.position * config.accumulate)
         state.tally = state.tally if state.position else Tally()
         began = time.perf_counter()
-        while group := tuple(itertools.islice(batches, config.accumulate)):
-            rate = lr * factor(config.schedule, max(state.step / steps, pace()), config.warmup)
-            loss = _step(state, network, group, config, rate, class_weights)
+        while group := tuple(itertools.islice(coming, config.accumulate)):
+            waited = time.perf_counter() - began
+            rate = lr * factor(config.schedule, max(state.step / steps, state.pace), config.warmup)
+            loss, grad_norm = _step(state, network, group, config, rate, class_weights)
             state.step, state.position = state.step + 1, state.position + 1
             images = sum(batch.count for batch in group)
             seconds = time.perf_counter() - began
             state.tally.images, state.tally.seconds = state.tally.images + images, state.tally.seconds + seconds
             flags = [module.training for module in state.model.modules()]
             yield Step(
-                epoch=state.epoch + 1, step=state.step, steps=steps, loss=loss, lr=rate, images=images, seconds=seconds
+                epoch=state.epoch + 1,
+                epochs=epochs,
+                batch=state.position,
+                batches=batches,
+                step=state.step,
+                steps=steps,
+                loss=loss,
+                grad_norm=grad_norm,
+                lr=rate,
+                size=side,
+                images=images,
+                seconds=seconds,
+                waited=waited,
             )
             _put_back(state.model, flags)
-            if pace() >= 1:
+            if state.pace >= 1:
                 break
             began = time.perf_counter()
         ended = _epoch_end(state)
@@ -172,7 +157,7 @@ def fit(
         flags = [module.training for module in state.model.modules()]
         yield ended
         _put_back(state.model, flags)
-        if pace() >= 1:
+        if state.pace >= 1:
             return
 
 
@@ -188,8 +173,12 @@ def _step(
     config: TrainConfig,
     lr: float,
     class_weights: Tensor | None,
-) -> Tensor:
-    """Forward and backward over the group's batches, then one optimizer step; returns the mean loss."""
+) -> tuple[Tensor, Tensor]:
+    """Forward and backward over the group's batches, then one optimizer step.
+
+    Returns:
+        The mean loss and the norm of all gradients before clipping, 0-d on the device.
+    """
     for optimizer in state.optimizers:
         optimizer.zero_grad(set_to_none=True)
         for parameters in optimizer.param_groups:
@@ -214,14 +203,16 @@ def _step(
         state.tally.add(loss.detach(), logits.detach(), batch.labels)
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
+    parameters = [p for p in state.model.parameters() if p.grad is not None]
+    grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if config.clip is not None:
-        nn.utils.clip_grad_norm_(state.model.parameters(), config.clip)
+        nn.utils.clip_grads_with_norm_(parameters, config.clip, grad_norm)
     for optimizer in state.optimizers:
         state.scaler.step(optimizer)
     state.scaler.update()
     if state.average is not None:
         follow(state.average, state.model, config.ema or 0.0, state.step + 1)
-    return summed(torch.stack(losses).sum())
+    return summed(torch.stack(losses).sum()), grad_norm
 
 
 def _epoch_end(state: TrainState) -> EpochEnd:

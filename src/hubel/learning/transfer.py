@@ -8,7 +8,7 @@ costs no more than the head.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
 from hubel.nn.capture import evaluating, find_module
 from hubel.nn.stages import answer_from_features, features_of
-from hubel.records import Preprocess
+from hubel.records import Preprocess, Progress
 
 NAMED = ("auto", "course", "head", "all")
 COURSE = ((0, 1e-3), (1, 1e-5))  # depth and rate: the head with Adam, then the last stage with it
@@ -149,20 +149,15 @@ def backbone_features(
     device: torch.device,
     autocast: torch.dtype | None,
     mirrored: bool = False,
-    advance: Callable[[int], None] = lambda _: None,
-) -> Tensor:
-    """(N, H, W, C) uint8 → what the head is given, (N, …) on the CPU, in the type it was computed in.
-
-    Args:
-        advance: called with the number of images done since the last call.
-    """
+) -> Generator[Progress, None, Tensor]:
+    """(N, H, W, C) uint8 → what the head is given, (N, …) on the CPU, in the type it was computed in."""
     kept: list[Tensor] = []
     with evaluating(model), torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
         for start in range(0, len(images), CHUNK):
             batch = normalise(to_tensor(images[start : start + CHUNK]).to(device), preprocess)
             batch = (batch.flip(-1) if mirrored else batch).contiguous(memory_format=torch.channels_last)
             kept.append(features_of(model, head, batch).to(autocast or torch.float32).cpu())
-            advance(len(batch))
+            yield Progress(task="features of the frozen layers", done=start + len(batch), total=len(images))
     return torch.cat(kept)
 
 
