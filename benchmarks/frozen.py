@@ -23,14 +23,14 @@ from hubel.dataset.loader import Loader
 from hubel.dataset.pack import pack
 from hubel.jobs.hardware import best_precision
 from hubel.learning.config import TrainConfig
-from hubel.learning.engine import PRECISIONS, EpochEnd, TrainState, fit
+from hubel.learning.engine import PRECISIONS, TrainState, fit
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, backbone_features
 from hubel.nn.fitting import load_into
 from hubel.nn.pretrained import read_weights
 from hubel.nn.stages import find_stages, set_trainable
 from hubel.nn.zoo import build
-from hubel.records import Preprocess
+from hubel.records import EpochEnd, Preprocess
 
 
 def main() -> None:

@@ -35,17 +35,17 @@ from pathlib import Path
 from typing import Any
 
 import altair  # noqa: F401  (what a training imports late, so that children needn't)
+import hubel.jobs.together
 import sklearn.linear_model  # noqa: F401
 import torch
 import vl_convert  # noqa: F401
+from hubel.jobs.trainee import Trainee
 
 import hubel
 import hubel.jobs.evidence
-import hubel.jobs.together
 from hubel.dataset.catalog import scan
 from hubel.errors import HubelError
 from hubel.jobs import stored
-from hubel.jobs.trainee import Trainee
 from hubel.learning import distributed
 from hubel.nn import tensor_file
 from hubel.nn.tensor_file import digest_of, read_tensors

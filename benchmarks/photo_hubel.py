@@ -35,7 +35,7 @@ def hubel(given: argparse.Namespace) -> None:
     """
     import hubel.jobs.planning  # noqa: F401  (with torch: the peers' imports don't count either)
     from hubel.jobs.recipe import Recipe, with_settings
-    from hubel.jobs.training import training
+    from hubel.jobs.train import training
     from hubel.records import EpochRow, Progress
 
     size = given.size if given.tuned else hubel_size(given.size)

@@ -56,10 +56,10 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     from hubel.jobs.hardware import best_precision, keep_freed_memory
     from hubel.jobs.planning import mean_area
     from hubel.learning.config import TrainConfig
-    from hubel.learning.engine import PRECISIONS, EpochEnd, TrainState, fit
+    from hubel.learning.engine import PRECISIONS, TrainState, fit
     from hubel.learning.optim import optimizers
     from hubel.nn.quick import Quick
-    from hubel.records import Preprocess
+    from hubel.records import EpochEnd, Preprocess
 
     began = time.perf_counter()
     keep_freed_memory()

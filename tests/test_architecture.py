@@ -70,7 +70,7 @@ LIGHT = [
     "hubel.jobs.verbs",
     "hubel.jobs.opening",
     "hubel.jobs.result",
-    "hubel.jobs.training",
+    "hubel.jobs.train",
     "hubel.dataset.decode",
     "hubel.dataset.pack",
     "hubel.dataset.catalog",
@@ -99,7 +99,7 @@ def test_help_loads_no_torch() -> None:
 
 
 def test_training_does_not_load_torchvision() -> None:
-    loaded = modules_after("import hubel.jobs.trainee, hubel.jobs.evidence, hubel.jobs.answering")
+    loaded = modules_after("import hubel.jobs.training, hubel.jobs.evidence, hubel.jobs.answering")
     assert "torch" in loaded
     assert "torchvision" not in loaded, "it would add seconds to every command"
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hubel.jobs.opening import load as load
     from hubel.jobs.recipe import Recipe as Recipe
     from hubel.jobs.result import Run as Run
-    from hubel.jobs.training import training as training
+    from hubel.jobs.train import training as training
     from hubel.jobs.verbs import cache as cache
     from hubel.jobs.verbs import data as data
     from hubel.jobs.verbs import demo as demo
@@ -36,7 +36,7 @@ _HOMES = {
     "Answer": "jobs.answering",
     "Classifier": "jobs.answering",
     "Recipe": "jobs.recipe",
-    "training": "jobs.training",
+    "training": "jobs.train",
     "Run": "jobs.result",
     "cache": "jobs.verbs",
     "data": "jobs.verbs",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -104,8 +106,8 @@ class Finding:
         exclude: the part of `paths` that is dropped when the findings are given to ``--exclude``.
         left_out: whether `exclude` is already left out of every run.
         evidence: the numbers behind it.
-        step: the optimizer step at which it was seen, in a training. cause: what is wrong, where `message` says what was
-            seen. remedy: what helps. known: how sure it is.
+        step: the optimizer step at which it was seen, in a training. cause: what is wrong, where `message` says what
+            was seen. remedy: what helps. known: how sure it is.
     """
 
     code: str
@@ -388,6 +390,27 @@ class Finished:
 
 
 Event = Progress | Note | DataSeen | Planned | Step | EpochRow | Finding | Measured | Finished
+
+
+class Sampled:
+    """The steps of a training that a log or a viewer is told: about two a second.
+
+    A step is told when the next one is taken: its loss is long there by then, so that nobody waits for the device.
+    """
+
+    def __init__(self, seconds: float = 0.5) -> None:
+        self.seconds, self._last = seconds, -math.inf
+        self._kept: Step | None = None
+
+    def taken(self, step: Step) -> Iterator[Step]:
+        """Yield the step that was taken before this one, where this one is taken."""
+        now = time.monotonic()
+        if now - self._last < self.seconds:
+            return
+        if self._kept is not None:
+            yield self._kept
+        loss, norm = (value.to("cpu", non_blocking=True) for value in (step.loss, step.grad_norm))
+        self._last, self._kept = now, dataclasses.replace(step, loss=loss, grad_norm=norm)
 
 
 def event_json(event: Event) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from hubel.dataset.stream import TarStream
 from hubel.errors import DataError, UsageError
 from hubel.learning.checkpoint import captured, restore
 from hubel.learning.config import TrainConfig
-from hubel.learning.engine import EpochEnd, Step, TrainState, fit
+from hubel.learning.engine import TrainState, fit
 from hubel.learning.optim import optimizers
-from hubel.records import Preprocess, Progress
+from hubel.records import EpochEnd, Preprocess, Progress, Step
 
 pytest.importorskip("webdataset")
 

@@ -20,7 +20,7 @@ import hubel
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.jobs import stored
 from hubel.jobs.recipe import Recipe, with_settings
-from hubel.jobs.training import resuming, training
+from hubel.jobs.train import resuming, training
 from hubel.nn.tensor_file import digest_of, read_tensors
 from hubel.records import EpochRow, Event, Finished, Progress
 from hubel.runs import STATE

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hubel.jobs.trainee import Trainee
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 import defects
@@ -26,8 +27,7 @@ from hubel.evaluation import baseline
 from hubel.jobs.answering import bind
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import batch_size_for, mean_and_std, wanted_epochs
-from hubel.jobs.trainee import Trainee
-from hubel.jobs.training import training
+from hubel.jobs.train import training
 from hubel.records import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress
 
 QUICK = {"epochs": 2, "width": 16, "seed": 3}

@@ -23,9 +23,9 @@ from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
 from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import gathered, joined, largest, rank, world_size
-from hubel.learning.engine import EpochEnd, Step, TrainState, fit
+from hubel.learning.engine import TrainState, fit
 from hubel.learning.optim import optimizers
-from hubel.records import Preprocess
+from hubel.records import EpochEnd, Preprocess, Step
 
 class Double(nn.Module):
     def __init__(self):

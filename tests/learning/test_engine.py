@@ -16,11 +16,11 @@ from hubel.errors import UsageError
 from hubel.learning.average import averaged
 from hubel.learning.checkpoint import forked, snapshot
 from hubel.learning.config import TrainConfig
-from hubel.learning.engine import EpochEnd, Step, TrainState, fit
+from hubel.learning.engine import TrainState, fit
 from hubel.learning.finder import find_lr
 from hubel.learning.optim import Muon, optimizers, orthogonal, parameter_groups
 from hubel.learning.schedule import factor
-from hubel.records import Preprocess
+from hubel.records import EpochEnd, Preprocess, Step
 
 RNG = np.random.default_rng(0)
 LABELS = (np.arange(96) % 3).astype(np.int64)

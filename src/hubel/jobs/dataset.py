@@ -26,10 +26,21 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
+class View:
+    """What the headers of a sample say: the typical sides in pixels, and whether any image has colour."""
+
+    side: int
+    uniform: bool
+    colour: bool
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """Images that were decoded and audited.
 
     Attributes:
+        source: what the user calls the images. side: their typical shorter side as they came, in pixels.
         usable: (N,) bool: neither unreadable nor excluded.
         groups: (N,) ids; duplicates and the catalog's own groups share one.
     """
@@ -39,6 +50,8 @@ class Dataset:
     findings: tuple[Finding, ...]
     usable: npt.NDArray[np.bool_]
     groups: npt.NDArray[np.int64]
+    source: str = ""
+    side: int = 0
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -82,16 +95,6 @@ class Dataset:
             findings=self.findings,
             divided=division is not None,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """What the headers of a sample say: the typical sides in pixels, and whether any image has colour."""
-
-    side: int
-    uniform: bool
-    colour: bool
-    count: int
 
 
 def look(catalog: Catalog, config: DataConfig) -> View:

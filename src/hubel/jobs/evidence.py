@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,31 +18,26 @@ from hubel.evaluation.metrics import score, worst_errors
 from hubel.evaluation.predict import predict
 from hubel.evaluation.suspects import label_suspects, suspect_findings
 from hubel.explanation.cam import grad_cam
-from hubel.jobs.clock import Clock
 from hubel.jobs.dataset import Dataset
-from hubel.jobs.environment import environment
+from hubel.jobs.hardware import environment
 from hubel.jobs.recipe import to_yaml
-from hubel.jobs.trainee import Trainee
+from hubel.jobs.training import Training, filters
+from hubel.nn.model_folder import save_model
 from hubel.records import PARTS, Event, Finding, Finished, Measured, Preprocess, Progress
 from hubel.report.evidence import Evidence, Explained
 from hubel.report.html import write
-from hubel.runs import RunFolder, csv_text
+from hubel.runs import csv_text
 
 EXAMPLES = 6  # right and wrong predictions that are explained
 CHANGED = 7  # augmented versions of each of four images
 
 
 def report(
-    run: RunFolder,
-    source: str,
-    dataset: Dataset,
-    trainee: Trainee,
-    clock: Clock,
-    command: str,
-    stopped: str | None,
+    training: Training, model: nn.Module, source: str, command: str, stopped: str | None, *, drawn: bool
 ) -> Iterator[Event]:
     """Measure, write scores.json, predictions.csv, the pictures and report.html."""
-    model, plan, division = trainee.restore_best(), trainee.plan, trainee.division
+    run, dataset, clock, record = training.run, training.dataset, training.clock, training.record
+    plan, division = training.plan, training.division
     card, classes = plan.card, dataset.catalog.classes
     rows = division.test
     images, labels = Rows(dataset.packed.images, rows), dataset.catalog.labels[rows]
@@ -50,14 +46,15 @@ def report(
     scores = score(logits, labels, classes)
     baselines = plan.fitted.on(images, labels)
     metrics = {f"{division.reported}_accuracy": scores.accuracy, f"{division.reported}_n": float(scores.n)}
-    card = trainee.save({**metrics, **_chosen(trainee)})
+    card = replace(card, metrics={**metrics, **_chosen(training)})
+    save_model(run.model, model.state_dict(), card)
     run.write("scores.json", {"part": division.reported, "scores": scores, "baselines": baselines})
     yield Measured(part=division.reported, scores=scores, baselines=baselines)
     yield Progress(task="writing the report", done=1, total=3)
     probabilities = logits.softmax(1).numpy()
     paths = tuple(dataset.catalog.paths[i] for i in rows)
     run.write("predictions.csv", predictions_csv(paths, labels, probabilities, classes))
-    findings = (*dataset.findings, *_suspects(trainee, model, dataset, rows, probabilities))
+    findings = (*dataset.findings, *_suspects(training, model, dataset, rows, probabilities))
     run.write("findings.json", findings)
     right, wrong, explained_by = explained(model, images, labels, probabilities, paths, card.preprocess, plan.device)
     yield Progress(task="writing the report", done=2, total=3)
@@ -76,10 +73,10 @@ def report(
                 for part in PARTS
             },
             plan=plan.rows,
-            recipe=to_yaml(trainee.recipe),
+            recipe=to_yaml(training.recipe),
             environment=environment(plan.device),
             command=command,
-            history=tuple(trainee.history),
+            history=record.history,
             scores=scores,
             baselines=baselines,
             findings=findings,
@@ -90,11 +87,11 @@ def report(
             right=right,
             wrong=wrong,
             explained_by=explained_by,
-            filters_before=trainee.filters_before,
-            filters_after=trainee.filters(),
-            augmented=augmented(trainee, dataset),
+            filters_before=training.filters_before,
+            filters_after=filters(model),
+            augmented=augmented(training, dataset),
             augmented_by=describe(plan.augmentation),
-            notes=(*plan.notes, *trainee.notes),
+            notes=(*plan.notes, *record.notes),
             parameters=sum(p.numel() for p in model.parameters()),
             seconds=clock.seconds,
             stopped=stopped,
@@ -155,17 +152,17 @@ def explained(
     return pictures[: len(right)], pictures[len(right) :], f"{cam.layer}: {cam.reason}"
 
 
-def augmented(trainee: Trainee, dataset: Dataset) -> npt.NDArray[np.uint8]:
+def augmented(training: Training, dataset: Dataset) -> npt.NDArray[np.uint8]:
     """Show what the augmentation does to four training images: (4, 1 + CHANGED, H, W, C) uint8, the original first."""
-    rows = trainee.division.train
+    rows = training.division.train
     chosen = rows[np.linspace(0, len(rows) - 1, 4).astype(int)]
     pixels = to_tensor(dataset.packed.images[chosen])
     ids = torch.from_numpy(chosen)
     side = pixels.shape[-1]
     versions = [pixels.float() / 255]
     for epoch in range(CHANGED):
-        draws = uniform(trainee.plan.recipe.seed, epoch, ids)
-        versions.append(augment(pixels, trainee.plan.augmentation, draws, side))
+        draws = uniform(training.plan.recipe.seed, epoch, ids)
+        versions.append(augment(pixels, training.plan.augmentation, draws, side))
     grid = torch.stack(versions, 1).mul(255).round().clamp(0, 255).byte()
     result: npt.NDArray[np.uint8] = grid.permute(0, 1, 3, 4, 2).contiguous().numpy()
     return result
@@ -182,23 +179,23 @@ def _one_a_class(rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> 
     return np.array([row for *_, row in sorted(order)[:EXAMPLES]], dtype=np.int64)
 
 
-def _chosen(trainee: Trainee) -> dict[str, float]:
-    best = trainee.best_scores
+def _chosen(training: Training) -> dict[str, float]:
+    best = training.record.best_scores
     assert best is not None
-    return {"val_accuracy": best.accuracy, "val_n": float(best.n), "epoch": float(trainee.best_epoch)}
+    return {"val_accuracy": best.accuracy, "val_n": float(best.n), "epoch": float(training.record.best_epoch)}
 
 
 def _suspects(
-    trainee: Trainee,
+    training: Training,
     model: nn.Module,
     dataset: Dataset,
     reported: npt.NDArray[np.int64],
     probabilities: npt.NDArray[np.float32],
 ) -> tuple[Finding, ...]:
     """Label suspects among the images that the network was not trained on."""
-    rows = trainee.division.val
+    rows = training.division.val
     logits: Tensor = predict(
-        model, Rows(dataset.packed.images, rows), trainee.plan.card.preprocess, device=trainee.plan.device
+        model, Rows(dataset.packed.images, rows), training.plan.card.preprocess, device=training.plan.device
     )
     held = np.concatenate([rows, reported])
     suspects = label_suspects(np.concatenate([logits.softmax(1).numpy(), probabilities]), dataset.catalog.labels[held])

@@ -1,25 +1,31 @@
-"""The device, its best number format, and how fast it really trains."""
+"""The device, its best number format, how fast it really trains, and what else a run was made with."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import mmap
 import os
+import platform
 import sys
 import time
 from dataclasses import replace
+from typing import Any
 
 import torch
 
+import hubel
 from hubel.dataset.loader import Loader
 from hubel.errors import UsageError
 from hubel.learning.config import Precision, TrainConfig
-from hubel.learning.engine import Step, TrainState, fit
+from hubel.learning.engine import TrainState, fit
+from hubel.records import Step
 
 WARM_UP = 2  # steps before the clock counts: the first ones choose kernels and fill caches
 LEAST = 0.4  # seconds and
 STEPS = 3  # steps that a measurement takes at least
 MMAP_THRESHOLD, TRIM_THRESHOLD, MOST = -3, -1, 2**31 - 1  # of glibc's mallopt
+PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn")
 AHEAD, HUGE_PAGE = 2**31 - 2**27, 2**21  # bytes of the heap that are asked for in huge pages, and one of these
 
 
@@ -96,3 +102,27 @@ def step_seconds(state: TrainState, loader: Loader, config: TrainConfig, size: i
         if len(taken) >= STEPS and sum(taken) >= LEAST:
             break
     return sorted(taken)[len(taken) // 2]
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, processor, threads and the device's name."""
+    return {
+        "hubel": hubel.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

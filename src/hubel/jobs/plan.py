@@ -18,9 +18,9 @@ from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
 from hubel.jobs.dataset import Dataset
+from hubel.jobs.phases import Start
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import some_of
-from hubel.jobs.transfer import Start
 from hubel.learning.distributed import rank, world_size
 from hubel.learning.transfer import Phase
 from hubel.nn.fitting import Fitted, load_into
@@ -64,7 +64,7 @@ class Plan:
     views: int = 0
     notes: tuple[str, ...] = ()
 
-    def said(self) -> dict[str, Any]:
+    def values(self) -> dict[str, Any]:
         """What of the plan is not in the recipe, as JSON: `plan_from` makes the plan again."""
         names = ("card", "size", "rows", "speed", "reserve", "phases", "shares", "views", "notes")
         return {name: to_json(getattr(self, name)) for name in names}
@@ -99,28 +99,28 @@ def new_model(
 
 
 def plan_from(
-    said: Mapping[str, Any], recipe: Recipe, dataset: Dataset, division: Split, device: torch.device, start: Start
+    values: Mapping[str, Any], recipe: Recipe, dataset: Dataset, division: Split, device: torch.device, start: Start
 ) -> Plan:
-    """Make a plan again from what `Plan.said` returned, without measuring anything."""
-    card = from_json(ModelCard, said["card"])
+    """Make a plan again from what `Plan.values` returned, without measuring anything."""
+    card = from_json(ModelCard, values["card"])
     augmentation = augmentation_for(recipe.data)
     loader = loader_for(dataset, division, recipe, card.preprocess, augmentation, device)
     plan = Plan(
         recipe=recipe,
         card=card,
-        size=said["size"],
+        size=values["size"],
         device=device,
         loader=loader,
         augmentation=augmentation,
         fitted=baseline_for(dataset, division, recipe.seed),
-        rows=tuple((what, value, why) for what, value, why in said["rows"]),
-        speed=said["speed"],
-        reserve=said["reserve"],
+        rows=tuple((what, value, why) for what, value, why in values["rows"]),
+        speed=values["speed"],
+        reserve=values["reserve"],
         start=start,
-        phases=tuple(from_json(Phase, phase) for phase in said["phases"]),
-        shares=tuple(said["shares"]),
-        views=said["views"],
-        notes=tuple(said["notes"]),
+        phases=tuple(from_json(Phase, phase) for phase in values["phases"]),
+        shares=tuple(values["shares"]),
+        views=values["views"],
+        notes=tuple(values["notes"]),
     )
     if start.weights is None:
         return plan

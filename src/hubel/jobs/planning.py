@@ -26,8 +26,9 @@ from hubel.evaluation.baseline import FittedBaseline
 from hubel.evaluation.mirror import MirrorTest, mirror_test
 from hubel.evaluation.predict import predict
 from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset, View
+from hubel.jobs.dataset import Dataset
 from hubel.jobs.hardware import best_precision, step_seconds
+from hubel.jobs.phases import HEAD_EPOCHS, HEAD_SHARE, Start, phases_for
 from hubel.jobs.plan import FITTED, SAMPLE, Plan, augmentation_for, baseline_for, loader_for, new_model
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import (
@@ -41,7 +42,6 @@ from hubel.jobs.rules import (
     some_of,
     wanted_epochs,
 )
-from hubel.jobs.transfer import HEAD_EPOCHS, HEAD_SHARE, Start, phases_for
 from hubel.learning.config import Optimizer
 from hubel.learning.engine import PRECISIONS, TrainState
 from hubel.learning.optim import optimizers
@@ -68,7 +68,6 @@ FLOAT32 = 2.0  # and final predictions, made in float32, about twice the reduced
 def make_plan(
     dataset: Dataset,
     division: Split,
-    view: View,
     recipe: Recipe,
     device: torch.device,
     clock: Clock,
@@ -90,7 +89,6 @@ def make_plan(
     draft = _Draft(
         dataset=dataset,
         division=division,
-        view=view,
         recipe=recipe,
         device=device,
         mirror=mirror,
@@ -112,7 +110,6 @@ class _Draft:
 
     dataset: Dataset
     division: Split
-    view: View
     recipe: Recipe
     device: torch.device
     mirror: MirrorTest
@@ -140,7 +137,7 @@ class _Draft:
         given, packed = self.recipe.data, self.dataset.packed
         side, channels = packed.preprocess.size[0], packed.preprocess.channels
         self.preprocess = self._normalised(packed.preprocess)
-        why = "as asked" if given.size else f"their typical shorter side is {self.view.side} pixels"
+        why = "as asked" if given.size else f"their typical shorter side is {self.dataset.side} pixels"
         self.say("images", f"{side}×{side} {'grey' if channels == 1 else 'RGB'}", why)
         flip = self.mirror.safe if given.flip is None else given.flip
         preset = preset_for(side, flip) if given.augment == "auto" else given.augment

@@ -1,307 +1,424 @@
-"""`train` and `resume`: from images to a run folder with a model and its evidence, as a generator of events.
+"""A training as data: what it is made of, where it stands, and the few functions that the story in `train` calls.
 
-Torch is imported when the first lines about the data are out: importing it takes seconds.
+The network is built and initialised from a plan, each epoch is judged on the validation part, and the best weights are
+kept in memory and on disk.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-import os
-import shutil
-import time
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from hubel.as_json import from_json
-from hubel.dataset.catalog import scan
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
-from hubel.errors import HubelError, Interrupted, RunError, Terminated
+from hubel.evaluation.metrics import score
+from hubel.evaluation.predict import predict
+from hubel.explanation.features import first_filters
 from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset, look, prepare, preprocess_for
-from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
-from hubel.jobs.signals import Stop, stopping
-from hubel.records import PARTS, EpochRow, Event, Finished, ModelCard, Note, Planned, Progress, event_json
-from hubel.runs import RunFolder, csv_text, read_json
+from hubel.jobs.dataset import Dataset
+from hubel.jobs.plan import Plan
+from hubel.jobs.recipe import Recipe
+from hubel.jobs.signals import Stop
+from hubel.learning.average import averaged
+from hubel.learning.config import TrainConfig
+from hubel.learning.distributed import gathered, largest, rank, same_buffers, world_size
+from hubel.learning.engine import PRECISIONS, Batches, TrainState
+from hubel.learning.finder import find_lr
+from hubel.learning.optim import optimizers
+from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
+from hubel.nn.capture import evaluating
+from hubel.nn.model_folder import model_writer
+from hubel.nn.stages import answer_from_features, set_trainable
+from hubel.records import EpochEnd, EpochRow, Note, Progress, Scores, Step
+from hubel.runs import RunFolder
 
-if TYPE_CHECKING:
-    from hubel.jobs.plan import Plan
-    from hubel.jobs.stored import Keeper, Stored
-    from hubel.jobs.trainee import Trainee
-    from hubel.nn.zoo import Builder
+SIGNALS = (None, "SIGINT", "SIGTERM")
+SLACK = 0.05  # share of its time that a training may fall behind its plan before the clock paces it
 
 
-def training(
-    source: str | Path,
-    recipe: Recipe,
-    *,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    started: float | None = None,
-    command: str = "",
-    code: Builder | None = None,
-) -> Iterator[Event]:
-    """Train a classifier on a folder, a CSV or a set by name; every event also goes to the run's log.jsonl.
+class Asked(Exception):
+    """A SIGTERM came while an epoch was being judged: it is judged again when the run goes on."""
+
+
+@dataclass(kw_only=True)
+class Record:
+    """Where a training stands, beside weights and optimizers; stored with them, and told in the report.
+
+    Attributes:
+        phase: number of the phase that is going on, from 0. epochs_before, steps_before: of the phases before it.
+        batch: steps taken in the epoch that was trained last.
+        behind: whether the clock paces the training, since the machine is slower than measured.
+        used: seconds since the phase began. seconds: since the run began.
+        history: a row for each epoch. best_scores, best_epoch: of the weights that are kept.
+        notes: sentences for the report. stopped: why the training ended early, or None.
+    """
+
+    phase: int = 0
+    epochs_before: int = 0
+    steps_before: int = 0
+    batch: int = 0
+    behind: bool = False
+    used: float = 0.0
+    seconds: float = 0.0
+    history: tuple[EpochRow, ...] = ()
+    best_scores: Scores | None = None
+    best_epoch: int = 0
+    notes: tuple[str, ...] = ()
+    stopped: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """Features of a frozen backbone that were computed once: of the training images, and (N, …) of the validation's."""
+
+    train: Features
+    val: Tensor
+
+
+@dataclass(kw_only=True)
+class Training:
+    """A training that goes on; made by `begin`.
+
+    Attributes:
+        plan: with every setting resolved. config: the plan's settings with the rate that is really used.
+        model: the whole network, of which ``state.model`` may be the head alone.
+        knows_all: whether the weights that it started from know all of the classes by name.
+        class_weights: (K,) float32 for the loss, or None. filters_before: (F, C, k, k) of the first convolution.
+        best: the best weights so far; unsaved: whether they are not on disk yet.
+        began, allowed: when the phase began on the run's clock, and the seconds that it may take.
+        stop: asks the training to stop, at any moment; asked: what all processes have agreed on, after a step.
+    """
+
+    run: RunFolder
+    dataset: Dataset
+    division: Split
+    plan: Plan
+    clock: Clock
+    stop: Stop
+    model: nn.Module
+    config: TrainConfig
+    phases: tuple[Phase, ...]
+    knows_all: bool
+    class_weights: Tensor | None
+    filters_before: npt.NDArray[np.float32] | None
+    state: TrainState
+    record: Record = field(default_factory=Record)
+    best: dict[str, Tensor] | None = None
+    unsaved: bool = False
+    kept: Kept | None = None
+    began: float = 0.0
+    allowed: float = math.inf
+    asked: str | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.dataset.catalog.classes
+
+    @property
+    def ended(self) -> bool:
+        """Whether the training ends before its last epoch: somebody asked for it, or the record says why."""
+        return self.asked is not None or self.record.stopped is not None
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return self.config.epochs or 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """The plan's recipe with the rate that is really used: it makes this run again, without a sweep."""
+        return replace(self.plan.recipe, train=replace(self.config, find_lr=False))
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is measured and kept: the average, where there is one."""
+        return self.model if self.state.average is None else self.state.average
+
+
+def begin(run: RunFolder, dataset: Dataset, division: Split, plan: Plan, clock: Clock, stop: Stop) -> Training:
+    """Build a plan's network, and let the learning-rate finder choose the rate where it was asked for."""
+    model, fitted = plan.initial_model()
+    config, phases = plan.recipe.train, plan.phases
+    notes = () if fitted is None else tuple(fitted.lines())
+    if config.find_lr:
+        state = TrainState(model=model, optimizers=optimizers(model, config))
+        found = find_lr(state, plan.loader, config, size=plan.size)
+        config = replace(config, lr=found.suggestion)
+        phases = tuple(replace(phase, lr=found.suggestion) for phase in phases)
+        notes += (f"The learning-rate finder took {len(found.rates)} steps and chose {found.suggestion:.3g}.",)
+    return Training(
+        run=run,
+        dataset=dataset,
+        division=division,
+        plan=plan,
+        clock=clock,
+        stop=stop,
+        model=model,
+        config=config,
+        phases=phases,
+        knows_all=fitted is not None and len(fitted.kept) == len(dataset.catalog.classes),
+        class_weights=_class_weights(dataset, division, config, plan.device),
+        filters_before=filters(model),
+        state=TrainState(model=model, optimizers=()),
+        record=Record(notes=notes),
+    )
+
+
+def begin_phase(
+    training: Training, number: int, *, going_on: bool
+) -> Generator[Progress, None, tuple[Batches, TrainConfig]]:
+    """Freeze what a phase leaves alone, and make the state that it trains.
+
+    Where only the head is trained and the images don't change, the features of the rest are computed once and kept.
 
     Args:
-        started: `time.monotonic` at which the minutes begin; now, when None.
-        code: the user's own network, where ``recipe.model.model`` only says what it is called.
-
-    Raises:
-        HubelError: in one sentence; nothing half-written is left behind.
-        Interrupted, Terminated: after a signal, when everything worth keeping was written.
+        going_on: whether the phase was begun before, so that the record stands already where it does.
     """
-    clock = Clock(time.monotonic() if started is None else started, recipe.budget)
-    name = Path(str(source).rstrip("/\\")).stem or "run"
-    folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
-    catalog = scan(source)
-    yield Note(text=f"{source}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
-    from hubel.jobs.hardware import find_device, keep_freed_memory
-    from hubel.jobs.plan import check_model, plan_from
-    from hubel.jobs.planning import make_plan
-    from hubel.jobs.rules import choose_size
-    from hubel.jobs.together import planned, shared, shared_folder
-    from hubel.jobs.transfer import start_for
-    from hubel.learning.distributed import joined
+    record, stages, phase = training.record, training.plan.stages, training.phases[number]
+    if not going_on:
+        record.phase, record.used = number, 0.0
+        record.epochs_before += training.state.epoch
+        record.steps_before += training.state.step
+    training.began = training.clock.seconds - record.used
+    training.allowed = (training.clock.left + record.used - training.plan.reserve) * training.plan.shares[number]
+    config = replace(training.config, epochs=phase.epochs, lr=phase.lr)
+    model: nn.Module = training.model
+    batches: Batches = training.plan.loader
+    training.kept = None
+    if stages is not None:
+        set_trainable(model, stages, phase.depth)
+        if phase.depth == 0 and training.plan.views:
+            training.kept = yield from _features(training, stages.head)
+            batches, model = training.kept.train, HeadOnly(model, stages.head)
+    whole = model is training.model
+    groups = () if stages is None or not whole else stages.groups
+    average = averaged(model) if config.ema and whole else None
+    training.state = TrainState(model=model, optimizers=optimizers(model, config, stages=groups), average=average)
+    return batches, config
 
-    device = find_device(recipe.device)
-    view = look(catalog, recipe.data)
-    start = start_for(recipe, code)
-    weights = None if start.weights is None else start.weights.preprocess
-    size = choose_size(view, recipe.data.size, weights)
-    preprocess = preprocess_for(view, recipe.data, size, weights)
-    check_model(recipe, size, preprocess.channels, len(catalog.classes), start)
-    with joined():
-        dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=weights is not None))
-        division = dataset.split(recipe.data, recipe.seed)
-        seen = dataset.seen(str(source), division)
-        yield seen
-        keep_freed_memory()  # not before: what reading and auditing took goes back to the system
-        plan = yield from planned(
-            lambda processes: make_plan(dataset, division, view, recipe, device, clock, start, processes),
-            lambda said, complete: plan_from(said, complete, dataset, division, device, start),
+
+def _features(training: Training, head: str) -> Generator[Progress, None, Kept]:
+    """What the frozen backbone makes of the training images, mirrored ones too, and of the validation images."""
+    division, plan, found = training.division, training.plan, list[Tensor]()
+    parts = [(division.train, mirrored) for mirrored in (False, True)[: plan.views]]
+    for rows, mirrored in [*parts, (division.val, False)]:
+        features = yield from backbone_features(
+            training.model,
+            head,
+            Rows(training.dataset.packed.images, rows),
+            plan.card.preprocess,
+            device=plan.device,
+            autocast=PRECISIONS[training.config.precision],
+            mirrored=mirrored,
         )
-        run = shared_folder(lambda: RunFolder.create(folder, overwrite=overwrite))
-        run.log(event_json(seen))
-        try:
-            yield from _recorded(run, _train_and_report(run, source, dataset, division, plan, clock, command))
-        except (HubelError, KeyboardInterrupt):
-            if not run.worth_keeping and first_process():  # leave no trace
-                shutil.rmtree(run.path, ignore_errors=True)
-            raise
+        found.append(features)
+    return Kept(train=Features(plan.loader, found[:-1]), val=found[-1])
 
 
-def resuming(
-    folder: str | Path,
-    *,
-    source: str | Path | None = None,
-    extend: int | None = None,
-    lr: float | None = None,
-    inexact: bool = False,
-    command: str = "",
-    code: Builder | None = None,
-) -> Iterator[Event]:
-    """Go on with an interrupted run, to the weights that it would have ended with; or with a finished one.
+def counted_in_all(training: Training, step: Step) -> Step:
+    """Number a step of a phase as one of the whole training."""
+    record, batches = training.record, step.batches
+    return replace(
+        step,
+        epoch=record.epochs_before + step.epoch,
+        epochs=training.epochs,
+        step=record.steps_before + step.step,
+        steps=record.steps_before + step.steps + batches * sum(p.epochs for p in training.phases[record.phase + 1 :]),
+    )
+
+
+def keep_pace(training: Training, step: Step, *, due: bool) -> bool:
+    """Note where the training is, and agree with the other processes; returns whether to store the state now.
+
+    A training that keeps to its plan depends on its steps alone, and another one of the same recipe ends with the same
+    weights. Once the steps have fallen behind the time, the clock paces it.
 
     Args:
-        source: where the images are now, where they were moved.
-        extend: epochs to train on for, with a schedule of their own. lr: their peak rate; the last one's when None.
-        inexact: go on although something is another here than it was.
-
-    Raises:
-        HubelError: in one sentence; the run is as it was.
+        due: whether the last time of storing is long ago.
     """
-    path = Path(folder)
-    RunFolder.check_begun(path)
-    recipe, said = read_recipe(path), read_json(path / "plan.json")
-    where = str(said["source"] if source is None else source)
-    catalog = scan(where)
-    yield Note(text=f"{path}: a run on {where}, {len(catalog.paths):,} files in {len(catalog.classes)} classes")
-    from hubel.jobs.hardware import find_device, keep_freed_memory
-    from hubel.jobs.plan import extended, plan_from
-    from hubel.jobs.stored import check_same, made_with, read
-    from hubel.jobs.together import shared, shared_folder
-    from hubel.jobs.transfer import start_for
-    from hubel.learning.distributed import joined
-
-    stored = read(path)
-    _check_end(path, stored, recipe, extend)
-    used = 0.0 if stored is None else stored.said["trainee"]["seconds"]
-    clock = Clock.going_on(used, None if extend else recipe.budget)
-    device = find_device(recipe.device)
-    start = start_for(recipe, code)
-    preprocess = from_json(ModelCard, said["card"]).preprocess
-    with joined():
-        dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=True))
-        division = dataset.split(recipe.data, recipe.seed)
-        if stored is not None and not inexact:
-            check_same(stored.said["made_with"], made_with(dataset, device))
-        _check_division(path, division.manifest(catalog.paths, {}))
-        keep_freed_memory()
-        plan = plan_from(said, recipe, dataset, division, device, start)
-        run = shared_folder(lambda: RunFolder.open(path))
-        if extend:
-            plan = extended(plan, extend, lr)
-        events = _train_and_report(run, where, dataset, division, plan, clock, command, stored, begun=True)
-        yield from _recorded(run, events)
+    record, state = training.record, training.state
+    record.batch = step.batch
+    record.used = training.clock.seconds - training.began
+    spent = record.used / max(training.allowed, 1e-3)
+    behind = record.behind or spent > step.step / step.steps + SLACK
+    late, store, pace = agree(training, behind, due, spent)
+    record.behind = bool(late)
+    state.pace = pace if record.behind else 0.0
+    return bool(store)
 
 
-def _check_end(path: Path, stored: Stored | None, recipe: Recipe, extend: int | None) -> None:
-    """Only a run that is not at its end goes on, and only one that is can be extended."""
-    total = recipe.train.epochs
-    done = 0 if stored is None else stored.said["trainee"]["before"] + stored.said["state"]["epoch"]
-    stopped = None if stored is None else stored.said["trainee"]["stopped"]
-    at_end = done >= (total or 0) or stopped is not None
-    if at_end and not extend and (path / "manifest.json").exists():
-        why = f", {stopped}" if stopped else ""
-        raise RunError(f"{path} is finished ({done} of {total} epochs{why}): --extend N trains on for N epochs.")
-    if extend and not at_end:
-        raise RunError(f"{path} is not finished ({done} of {total} epochs): resume it first, without --extend.")
+def agree(training: Training, *values: float) -> list[float]:
+    """Take the largest of each value over all processes, and stop all of them where any was asked to."""
+    asked, *agreed = largest([SIGNALS.index(training.stop.signal), *values])
+    training.asked = training.stop.signal = SIGNALS[int(asked)]
+    return agreed
 
 
-def _check_division(path: Path, now: dict[str, object]) -> None:
-    then = read_json(path / "split.json")
-    for part in PARTS:
-        if then[part] != now[part]:
-            raise RunError(
-                f"The images are divided otherwise than when {path} was begun ({part} has {len(then[part]):,} images "
-                "in its split.json): bring the same files back, or train a new run."
-            )
+def judge_start(training: Training) -> Note:
+    """Weights that know all of the classes may be best as they are: they are the first candidate, as epoch 0."""
+    scores = validate(training)
+    training.record.best_scores = scores
+    keep(training)
+    text = f"Before any training: {scores.accuracy:.1%} of {scores.n:,} validation images."
+    training.record.notes += (text,)
+    return Note(text=text)
 
 
-def _recorded(run: RunFolder, events: Iterator[Event]) -> Iterator[Event]:
+def judge(training: Training, event: EpochEnd) -> EpochRow | None:
+    """Measure the epoch on the validation part, and keep the weights if they are the best so far.
+
+    Returns:
+        The epoch's row; None where SIGTERM came meanwhile, and the state is put back to the epoch's last step.
+    """
+    record = training.record
     try:
-        for event in events:
-            if not isinstance(event, Progress):
-                run.log(event_json(event), sync=isinstance(event, EpochRow))
-            if isinstance(event, Finished):
-                run.seal()
-            yield event
-    finally:
-        run.release()
+        scores = validate(training)
+    except Asked:
+        training.state.epoch, training.state.position = training.state.epoch - 1, record.batch
+        training.asked = training.stop.signal
+        return None
+    best = record.best_scores is None or _better(scores, record.best_scores)
+    if best:
+        record.best_scores, record.best_epoch = scores, record.epochs_before + event.epoch
+        keep(training)
+    worst_recall, worst_class = min((c.recall, c.name) for c in scores.per_class if c.support)
+    row = EpochRow(
+        epoch=record.epochs_before + event.epoch,
+        epochs=training.epochs,
+        step=record.steps_before + event.step,
+        lr=event.lr,
+        train_loss=event.loss,
+        train_accuracy=event.accuracy,
+        val_loss=scores.loss,
+        val_accuracy=scores.accuracy,
+        worst_class=worst_class,
+        worst_recall=worst_recall,
+        recalls=tuple(c.recall for c in scores.per_class),
+        images_per_second=event.images_per_second,
+        seconds=training.clock.seconds,
+        seconds_left=_seconds_left(training, event),
+        best=best,
+    )
+    record.history += (row,)
+    record.stopped = _why_to_stop(training, row)
+    agree(training)
+    return row
 
 
-def _train_and_report(
-    run: RunFolder,
-    source: str | Path,
-    dataset: Dataset,
-    division: Split,
-    plan: Plan,
-    clock: Clock,
-    command: str,
-    stored: Stored | None = None,
-    *,
-    begun: bool = False,
-) -> Iterator[Event]:
-    """Train and report.
+def validate(training: Training) -> Scores:
+    """Measure the network that is judged on the validation part, each process a part of it.
 
-    Args:
-        begun: whether the run's first files are written already. stored: the state that it goes on from, if any.
+    Raises:
+        Asked: SIGTERM came meanwhile.
     """
-    from hubel.jobs.environment import environment
-    from hubel.jobs.evidence import report
-    from hubel.jobs.stored import Keeper, made_with
-    from hubel.jobs.trainee import Trainee
-    from hubel.learning.distributed import rank
+    plan, rows = training.plan, training.division.val
+    labels = training.dataset.catalog.labels[rows]
+    if training.kept is not None and plan.stages is not None:
+        with evaluating(training.model), torch.no_grad():
+            features = training.kept.val.to(plan.device).float()
+            logits = answer_from_features(training.model, plan.stages.head, features).float().cpu()
+        return score(logits, labels, training.classes)
 
-    trainee = Trainee(run, dataset, division, plan, clock)
-    keeper = Keeper(run, made_with(dataset, plan.device))
-    run.write("recipe.yaml", to_yaml(trainee.recipe))
-    run.write("plan.json", {"source": _place(source), **replace(plan, phases=trainee.phases).said()})
-    if begun:
-        keeper.cut_back(stored)
-    else:
-        run.write("env.json", environment(plan.device))
-        manifest = division.manifest(dataset.catalog.paths, dataset.left_out)
-        run.write("split.json", {"source": str(Path(dataset.catalog.root).resolve()), **manifest})
-        run.write("findings.json", dataset.findings)
-    yield Planned(rows=plan.rows, folder=str(run.path))
-    if stored is not None:
-        yield Note(text=f"Going on after {stored.said['state']['step']:,} steps of this phase.")
-    for note in trainee.notes:
-        yield Note(text=note)
-    with stopping() as stop:
-        trainee.asked = stop
-        yield from _epochs(run, trainee, keeper, stored)
-        if stop.signal == "SIGTERM":
-            trainee.write_best()
-            run.settle()
-            raise Terminated(f"Stopped by SIGTERM; nothing is lost: hubel resume {run.path} goes on.")
-        stopped = _why_stopped(stop, trainee)
-        if hurried := trainee.hurried():
-            trainee.notes.append(hurried)
-            yield Note(text=hurried)
-        trainee.keep_something()
-        run.settle()
-        if rank() > 0:
-            return
-        stop.at_once = True  # from here on everything can be made again
-        yield from report(run, str(source), dataset, trainee, clock, command, stopped)
-    if stop.signal:
-        raise Interrupted(
-            f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}, and hubel resume {run.path} "
-            "goes on."
-        )
+    def go_on(_: int) -> None:
+        if training.stop.signal == "SIGTERM" and world_size() == 1:
+            raise Asked
+
+    same_buffers(training.judged)
+    logits = predict(
+        training.judged,
+        Rows(training.dataset.packed.images, np.array_split(rows, world_size())[rank()]),
+        plan.card.preprocess,
+        device=plan.device,
+        autocast=PRECISIONS[training.config.precision],
+        progress=go_on,
+    )
+    return score(torch.cat(gathered(logits)), labels, training.classes)
 
 
-def first_process() -> bool:
-    """Whether this process is the only one, or the first of those that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
+def keep(training: Training) -> None:
+    """Keep the weights that were judged as the best so far."""
+    training.best, training.unsaved = copy.deepcopy(training.judged.state_dict()), True
+    if training.kept is None:  # epochs on kept features take less time than writing a large network
+        write_best(training)
 
 
-def restarted() -> bool:
-    """Whether torchrun started this process anew after a failure (``--max-restarts``)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def write_best(training: Training) -> None:
+    """Write the best weights behind the training, if they are not on disk yet."""
+    scores = training.record.best_scores
+    if not training.unsaved or scores is None or training.best is None or rank() > 0:
+        return
+    card = replace(training.plan.card, metrics={"val_accuracy": scores.accuracy, "val_n": float(scores.n)})
+    training.run.behind(model_writer(training.run.model, training.best, card))
+    training.unsaved = False
 
 
-def _place(source: str | Path) -> str:
-    """A path that is good from other folders too; a set's name as it is."""
-    return str(Path(source).resolve()) if Path(source).exists() else str(source)
+def restore_best(training: Training) -> nn.Module:
+    """Load the best weights back into the network and return it in eval mode; those it has, if no epoch was completed.
+
+    What is best is on disk afterwards, too.
+    """
+    if training.best is None:
+        training.record.best_scores = validate(training)
+        keep(training)
+    write_best(training)
+    assert training.best is not None
+    training.model.load_state_dict(training.best)
+    return training.model.eval()
 
 
-def _epochs(run: RunFolder, trainee: Trainee, keeper: Keeper, stored: Stored | None) -> Iterator[Event]:
-    """The loop: train, evaluate at each epoch's end, keep the best, store the state, stop when asked."""
-    from hubel.jobs.trainee import StoppedHere
-    from hubel.learning.engine import EpochEnd, Step
-
-    stop, patience = trainee.asked, trainee.plan.recipe.train.patience
-    yield Progress(task="training", done=0, total=1)
-    for event in trainee.fit(stored):
-        if not isinstance(event, EpochEnd):
-            if isinstance(event, Step):
-                if trainee.watch(event, due=keeper.due) or stop.signal:
-                    keeper.store(trainee)
-                event = Progress(  # noqa: PLW2901
-                    task=f"epoch {trainee.before + event.epoch} of {trainee.epochs}",
-                    done=trainee.position,
-                    total=trainee.per_epoch,
-                )
-            yield event
-            if stop.signal:
-                return
-            continue
-        try:
-            row = trainee.evaluate(event)
-        except StoppedHere:
-            keeper.store(trainee)
-            return
-        if not trainee.history[:-1]:
-            run.append("results.csv", csv_text([trainee.columns]))
-        run.append("results.csv", csv_text([trainee.cells(row)]), sync=True)
-        yield row
-        if not math.isfinite(row.train_loss):
-            lr = trainee.config.lr or 0.0
-            trainee.stopped = f"the training loss became {row.train_loss}: try a lower rate, --lr {lr / 3:.2g}."
-        elif patience is not None and trainee.last_phase and row.epoch - trainee.best_epoch >= patience:
-            trainee.stopped = f"no better validation accuracy for {patience} epochs (--patience)."
-        if stop.signal or trainee.stopped:
-            keeper.store(trainee)
-            return
-    keeper.store(trainee)
+def filters(model: nn.Module) -> npt.NDArray[np.float32] | None:
+    """Copy the first convolution's weights, (F, C, k, k) float32."""
+    found = first_filters(model)
+    return None if found is None else found[1].detach().float().cpu().numpy().copy()
 
 
-def _why_stopped(stop: Stop, trainee: Trainee) -> str | None:
-    if stop.signal:
-        return f"stopped by Ctrl-C in epoch {min(trainee.state.epoch + 1, trainee.epochs)} of {trainee.epochs}."
-    return trainee.stopped
+def results_columns(classes: tuple[str, ...]) -> list[str]:
+    """The columns of results.csv."""
+    return [name for name in EpochRow.__dataclass_fields__ if name != "recalls"] + [f"recall {n}" for n in classes]
+
+
+def results_cells(row: EpochRow) -> list[Any]:
+    """One row of results.csv."""
+    plain = [getattr(row, name) for name in EpochRow.__dataclass_fields__ if name != "recalls"]
+    return [f"{v:.6g}" if isinstance(v, float) else v for v in [*plain, *row.recalls]]
+
+
+def _why_to_stop(training: Training, row: EpochRow) -> str | None:
+    """The reason for which a training ends before its last epoch."""
+    patience, last = training.config.patience, training.record.phase == len(training.phases) - 1
+    if not math.isfinite(row.train_loss):
+        return f"the training loss became {row.train_loss}: try a lower rate, --lr {(training.config.lr or 0) / 3:.2g}."
+    if patience is not None and last and row.epoch - training.record.best_epoch >= patience:
+        return f"no better validation accuracy for {patience} epochs (--patience)."
+    return None
+
+
+def _seconds_left(training: Training, event: EpochEnd) -> float:
+    spent, number = training.clock.seconds - training.began, training.record.phase
+    share = max(event.epoch / training.phases[number].epochs, training.state.pace)
+    left = max(spent / max(share, 1e-9) - spent, 0.0)
+    return left / max(training.plan.shares[number], 1e-9) + training.plan.reserve
+
+
+def _class_weights(dataset: Dataset, division: Split, config: TrainConfig, device: torch.device) -> Tensor | None:
+    """Weights that make every class count the same in the loss, 1 on average over the training images."""
+    if config.balance != "loss":
+        return None
+    counts = np.bincount(dataset.catalog.labels[division.train], minlength=len(dataset.catalog.classes))
+    weights = counts.sum() / np.maximum(counts, 1) / (counts > 0).sum()
+    return torch.tensor(weights, dtype=torch.float32, device=device)
+
+
+def _better(new: Scores, old: Scores) -> bool:
+    if new.accuracy != old.accuracy:
+        return new.accuracy > old.accuracy
+    return new.loss < old.loss or math.isnan(old.loss)

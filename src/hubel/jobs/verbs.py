@@ -16,7 +16,7 @@ from hubel.jobs.dataset import audited
 from hubel.jobs.opening import Code, Source, code_of, name_of, opened
 from hubel.jobs.recipe import Recipe, as_flags, read_recipe, with_settings
 from hubel.jobs.result import Run
-from hubel.jobs.training import first_process, restarted, resuming, training
+from hubel.jobs.train import first_process, restarted, resuming, training
 from hubel.records import DataSeen, Event, Finding, Finished, Measured, Planned, Scores, Summary
 from hubel.report.terminal import Show, show, tracked
 from hubel.runs import RunFolder, write_json, write_text

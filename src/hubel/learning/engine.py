@@ -203,10 +203,10 @@ def _step(
         state.tally.add(loss.detach(), logits.detach(), batch.labels)
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
-    parameters = [p for p in state.model.parameters() if p.grad is not None]
-    grad_norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    trained = [p for p in state.model.parameters() if p.grad is not None]
+    grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
     if config.clip is not None:
-        nn.utils.clip_grads_with_norm_(parameters, config.clip, grad_norm)
+        nn.utils.clip_grads_with_norm_(trained, config.clip, grad_norm)
     for optimizer in state.optimizers:
         state.scaler.step(optimizer)
     state.scaler.update()

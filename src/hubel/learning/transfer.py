@@ -152,12 +152,12 @@ def backbone_features(
 ) -> Generator[Progress, None, Tensor]:
     """(N, H, W, C) uint8 → what the head is given, (N, …) on the CPU, in the type it was computed in."""
     kept: list[Tensor] = []
-    with evaluating(model), torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
-        for start in range(0, len(images), CHUNK):
-            batch = normalise(to_tensor(images[start : start + CHUNK]).to(device), preprocess)
-            batch = (batch.flip(-1) if mirrored else batch).contiguous(memory_format=torch.channels_last)
+    for start in range(0, len(images), CHUNK):
+        batch = normalise(to_tensor(images[start : start + CHUNK]).to(device), preprocess)
+        batch = (batch.flip(-1) if mirrored else batch).contiguous(memory_format=torch.channels_last)
+        with evaluating(model), torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
             kept.append(features_of(model, head, batch).to(autocast or torch.float32).cpu())
-            yield Progress(task="features of the frozen layers", done=start + len(batch), total=len(images))
+        yield Progress(task="features of the frozen layers", done=start + len(batch), total=len(images))
     return torch.cat(kept)
 
 

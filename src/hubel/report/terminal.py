@@ -23,7 +23,9 @@ from hubel.records import (
     Note,
     Planned,
     Progress,
+    Sampled,
     Scores,
+    Step,
     by_kind,
     event_json,
 )
@@ -41,9 +43,12 @@ def show(events: Iterable[Event], how: Show = "auto") -> Iterator[Event]:
         yield from events
         return
     if how == "json":
+        steps = Sampled()
         for event in events:
-            if not isinstance(event, Progress):
-                print(json.dumps(event_json(event), ensure_ascii=False), flush=True)
+            for told in (
+                steps.taken(event) if isinstance(event, Step) else () if isinstance(event, Progress) else (event,)
+            ):
+                print(json.dumps(event_json(told), ensure_ascii=False), flush=True)
             yield event
         return
     screen = _Screen(Console(highlight=False, soft_wrap=True))
@@ -79,6 +84,9 @@ class _Screen:
         self.table_begun = False
 
     def print(self, event: Event) -> None:
+        if isinstance(event, Step):
+            self._bar(Progress(task=f"epoch {event.epoch} of {event.epochs}", done=event.batch, total=event.batches))
+            return
         if isinstance(event, Progress):
             self._bar(event)
             return

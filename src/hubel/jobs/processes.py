@@ -43,7 +43,7 @@ def planned(
     """Let the first process plan from what it measures, and all of them follow that plan.
 
     Args:
-        make: from the number of processes to the plan. again: makes it again from what `Plan.said` returned.
+        make: from the number of processes to the plan. again: makes it again from what `Plan.values` returned.
     """
     plan = None
     if rank() == 0:
@@ -52,6 +52,6 @@ def planned(
             plan = yield from make(count)
         if count == 1:
             return plan
-    said = None if plan is None else json.dumps({"recipe": to_json(plan.recipe), "plan": plan.said()})
-    everything = json.loads(from_first(said))
+    text = None if plan is None else json.dumps({"recipe": to_json(plan.recipe), "plan": plan.values()})
+    everything = json.loads(from_first(text))
     return again(everything["plan"], from_json(Recipe, everything["recipe"]))

@@ -1,0 +1,367 @@
+"""`train` and `resume`: from images to a run folder with a model and its evidence, as a generator of events.
+
+`_story` is the loop. Torch is imported when the first lines about the data are out: importing it takes seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hubel.as_json import from_json
+from hubel.dataset.catalog import scan
+from hubel.dataset.split import Split
+from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
+from hubel.jobs.clock import Clock
+from hubel.jobs.dataset import Dataset, look, prepare, preprocess_for
+from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
+from hubel.jobs.signals import Stop, stopping
+from hubel.records import (
+    PARTS,
+    EpochEnd,
+    EpochRow,
+    Event,
+    Finished,
+    ModelCard,
+    Note,
+    Planned,
+    Progress,
+    Sampled,
+    Step,
+    event_json,
+)
+from hubel.runs import RunFolder, csv_text, read_json
+
+if TYPE_CHECKING:
+    from hubel.jobs.phases import Start
+    from hubel.jobs.plan import Plan
+    from hubel.jobs.state_file import State, StateWriter
+    from hubel.jobs.training import Training
+    from hubel.nn.zoo import Builder
+
+
+def training(
+    source: str | Path | Dataset,
+    recipe: Recipe,
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    started: float | None = None,
+    command: str = "",
+    code: Builder | None = None,
+    report: bool = True,
+) -> Iterator[Event]:
+    """Train a classifier on a folder, a CSV or a set by name; every event also goes to the run's log.jsonl.
+
+    Args:
+        source: the images; or a `Dataset` that `prepared` made, which many recipes can share.
+        started: `time.monotonic` at which the minutes begin; now, when None.
+        code: the user's own network, where ``recipe.model.model`` only says what it is called.
+        report: whether the report is drawn; without, the run still holds everything that it is drawn from.
+
+    Raises:
+        HubelError: in one sentence; nothing half-written is left behind.
+        Interrupted, Terminated: after a signal, when everything worth keeping was written.
+    """
+    clock = Clock(time.monotonic() if started is None else started, recipe.budget)
+    place = source.source if isinstance(source, Dataset) else str(source)
+    name = Path(place.rstrip("/\\")).stem or "run"
+    folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
+    made = isinstance(source, Dataset)
+    catalog = source.catalog if isinstance(source, Dataset) else scan(source)
+    yield Note(text=f"{place}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
+    from hubel.jobs.hardware import find_device, keep_freed_memory
+    from hubel.jobs.phases import start_for
+    from hubel.jobs.plan import plan_from
+    from hubel.jobs.planning import make_plan
+    from hubel.jobs.processes import planned, shared_folder
+    from hubel.learning.distributed import joined
+
+    device, start = find_device(recipe.device), start_for(recipe, code)
+    with joined():
+        dataset = _fits(source, recipe) if isinstance(source, Dataset) else (yield from _prepared(place, recipe, start))
+        division = dataset.split(recipe.data, recipe.seed)
+        seen = dataset.seen(place, division)
+        yield seen
+        if not made:
+            keep_freed_memory()  # not before: what reading and auditing took goes back to the system
+        plan = yield from planned(
+            lambda processes: make_plan(dataset, division, recipe, device, clock, start, processes),
+            lambda values, complete: plan_from(values, complete, dataset, division, device, start),
+        )
+        run = shared_folder(lambda: RunFolder.create(folder, overwrite=overwrite))
+        run.log(event_json(seen))
+        try:
+            yield from _recorded(run, _train_and_report(run, place, dataset, division, plan, clock, command, report))
+        except (HubelError, KeyboardInterrupt):
+            if not run.worth_keeping and first_process():  # leave no trace
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
+
+
+def prepared(source: str, recipe: Recipe) -> Generator[Event, None, Dataset]:
+    """Decode and audit images as a recipe asks for them, to be shared by several trainings; yields progress."""
+    from hubel.jobs.phases import start_for
+
+    return (yield from _prepared(source, recipe, start_for(recipe, None)))
+
+
+def _prepared(source: str, recipe: Recipe, start: Start) -> Generator[Event, None, Dataset]:
+    from hubel.jobs.plan import check_model
+    from hubel.jobs.processes import shared
+    from hubel.jobs.rules import choose_size
+
+    catalog = scan(source)
+    view = look(catalog, recipe.data)
+    weights = None if start.weights is None else start.weights.preprocess
+    size = choose_size(view, recipe.data.size, weights)
+    preprocess = preprocess_for(view, recipe.data, size, weights)
+    check_model(recipe, size, preprocess.channels, len(catalog.classes), start)
+    dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=weights is not None))
+    return replace(dataset, source=source, side=view.side)
+
+
+def _fits(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """A dataset that was prepared holds images of one size: a recipe can't ask for another."""
+    side = dataset.packed.preprocess.size[0]
+    if recipe.data.size not in (None, side):
+        raise UsageError(f"The images were prepared at {side} pixels: prepare them anew for --size {recipe.data.size}.")
+    return dataset
+
+
+def resuming(
+    folder: str | Path,
+    *,
+    source: str | Path | None = None,
+    extend: int | None = None,
+    lr: float | None = None,
+    inexact: bool = False,
+    command: str = "",
+    code: Builder | None = None,
+) -> Iterator[Event]:
+    """Go on with an interrupted run, to the weights that it would have ended with; or with a finished one.
+
+    Args:
+        source: where the images are now, where they were moved.
+        extend: epochs to train on for, with a schedule of their own. lr: their peak rate; the last one's when None.
+        inexact: go on although something is another here than it was.
+
+    Raises:
+        HubelError: in one sentence; the run is as it was.
+    """
+    path = Path(folder)
+    RunFolder.check_begun(path)
+    recipe, planned = read_recipe(path), read_json(path / "plan.json")
+    where = str(planned["source"] if source is None else source)
+    catalog = scan(where)
+    yield Note(text=f"{path}: a run on {where}, {len(catalog.paths):,} files in {len(catalog.classes)} classes")
+    from hubel.jobs.hardware import find_device, keep_freed_memory
+    from hubel.jobs.phases import start_for
+    from hubel.jobs.plan import extended, plan_from
+    from hubel.jobs.processes import shared, shared_folder
+    from hubel.jobs.state_file import check_same, made_with, read_state
+    from hubel.learning.distributed import joined
+
+    state = read_state(path)
+    _check_end(path, state, recipe, extend)
+    clock = Clock.going_on(0.0 if state is None else state.record.seconds, None if extend else recipe.budget)
+    device, start = find_device(recipe.device), start_for(recipe, code)
+    preprocess = from_json(ModelCard, planned["card"]).preprocess
+    with joined():
+        dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=True))
+        division = dataset.split(recipe.data, recipe.seed)
+        if state is not None and not inexact:
+            check_same(state.made_with, made_with(dataset, device))
+        _check_division(path, division.manifest(catalog.paths, {}))
+        keep_freed_memory()
+        plan = plan_from(planned, recipe, dataset, division, device, start)
+        run = shared_folder(lambda: RunFolder.open(path))
+        if extend:
+            plan = extended(plan, extend, lr)
+        events = _train_and_report(run, where, dataset, division, plan, clock, command, True, state, begun=True)
+        yield from _recorded(run, events)
+
+
+def _check_end(path: Path, state: State | None, recipe: Recipe, extend: int | None) -> None:
+    """Only a run that is not at its end goes on, and only one that is can be extended."""
+    total = recipe.train.epochs
+    done, stopped = (0, None) if state is None else (state.epochs, state.record.stopped)
+    at_end = done >= (total or 0) or stopped is not None
+    if at_end and not extend and (path / "manifest.json").exists():
+        why = f", {stopped}" if stopped else ""
+        raise RunError(f"{path} is finished ({done} of {total} epochs{why}): --extend N trains on for N epochs.")
+    if extend and not at_end:
+        raise RunError(f"{path} is not finished ({done} of {total} epochs): resume it first, without --extend.")
+
+
+def _check_division(path: Path, now: dict[str, object]) -> None:
+    then = read_json(path / "split.json")
+    for part in PARTS:
+        if then[part] != now[part]:
+            raise RunError(
+                f"The images are divided otherwise than when {path} was begun ({part} has {len(then[part]):,} images "
+                "in its split.json): bring the same files back, or train a new run."
+            )
+
+
+def _recorded(run: RunFolder, events: Iterator[Event]) -> Iterator[Event]:
+    """Log events as they pass: of the steps about two a second, and everything else but progress."""
+    steps = Sampled()
+    try:
+        for event in events:
+            if isinstance(event, Step):
+                for step in steps.taken(event):
+                    run.log(event_json(step))
+            elif not isinstance(event, Progress):
+                run.log(event_json(event), sync=isinstance(event, EpochRow))
+            if isinstance(event, Finished):
+                run.seal()
+            yield event
+    finally:
+        run.release()
+
+
+def _train_and_report(
+    run: RunFolder,
+    source: str,
+    dataset: Dataset,
+    division: Split,
+    plan: Plan,
+    clock: Clock,
+    command: str,
+    drawn: bool,
+    state: State | None = None,
+    *,
+    begun: bool = False,
+) -> Iterator[Event]:
+    """Train and report.
+
+    Args:
+        drawn: whether the report is drawn. begun: whether the run's first files are written already.
+        state: what it goes on from, if anything.
+    """
+    from hubel.jobs.evidence import report
+    from hubel.jobs.hardware import environment
+    from hubel.jobs.state_file import StateWriter, made_with
+    from hubel.jobs.training import begin, restore_best
+    from hubel.learning.distributed import rank
+
+    training = begin(run, dataset, division, plan, clock, Stop())
+    writer = StateWriter(run, made_with(dataset, plan.device))
+    run.write("recipe.yaml", to_yaml(training.recipe))
+    run.write("plan.json", {"source": _place(source), **replace(plan, phases=training.phases).values()})
+    if begun:
+        writer.cut_back(state)
+    else:
+        run.write("env.json", environment(plan.device))
+        manifest = division.manifest(dataset.catalog.paths, dataset.left_out)
+        run.write("split.json", {"source": str(Path(dataset.catalog.root).resolve()), **manifest})
+        run.write("findings.json", dataset.findings)
+    yield Planned(rows=plan.rows, folder=str(run.path))
+    if state is not None:
+        yield Note(text=f"Going on after {state.loop['step']:,} steps of this phase.")
+    for note in training.record.notes:
+        yield Note(text=note)
+    with stopping() as stop:
+        training.stop = stop
+        yield from _story(training, writer, state)
+        if stop.signal == "SIGTERM":
+            run.settle()
+            raise Terminated(f"Stopped by SIGTERM; nothing is lost: hubel resume {run.path} goes on.")
+        yield from _said_in_the_end(training)
+        model = restore_best(training)
+        run.settle()
+        if rank() > 0:
+            return
+        stop.at_once = True  # from here on everything can be made again
+        yield from report(training, model, source, command, _why_stopped(training), drawn=drawn)
+    if stop.signal:
+        raise Interrupted(
+            f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}, and hubel resume {run.path} "
+            "goes on."
+        )
+
+
+def _story(training: Training, writer: StateWriter, state: State | None) -> Iterator[Event]:
+    """Train phase by phase: look at every step, judge every epoch, keep the best, store the state, stop when asked."""
+    import torch
+
+    from hubel.jobs.training import begin_phase, counted_in_all, judge, judge_start, keep_pace, write_best
+    from hubel.learning.distributed import rank
+    from hubel.learning.engine import fit
+
+    torch.manual_seed(training.plan.recipe.seed + rank())  # of dropout; the finder may have drawn before
+    if state is not None:
+        state.give(training)
+    elif training.knows_all:
+        yield judge_start(training)
+    for number in range(training.record.phase, len(training.phases)):
+        batches, config = yield from begin_phase(training, number, going_on=state is not None)
+        if state is not None:
+            state.give_loop(training)
+            state = None
+        size, weights = training.plan.size, training.class_weights
+        for event in fit(training.state, batches, config, size=size, class_weights=weights):
+            store = False
+            if isinstance(event, Step):
+                yield counted_in_all(training, event)
+                store = keep_pace(training, event, due=writer.due)
+            elif isinstance(event, EpochEnd) and (row := judge(training, event)):
+                _write_results(training, row)
+                yield row
+            if store or training.ended:
+                writer.store(training)
+            if training.ended:
+                break
+        write_best(training)
+        if training.ended:
+            return
+    writer.store(training)
+
+
+def _write_results(training: Training, row: EpochRow) -> None:
+    from hubel.jobs.training import results_cells, results_columns
+
+    if len(training.record.history) == 1:
+        training.run.append("results.csv", csv_text([results_columns(training.classes)]))
+    training.run.append("results.csv", csv_text([results_cells(row)]), sync=True)
+
+
+def _said_in_the_end(training: Training) -> Iterator[Note]:
+    """Say so if the time was up before the planned epochs were: rate and sizes had been compressed to fit."""
+    record = training.record
+    done = record.history[-1].epoch if record.history else 0
+    if record.behind and done < training.epochs:
+        text = (
+            f"This machine was slower than measured before the start: the schedule was compressed to {done} of "
+            f"{training.epochs} epochs, and completed."
+        )
+        record.notes += (text,)
+        yield Note(text=text)
+
+
+def _why_stopped(training: Training) -> str | None:
+    if training.asked:
+        epoch = min(training.state.epoch + 1, training.epochs)
+        return f"stopped by Ctrl-C in epoch {epoch} of {training.epochs}."
+    return training.record.stopped
+
+
+def first_process() -> bool:
+    """Whether this process is the only one, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process anew after a failure (``--max-restarts``)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _place(source: str | Path) -> str:
+    """A path that is good from other folders too; a set's name as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
