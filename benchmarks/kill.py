@@ -35,17 +35,17 @@ from pathlib import Path
 from typing import Any
 
 import altair  # noqa: F401  (what a training imports late, so that children needn't)
-import hubel.jobs.together
 import sklearn.linear_model  # noqa: F401
 import torch
 import vl_convert  # noqa: F401
-from hubel.jobs.trainee import Trainee
 
 import hubel
 import hubel.jobs.evidence
+import hubel.jobs.processes
 from hubel.dataset.catalog import scan
 from hubel.errors import HubelError
-from hubel.jobs import stored
+from hubel.jobs import state_file
+from hubel.jobs import training as training_state
 from hubel.learning import distributed
 from hubel.nn import tensor_file
 from hubel.nn.tensor_file import digest_of, read_tensors
@@ -134,7 +134,7 @@ def _train(
             os.environ |= {"RANK": str(number), "WORLD_SIZE": str(count), "LOCAL_RANK": str(number)}
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         torch.set_num_threads(1)
-        stored.LEAST, stored.SHARE = 0.0, 0  # store at every step
+        state_file.LEAST, state_file.SHARE = 0.0, 0  # store at every step
         if prepare is not None:
             prepare()
         if (run / "plan.json").exists():
@@ -306,13 +306,13 @@ class Bench:
         slowest, lost, right, made = 0.0, 0, 0, 0
 
         def count_steps() -> None:
-            watch = Trainee.watch
+            keep_pace = training_state.keep_pace
 
-            def counting(self: Trainee, event: Any, **more: Any) -> bool:
-                shared[:8] = struct.pack("q", self.steps_before + event.step)
-                return watch(self, event, **more)
+            def counting(training: Any, event: Any, **more: Any) -> bool:
+                shared[:8] = struct.pack("q", training.record.steps_before + event.step)
+                return keep_pace(training, event, **more)
 
-            Trainee.watch = counting  # type: ignore[method-assign]
+            training_state.keep_pace = counting
 
         while made < count:
             name = self.random.choice(list(RECIPES))
@@ -337,8 +337,8 @@ class Bench:
             made += 1
             slowest = max(slowest, took)
             right += code == 143 and took <= 5
-            said = json.loads(read_tensors(run / STATE)[1]["said"])
-            kept = said["trainee"]["steps_before"] + said["state"]["step"]
+            values = json.loads(read_tensors(run / STATE)[1]["values"])
+            kept = values["record"]["steps_before"] + values["loop"]["step"]
             lost += struct.unpack("q", shared[:8])[0] - kept
             if code != 143 or took > 5:
                 self.failures.append(f"{name}: SIGTERM ended with {code} after {took:.1f} s")

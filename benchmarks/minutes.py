@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hubel.jobs.result import Run
+from hubel.jobs.run import Run
 from hubel.runs import read_json
 
 

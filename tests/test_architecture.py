@@ -19,6 +19,7 @@ ROWS = (
     ("learning", "explanation"),
     ("jobs",),
     ("flags",),
+    ("verbs",),
     ("cli",),
     ("__main__",),
 )
@@ -67,9 +68,9 @@ LIGHT = [
     "hubel.records",
     "hubel.runs",
     "hubel.flags",
-    "hubel.jobs.verbs",
-    "hubel.jobs.opening",
-    "hubel.jobs.result",
+    "hubel.verbs",
+    "hubel.jobs.api",
+    "hubel.jobs.run",
     "hubel.jobs.train",
     "hubel.dataset.decode",
     "hubel.dataset.pack",
@@ -99,7 +100,7 @@ def test_help_loads_no_torch() -> None:
 
 
 def test_training_does_not_load_torchvision() -> None:
-    loaded = modules_after("import hubel.jobs.training, hubel.jobs.evidence, hubel.jobs.answering")
+    loaded = modules_after("import hubel.jobs.training, hubel.jobs.evidence, hubel.jobs.answer")
     assert "torch" in loaded
     assert "torchvision" not in loaded, "it would add seconds to every command"
 

@@ -212,6 +212,6 @@ def test_the_python_names_are_all_there() -> None:
 
 
 def test_started_is_near_the_start_of_the_process() -> None:
-    from hubel.cli import STARTED
+    from hubel.verbs import STARTED
 
     assert STARTED <= time.monotonic()

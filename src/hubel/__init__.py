@@ -1,7 +1,7 @@
 """hubel: the whole life of a convolutional image classifier, from a folder of images to a classifier with evidence.
 
-The public names below are imported when they are first used, so that ``import hubel`` is instant. Verbs are functions
-here (`hubel.train`), and the packages they are made of have nouns for names (`hubel.learning`).
+The public names below are imported when they are first used, so that ``import hubel`` is instant. Each command of the
+command line is a function here (`hubel.train`); the packages they are made of have nouns for names (`hubel.learning`).
 """
 
 from __future__ import annotations
@@ -9,48 +9,65 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from hubel.verbs import VERBS
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hubel.dataset.loader import Loader as Loader
     from hubel.errors import HubelError as HubelError
-    from hubel.jobs.answering import Answer as Answer
-    from hubel.jobs.answering import Classifier as Classifier
-    from hubel.jobs.opening import load as load
+    from hubel.geometry.arithmetic import conv as conv
+    from hubel.jobs.answer import Answer as Answer
+    from hubel.jobs.answer import Classifier as Classifier
+    from hubel.jobs.answer import load as load
+    from hubel.jobs.api import cache as cache
+    from hubel.jobs.api import data as data
+    from hubel.jobs.api import demo as demo
+    from hubel.jobs.api import evaluate as evaluate
+    from hubel.jobs.api import export as export
+    from hubel.jobs.api import inspect as inspect
+    from hubel.jobs.api import predict as predict
+    from hubel.jobs.api import prepare as prepare
+    from hubel.jobs.api import report as report
+    from hubel.jobs.api import resume as resume
+    from hubel.jobs.api import train as train
     from hubel.jobs.recipe import Recipe as Recipe
-    from hubel.jobs.result import Run as Run
+    from hubel.jobs.run import Run as Run
     from hubel.jobs.train import training as training
-    from hubel.jobs.verbs import cache as cache
-    from hubel.jobs.verbs import data as data
-    from hubel.jobs.verbs import demo as demo
-    from hubel.jobs.verbs import evaluate as evaluate
-    from hubel.jobs.verbs import export as export
-    from hubel.jobs.verbs import inspect as inspect
-    from hubel.jobs.verbs import predict as predict
-    from hubel.jobs.verbs import resume as resume
-    from hubel.jobs.verbs import train as train
+    from hubel.learning.checkpoint import forked as forked
+    from hubel.learning.checkpoint import snapshot as snapshot
+    from hubel.learning.config import TrainConfig as TrainConfig
+    from hubel.learning.engine import TrainState as TrainState
     from hubel.learning.engine import fit as fit
+    from hubel.learning.optim import optimizers as optimizers
     from hubel.nn.zoo import build as build
+    from hubel.records import EpochEnd as EpochEnd
+    from hubel.records import Finding as Finding
+    from hubel.records import Step as Step
 
 _HOMES = {
-    "HubelError": "errors",
-    "Answer": "jobs.answering",
-    "Classifier": "jobs.answering",
-    "Recipe": "jobs.recipe",
+    **{name: verb.home for name, verb in VERBS.items()},
+    "prepare": "jobs.api",
+    "load": "jobs.answer",
     "training": "jobs.train",
-    "Run": "jobs.result",
-    "cache": "jobs.verbs",
-    "data": "jobs.verbs",
-    "demo": "jobs.verbs",
-    "evaluate": "jobs.verbs",
-    "export": "jobs.verbs",
-    "inspect": "jobs.verbs",
-    "load": "jobs.opening",
-    "predict": "jobs.verbs",
-    "resume": "jobs.verbs",
-    "train": "jobs.verbs",
-    "fit": "learning.engine",
+    "Answer": "jobs.answer",
+    "Classifier": "jobs.answer",
+    "Recipe": "jobs.recipe",
+    "Run": "jobs.run",
     "build": "nn.zoo",
+    "Loader": "dataset.loader",
+    "TrainConfig": "learning.config",
+    "TrainState": "learning.engine",
+    "optimizers": "learning.optim",
+    "fit": "learning.engine",
+    "snapshot": "learning.checkpoint",
+    "forked": "learning.checkpoint",
+    "Step": "records",
+    "EpochEnd": "records",
+    "Finding": "records",
+    "HubelError": "errors",
 }
+__all__ = sorted(["__version__", *_HOMES])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
@@ -60,4 +77,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(["__version__", *_HOMES])
+    return __all__

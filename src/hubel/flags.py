@@ -13,6 +13,26 @@ def add_weights(to: argparse.ArgumentParser) -> None:
     add_settings(to, sections={"model", "data"}, only={"model", "weights", "size", "fit", "mean", "std"})
 
 
+def add_output(to: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    """The flag for where something is written."""
+    to.add_argument("--output", metavar=metavar, help=text)
+
+
+def add_places(to: argparse.ArgumentParser, metavar: str, text: str) -> None:
+    """Files and folders, which may stand before, between and after the flags."""
+    to.add_argument("places", metavar=metavar, nargs="*", help=text)
+
+
+def add_device(to: argparse.ArgumentParser) -> None:
+    """The flag for the hardware."""
+    to.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
+
+
+def add_code(to: argparse.ArgumentParser) -> None:
+    """The flag for the user's own network, without which no code is run."""
+    to.add_argument("--model", metavar="FILE.py:CLASS", help="the code that the run was trained with")
+
+
 def add_conv_flags(to: argparse.ArgumentParser) -> None:
     """Flags for one convolution or pooling."""
     pair: dict[str, Any] = {"nargs": "+", "type": int, "metavar": "N"}
@@ -38,7 +58,7 @@ def add_json(to: argparse.ArgumentParser) -> None:
 
 def add_run_flags(to: argparse.ArgumentParser) -> None:
     """Flags for where a run is written, and from which recipe."""
-    to.add_argument("--output", metavar="RUN", help="the run folder; runs/<name>[-N] by default")
+    add_output(to, "RUN", "the run folder; runs/<name>[-N] by default")
     to.add_argument("--overwrite", action="store_true", help="replace an earlier run in that folder")
     to.add_argument("-c", "--recipe", metavar="FILE", help="recipe.yaml of settings, an earlier run's folder, or speed")
     add_json(to)

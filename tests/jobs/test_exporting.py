@@ -18,7 +18,7 @@ from hubel.dataset.odd import odd_images
 from hubel.errors import DataError, ModelError, RunError, UsageError
 from hubel.evaluation.onnx_model import onnx_bytes
 from hubel.jobs import exporting as module
-from hubel.jobs.answering import Classifier, OnnxClassifier, evaluating, load
+from hubel.jobs.answer import Classifier, OnnxClassifier, evaluating, load
 from hubel.jobs.exporting import Exported, exporting
 from hubel.nn.model_folder import save_model
 from hubel.nn.zoo import build

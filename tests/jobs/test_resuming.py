@@ -18,11 +18,11 @@ import torch
 
 import hubel
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
-from hubel.jobs import stored
+from hubel.jobs import state_file
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.jobs.train import resuming, training
 from hubel.nn.tensor_file import digest_of, read_tensors
-from hubel.records import EpochRow, Event, Finished, Progress
+from hubel.records import EpochRow, Event, Finished, Step
 from hubel.runs import STATE
 
 PLAIN: dict[str, Any] = {"epochs": 3, "width": 16, "seed": 3, "batch_size": 16, "dropout": 0.2}
@@ -35,8 +35,8 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(autouse=True)
 def _store_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored, "LEAST", 0.0)
-    monkeypatch.setattr(stored, "SHARE", 0)
+    monkeypatch.setattr(state_file, "LEAST", 0.0)
+    monkeypatch.setattr(state_file, "SHARE", 0)
 
 
 def digest(run: Path) -> str:
@@ -52,7 +52,7 @@ def start(images: Path, run: Path, recipe: dict[str, Any]) -> Iterator[Event]:
 def leave_after(events: Iterator[Event], steps: int) -> None:
     """Stop listening in the middle: what a killed process leaves on disk is what was written so far."""
     for event in events:
-        if isinstance(event, Progress) and event.task.startswith("epoch"):
+        if isinstance(event, Step):
             steps -= 1
             if steps == 0:
                 break
@@ -105,11 +105,11 @@ def test_a_signal_loses_no_step(
     steps = 0
     with pytest.raises(error, match="hubel resume"):
         for event in start(few_digits, tmp_path / "run", PLAIN):
-            if isinstance(event, Progress) and event.task.startswith("epoch"):
+            if isinstance(event, Step):
                 steps += 1
                 if steps == when:
                     os.kill(os.getpid(), number)
-    kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["said"])
+    kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["values"])
     assert kept["state"]["step"] == steps
     list(resuming(tmp_path / "run"))
     assert digest(tmp_path / "run") == digest(tmp_path / "whole")
@@ -194,23 +194,23 @@ def test_two_processes_train_one_network(few_digits: Path, tmp_path: Path) -> No
     run = hubel.Run(tmp_path / "run")
     run.verify()
     assert run.scores.n > 0
-    kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["said"])
+    kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["values"])
     assert kept["made_with"]["processes"] == 2
 
 
 DYING = """
 import os, signal
-from hubel.jobs import stored
-from hubel.jobs.trainee import Trainee
-stored.LEAST, stored.SHARE = 0.0, 0
-watch = Trainee.watch
+from hubel.jobs import state_file
+from hubel.jobs import training
+state_file.LEAST, state_file.SHARE = 0.0, 0
+keep_pace = training.keep_pace
 
-def watch_and_die(self, event, **more):
+def keep_pace_and_die(self, event, **more):
     if event.step == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    return watch(self, event, **more)
+    return keep_pace(self, event, **more)
 
-Trainee.watch = watch_and_die
+training.keep_pace = keep_pace_and_die
 """
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hubel.jobs.trainee import Trainee
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 import defects
@@ -24,11 +23,12 @@ from hubel.dataset.catalog import scan
 from hubel.dataset.pack import Rows
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.evaluation import baseline
-from hubel.jobs.answering import bind
+from hubel.jobs import training as state
+from hubel.jobs.answer import bind
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import batch_size_for, mean_and_std, wanted_epochs
 from hubel.jobs.train import training
-from hubel.records import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress
+from hubel.records import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress, Step
 
 QUICK = {"epochs": 2, "width": 16, "seed": 3}
 
@@ -41,10 +41,10 @@ def run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> hubel.Run
 def test_the_events_come_in_order(few_digits: Path, tmp_path: Path) -> None:
     recipe = with_settings(Recipe(), QUICK)
     events = list(training(few_digits, recipe, output=tmp_path / "run"))
-    kinds = [type(e) for e in events if not isinstance(e, Progress)]
+    kinds = [type(e) for e in events if not isinstance(e, (Progress, Step))]
     assert kinds[1:] == [DataSeen, Planned, EpochRow, EpochRow, Measured, Finished]
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines] == [
+    assert [line["event"] for line in lines if line["event"] != "step"] == [
         "data_seen",
         "planned",
         "epoch_row",
@@ -175,7 +175,7 @@ def test_a_signal_finishes_the_step_and_keeps_the_model(
     steps = 0
     with pytest.raises(error) as raised:
         for event in training(few_digits, with_settings(Recipe(), {**QUICK, "epochs": 50}), output=tmp_path / "run"):
-            if isinstance(event, Progress) and event.task.startswith("epoch"):
+            if isinstance(event, Step):
                 steps += 1
                 if steps == 7:
                     os.kill(os.getpid(), number)
@@ -314,8 +314,8 @@ def test_a_machine_slower_than_measured_still_ends_in_time(
     few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = with_settings(Recipe(), {**QUICK, "epochs": 30, "minutes": 60})
-    shares = itertools.chain([0.0] * 4, [i / 10 for i in range(11)], itertools.repeat(1.0))
-    monkeypatch.setattr(Trainee, "used", property(lambda self: next(shares) * self._allowed))
+    shares = itertools.chain([0.0] * 4, [i / 20 for i in range(21)], itertools.repeat(1.0))
+    monkeypatch.setattr(state, "phase_seconds", lambda training: next(shares) * training.allowed)
     events = list(training(few_digits, recipe, output=tmp_path / "run"))
     rows = [event for event in events if isinstance(event, EpochRow)]
     assert len(rows) < 30

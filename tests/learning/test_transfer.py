@@ -54,11 +54,16 @@ def loader(flip: bool = False) -> Loader:
 
 
 def views(model: torch.nn.Module, batches: Loader, *mirrored: bool) -> list[torch.Tensor]:
-    images = batches._stored[batches.indices.numpy()]
-    return [
-        backbone_features(model, "linear", images, PREPROCESS, device=torch.device("cpu"), autocast=None, mirrored=m)
-        for m in mirrored
-    ]
+    images, device, found = batches._stored[batches.indices.numpy()], torch.device("cpu"), []
+    for m in mirrored:
+        work = backbone_features(model, "linear", images, PREPROCESS, device=device, autocast=None, mirrored=m)
+        while True:
+            try:
+                assert next(work).total == len(images)
+            except StopIteration as end:
+                found.append(end.value)
+                break
+    return found
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -13,7 +13,7 @@ from hubel.dataset.odd import odd_images
 from hubel.errors import DataError, ModelError, UsageError
 from hubel.evaluation.onnx_graph import needed
 from hubel.evaluation.onnx_model import OnnxModel, onnx_bytes, open_onnx
-from hubel.jobs.answering import Answer, Classifier, list_images, load
+from hubel.jobs.answer import Answer, Classifier, list_images, load_folder
 from hubel.nn.zoo import Builder
 from hubel.records import Event, Note, Progress
 from hubel.runs import read_json, write_bytes
@@ -74,7 +74,7 @@ def exporting(
     for package in ("onnx", "onnxscript", "onnxruntime"):
         needed(package)
     target = _target(Path(run), output)
-    classifier = load(run, device="cpu", code=code)
+    classifier = load_folder(run, device="cpu", code=code)
     if not isinstance(classifier, Classifier):
         raise UsageError(f"{run} is exported already: give the run folder.")
     given = None if images is None else [(_name(file), file) for file in list_images(images)]

@@ -19,7 +19,7 @@ import hubel
 from hubel.as_json import from_json, to_json
 from hubel.errors import ModelError, RunError
 from hubel.jobs.dataset import Dataset
-from hubel.jobs.training import Record, Training
+from hubel.jobs.training import Record, Training, phase_seconds
 from hubel.learning.checkpoint import captured, restore
 from hubel.learning.convolutions import has_matrix_units
 from hubel.learning.distributed import rank, world_size
@@ -95,7 +95,7 @@ class StateWriter:
             tensors |= {f"best.{name}": value for name, value in (training.best or {}).items()}
             if training.filters_before is not None:
                 tensors["filters"] = torch.from_numpy(training.filters_before)
-            training.record.used = training.clock.seconds - training.began
+            training.record.used = phase_seconds(training)
             training.record.seconds = training.clock.seconds
             values = {
                 "layout": LAYOUT,

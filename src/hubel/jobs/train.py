@@ -104,11 +104,11 @@ def training(
             raise
 
 
-def prepared(source: str, recipe: Recipe) -> Generator[Event, None, Dataset]:
+def prepared(source: str, recipe: Recipe, code: Builder | None = None) -> Generator[Event, None, Dataset]:
     """Decode and audit images as a recipe asks for them, to be shared by several trainings; yields progress."""
     from hubel.jobs.phases import start_for
 
-    return (yield from _prepared(source, recipe, start_for(recipe, None)))
+    return (yield from _prepared(source, recipe, start_for(recipe, code)))
 
 
 def _prepared(source: str, recipe: Recipe, start: Start) -> Generator[Event, None, Dataset]:

@@ -247,13 +247,18 @@ def keep_pace(training: Training, step: Step, *, due: bool) -> bool:
     """
     record, state = training.record, training.state
     record.batch = step.batch
-    record.used = training.clock.seconds - training.began
+    record.used = phase_seconds(training)
     spent = record.used / max(training.allowed, 1e-3)
     behind = record.behind or spent > step.step / step.steps + SLACK
     late, store, pace = agree(training, behind, due, spent)
     record.behind = bool(late)
     state.pace = pace if record.behind else 0.0
     return bool(store)
+
+
+def phase_seconds(training: Training) -> float:
+    """Seconds since the phase began, those before an interruption included."""
+    return training.clock.seconds - training.began
 
 
 def agree(training: Training, *values: float) -> list[float]:
@@ -403,7 +408,7 @@ def _why_to_stop(training: Training, row: EpochRow) -> str | None:
 
 
 def _seconds_left(training: Training, event: EpochEnd) -> float:
-    spent, number = training.clock.seconds - training.began, training.record.phase
+    spent, number = phase_seconds(training), training.record.phase
     share = max(event.epoch / training.phases[number].epochs, training.state.pace)
     left = max(spent / max(share, 1e-9) - spent, 0.0)
     return left / max(training.plan.shares[number], 1e-9) + training.plan.reserve

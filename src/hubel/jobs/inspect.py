@@ -12,7 +12,7 @@ from hubel.errors import UsageError
 from hubel.geometry.rows import ForwardError
 from hubel.geometry.summary import summarise
 from hubel.geometry.trace import follow
-from hubel.jobs.answering import Classifier, load
+from hubel.jobs.answer import Classifier, load_folder
 from hubel.nn.foreign import code_name
 from hubel.nn.zoo import Builder, build, native, outline
 from hubel.records import Summary
@@ -47,7 +47,7 @@ def inspecting(network: Any, asked: Asked, *, code: Builder | None = None) -> Su
     if isinstance(network, nn.Module):
         return _summary(network, code_name(network).rpartition(":")[2], asked, native="own")
     if Path(network).is_dir():
-        classifier = load(network, device="cpu", code=code)
+        classifier = load_folder(network, device="cpu", code=code)
         assert isinstance(classifier, Classifier)
         said = classifier.card.preprocess
         name = f"{classifier.card.architecture} in {network}"

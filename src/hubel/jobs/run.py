@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubel.as_json import from_json
-from hubel.jobs.opening import load
 from hubel.records import Baselines, Finding, Scores
 from hubel.report.terminal import baseline_words, headline
 from hubel.runs import read_json, verify
 
 if TYPE_CHECKING:
-    from hubel.jobs.answering import Classifier
+    from hubel.jobs.answer import Classifier
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Run:
 
     def load(self) -> Classifier:
         """Load the trained model."""
-        from hubel.jobs.answering import Classifier
+        from hubel.jobs.answer import Classifier, load
 
         classifier = load(self.path)
         assert isinstance(classifier, Classifier)

@@ -1,4 +1,4 @@
-"""The verbs: one function each, the same on the command line and in Python. Torch is imported where it is needed."""
+"""The commands as functions of Python, one each. Torch is imported where it is needed: it takes seconds."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from typing import TYPE_CHECKING, Any
 from hubel.dataset.config import DataConfig
 from hubel.dataset.pack import cache_clear, cache_entries
 from hubel.errors import RunError, UsageError
-from hubel.jobs.dataset import audited
-from hubel.jobs.opening import Code, Source, code_of, name_of, opened
+from hubel.jobs.dataset import Dataset, audited
 from hubel.jobs.recipe import Recipe, as_flags, read_recipe, with_settings
-from hubel.jobs.result import Run
-from hubel.jobs.train import first_process, restarted, resuming, training
+from hubel.jobs.run import Run
+from hubel.jobs.train import first_process, prepared, restarted, resuming, training
 from hubel.records import DataSeen, Event, Finding, Finished, Measured, Planned, Scores, Summary
 from hubel.report.terminal import Show, show, tracked
 from hubel.runs import RunFolder, write_json, write_text
 
 if TYPE_CHECKING:
-    from hubel.jobs.answering import Answer
+    from hubel.jobs.answer import Answer
     from hubel.jobs.exporting import Exported
+
+Source = str | os.PathLike[str]
+Code = Any  # a network's name, an nn.Module, or what makes one; torch is not imported here to say so
 
 
 def train(
-    source: Source,
+    source: Source | Dataset,
     *,
     recipe: Recipe | Source | None = None,
     output: Source | None = None,
     overwrite: bool = False,
+    report: bool = True,
     show_as: Show = "auto",
     started: float | None = None,
     **changes: Any,
@@ -39,8 +42,10 @@ def train(
     """Train a classifier on a folder of images, a CSV or a set by name, and write a run folder.
 
     Args:
+        source: the images; or what `prepare` returned, which many trainings can share.
         recipe: a `Recipe`, or the path of a YAML file or of an earlier run.
         output: the run folder; ``runs/<name>[-N]`` when None.
+        report: whether the page is drawn; without, `report` draws it later.
         show_as: ``auto`` prints as the command line does, ``json`` one object per event, ``none`` nothing.
         changes: any setting by its name, as on the command line: ``minutes=3, model="resnet18", seed=1``. The model may
             also be your own nn.Module, or a class or function that makes one; hubel tells it the number of classes.
@@ -48,28 +53,58 @@ def train(
     Raises:
         HubelError: in one sentence; nothing half-written is left behind.
     """
-    chosen = (
-        recipe if isinstance(recipe, Recipe) else read_recipe(os.fspath(recipe)) if recipe is not None else Recipe()
-    )
-    named, code = name_of(changes.pop("model")) if "model" in changes else (None, None)
-    if named is not None:
-        changes["model"] = named
-    else:
-        _no_code_unnamed(chosen)
-    chosen = with_settings(chosen, changes)
-    command = shlex.join(["hubel", "train", os.fspath(source), *as_flags(chosen)])
+    chosen, code = _chosen(recipe, changes)
+    place = source.source if isinstance(source, Dataset) else os.fspath(source)
+    command = shlex.join(["hubel", "train", place, *as_flags(chosen)])
     if output is not None and restarted() and (Path(output) / "plan.json").exists():
         return _run_of(resuming(os.fspath(output), inexact=True, command=command, code=code), show_as)
     events = training(
-        os.fspath(source),
+        source if isinstance(source, Dataset) else place,
         chosen,
         output=None if output is None else os.fspath(output),
         overwrite=overwrite,
         started=started,
         command=command,
         code=code,
+        report=report,
     )
     return _run_of(events, show_as)
+
+
+def prepare(
+    source: Source, *, recipe: Recipe | Source | None = None, show_as: Show = "auto", **changes: Any
+) -> Dataset:
+    """Decode and audit images once, for trainings of several recipes, or for a loop of your own.
+
+    Args:
+        recipe, changes: as for `train`; what they say of the images' size and of the weights counts.
+
+    Raises:
+        HubelError: in one sentence.
+    """
+    chosen, code = _chosen(recipe, changes)
+    found: list[Dataset] = []
+
+    def events() -> Iterator[Event]:
+        found.append((yield from prepared(os.fspath(source), chosen, code)))
+
+    for _ in show(events(), show_as):
+        pass
+    return found[0]
+
+
+def _chosen(recipe: Recipe | Source | None, changes: dict[str, Any]) -> tuple[Recipe, Any]:
+    """The recipe with its changes, and the user's own network where it is an object."""
+    chosen = recipe if isinstance(recipe, Recipe) else Recipe() if recipe is None else read_recipe(os.fspath(recipe))
+    model = changes.pop("model", None)
+    if model is None:
+        _no_code_unnamed(chosen)
+        return with_settings(chosen, changes), None
+    if isinstance(model, str):
+        return with_settings(chosen, {**changes, "model": model}), None
+    from hubel.nn.foreign import code_name
+
+    return with_settings(chosen, {**changes, "model": code_name(model)}), model
 
 
 def _run_of(events: Iterable[Event], show_as: Show) -> Run:
@@ -79,6 +114,15 @@ def _run_of(events: Iterable[Event], show_as: Show) -> Run:
             folder = Path(event.folder)
     assert folder is not None
     return Run(folder)
+
+
+def _code_of(model: Code) -> Any:
+    """The user's own network for a run; torch is imported only where there is one."""
+    if model is None:
+        return None
+    from hubel.jobs.answer import code_of
+
+    return code_of(model)
 
 
 def _no_code_unnamed(recipe: Recipe) -> None:
@@ -115,7 +159,7 @@ def resume(
     if lr is not None and (extend is None or not lr > 0):
         raise UsageError(f"--lr {lr}: expected a rate above zero, and --extend beside it; a run keeps its own rate.")
     RunFolder.check_begun(Path(run))
-    code = code_of(model)
+    code = _code_of(model)
     if code is None:
         _no_code_unnamed(read_recipe(os.fspath(run)))
     events = resuming(
@@ -182,7 +226,7 @@ def evaluate(
         output: where the scores are written as JSON.
         changes: settings of the data beside `weights`: size, fit, mean, std.
     """
-    from hubel.jobs.answering import evaluating
+    from hubel.jobs.answer import evaluating, opened
 
     opener = partial(opened, run, model, weights, device, changes)
     path = None if run is None else Path(run)
@@ -227,7 +271,7 @@ def predicting(
     **changes: Any,
 ) -> Iterator[Answer]:
     """Answer file by file, in order, as they are ready; a bar shows how far it has come."""
-    from hubel.jobs.answering import list_images
+    from hubel.jobs.answer import list_images, opened
 
     classifier, _ = opened(run, model, weights, device, changes, ())
     files = list_images(images)
@@ -236,7 +280,7 @@ def predicting(
 
 def write_answers(answers: Sequence[Answer], output: Source) -> None:
     """Write answers as CSV: file, label, confidence, error."""
-    from hubel.jobs.answering import answers_csv
+    from hubel.jobs.answer import answers_csv
 
     write_text(Path(output), answers_csv(answers))
 
@@ -261,12 +305,12 @@ def inspect(
         model: the user's own network, for a run that was trained with one.
         output: a file for the picture (.svg), the page (.html) or the numbers (.json).
     """
-    from hubel.jobs.inspecting import Asked, inspecting
+    from hubel.jobs.inspect import Asked, inspecting
 
     asked = Asked(input=input, classes=classes, measure=time, object_size=object_size)
     if output is not None and Path(output).suffix not in (".svg", ".html", ".json"):
         raise UsageError(f"The output {os.fspath(output)} must end in .svg (picture), .html (page) or .json (numbers).")
-    summary = inspecting(network, asked, code=code_of(model))
+    summary = inspecting(network, asked, code=_code_of(model))
     if output is not None:
         _write_summary(summary, Path(output))
     return summary
@@ -307,7 +351,7 @@ def export(
 
     def events() -> Iterator[Event]:
         path = None if output is None else os.fspath(output)
-        outcome.append((yield from exporting(os.fspath(run), to, path, images, code=code_of(model))))
+        outcome.append((yield from exporting(os.fspath(run), to, path, images, code=_code_of(model))))
 
     for _ in show(events(), show_as):
         pass
@@ -319,3 +363,8 @@ def cache(*, clear: bool = False) -> dict[str, int]:
     if clear:
         cache_clear()
     return dict(cache_entries())
+
+
+def report(run: Source) -> Path:
+    """Draw a run's report again, from what its folder holds; returns the page's path."""
+    raise NotImplementedError

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +17,15 @@ from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.config import DataConfig
 from hubel.dataset.decode import decode, upright
 from hubel.dataset.pack import Rows
-from hubel.errors import DataError, ImageError, ModelError
+from hubel.errors import DataError, ImageError, ModelError, UsageError
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx_model import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.jobs.dataset import decoded
 from hubel.jobs.hardware import find_device
+from hubel.jobs.recipe import Recipe, with_settings
 from hubel.nn.fitting import pretrained, shared_classes
+from hubel.nn.foreign import code_name, is_code, load_code
 from hubel.nn.model_folder import load_model
 from hubel.nn.pretrained import read_weights
 from hubel.nn.zoo import Builder
@@ -30,6 +33,8 @@ from hubel.records import Event, Measured, ModelCard, Note, Progress
 from hubel.runs import csv_text, read_json, verify
 
 AT_ONCE = 256  # images decoded and predicted together
+Source = str | os.PathLike[str]
+Code = Any  # a network's name, an nn.Module, or what makes one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +143,7 @@ class OnnxClassifier(Answering):
         return self.onnx.answer(np.stack(images))[0]
 
 
-def load(path: str | Path, *, device: str = "auto", code: Builder | None = None) -> Classifier | OnnxClassifier:
+def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None = None) -> Classifier | OnnxClassifier:
     """Load a model folder, the model of a run folder, or an exported model.onnx; runs no code from it.
 
     Args:
@@ -146,11 +151,6 @@ def load(path: str | Path, *, device: str = "auto", code: Builder | None = None)
 
     Raises:
         ModelError, RunError: nothing usable is there, it was damaged, or it asks for code that was not given.
-
-    >>> import hubel
-    >>> model = hubel.load("runs/flowers")  # doctest: +SKIP
-    >>> model.predict(["rose.jpg"])[0].label  # doctest: +SKIP
-    'rose'
     """
     folder = Path(path)
     if folder.suffix.lower() == ".onnx" and not folder.is_dir():
@@ -311,3 +311,61 @@ def _rows(catalog: Catalog, run: Path | None) -> tuple[str, npt.NDArray[np.int64
             held = set(said["test"])
             return said["reported"], np.array([i for i in everything if catalog.paths[i] in held], dtype=np.int64)
     return "all", everything
+
+
+def load(
+    path: Source | None = None,
+    *,
+    model: Code = None,
+    weights: Source | None = None,
+    device: str = "auto",
+    **changes: Any,
+) -> Classifier | OnnxClassifier:
+    """Load a trained model from its model folder, run folder or model.onnx; or a network with published weights.
+
+    No code in a folder is run. A folder that was trained with the user's own network asks for it by `model`: an
+    nn.Module, its class, or ``"FILE.py:CLASS"``.
+
+    >>> import hubel
+    >>> model = hubel.load("runs/flowers")  # doctest: +SKIP
+    >>> model.predict(["rose.jpg"])[0].label  # doctest: +SKIP
+    'rose'
+    """
+    return opened(path, model, weights, device, changes, ())[0]
+
+
+def opened(
+    run: Source | None,
+    model: Code,
+    weights: Source | None,
+    device: str,
+    changes: dict[str, Any],
+    classes: Sequence[str],
+) -> tuple[Classifier | OnnxClassifier, list[str]]:
+    """Make the classifier that run, model and weights name; `classes` are those of the data it is for."""
+    if weights is not None:
+        if run is not None:
+            raise UsageError(f"{os.fspath(run)} brings its own weights: leave --weights out, or give no run.")
+        name, code = name_of(model or "auto")
+        data = with_settings(Recipe(), changes).data
+        code = load_code(name) if code is None and is_code(name) else code
+        return from_weights(os.fspath(weights), name, device=device, code=code, data=data, classes=classes)
+    if run is None:
+        raise UsageError("Which model? Give a run folder, or --model NAME with --weights FILE.")
+    if changes:
+        raise UsageError(f"A trained model knows its own {next(iter(changes))}: that setting goes with --weights.")
+    return load_folder(os.fspath(run), device=device, code=code_of(model)), []
+
+
+def code_of(model: Code) -> Any:
+    """The user's own network for a run: an object as it is, ``FILE.py:CLASS`` loaded."""
+    if isinstance(model, str) and not is_code(model):
+        raise UsageError(f"--model {model}: a run knows its network; with --weights, or as FILE.py:CLASS, it is named.")
+    return load_code(model) if isinstance(model, str) else model
+
+
+def name_of(model: Any) -> tuple[str, Any]:
+    """A network's name and, where it is the user's own object, the object."""
+    if isinstance(model, str):
+        return model, None
+    return code_name(model), model

@@ -1,0 +1,297 @@
+"""The commands, a row each: parser, public names and the documents' list are made from this table.
+
+A new command is a function in `hubel.jobs` and a row here. Nothing here imports torch; a function's module is imported
+when its command is called.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hubel.errors import UsageError
+from hubel.flags import (
+    add_code,
+    add_conv_flags,
+    add_device,
+    add_json,
+    add_output,
+    add_places,
+    add_run_flags,
+    add_settings,
+    add_weights,
+)
+
+STARTED = time.monotonic()  # as near to the start of the process as an import gets
+Given = dict[str, Any]  # what the command line gave, by the names of the function's parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One command.
+
+    Attributes:
+        text: what it does, in a few words. home: module of the function of its name, inside of `hubel`.
+        flags: add its arguments to a parser; their names are those of the function's parameters.
+        call: calls the function with what was given, and returns the exit code.
+    """
+
+    text: str
+    home: str
+    flags: Callable[[argparse.ArgumentParser], None]
+    call: Callable[[str, Given], int]
+
+
+def function(name: str) -> Callable[..., Any]:
+    """Import and return the function of a command."""
+    found: Callable[..., Any] = getattr(importlib.import_module(f"hubel.{VERBS[name].home}"), name)
+    return found
+
+
+def _call(name: str, given: Given) -> int:
+    """Call a function that shows its events itself."""
+    if given.pop("json", False):
+        given["show_as"] = "json"
+    function(name)(**given)
+    return 0
+
+
+def _call_timed(name: str, given: Given) -> int:
+    """Call a function whose minutes begin with the process."""
+    return _call(name, {**given, "started": STARTED})
+
+
+def _say(kind: str, value: Any, *, of_record: bool = True) -> None:
+    from hubel.as_json import to_json
+
+    print(json.dumps({"event": kind, **(to_json(value) if of_record else value)}, ensure_ascii=False))
+
+
+def _evaluate(name: str, given: Given) -> int:
+    run, (source, *more) = _run_and_rest(given, "DATA")
+    if more:
+        raise UsageError(f"One set of images at a time: {more[0]} is one too many.")
+    return _call(name, {"run": run, "source": source, **given})
+
+
+def _predict(_: str, given: Given) -> int:
+    from hubel.jobs import api
+
+    as_json, output = given.pop("json", False), given.pop("output", None)
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise UsageError(f"The folder of {output} does not exist: create it first.")
+    answers = []
+    run, images = _run_and_rest(given, "IMAGE")
+    for answer in api.predicting(run, images, **given):
+        answers.append(answer)
+        if as_json:
+            _say("answer", answer)
+        elif output is None:
+            print(_answer_line(answer))
+    if output is not None:
+        api.write_answers(answers, output)
+        if not as_json:
+            print(f"{len(answers):,} answers in {output}")
+    for answer in answers if output is not None or as_json else ():
+        if answer.error is not None:
+            print(f"{answer.path} was left out: {answer.error}", file=sys.stderr)
+    return 1 if all(answer.error is not None for answer in answers) else 0
+
+
+def _answer_line(answer: Any) -> str:
+    if answer.error is not None:
+        return f"{answer.path}: left out, {answer.error}"
+    others = ", ".join(f"{name} {p:.1%}" for name, p in list(answer.probabilities.items())[1:3])
+    return f"{answer.path}: {answer.label} {answer.confidence:.1%}" + (f"   (then {others})" if others else "")
+
+
+def _run_and_rest(given: Given, what: str) -> tuple[str | None, list[str]]:
+    """Divide the places into the run, which --weights stand for if they are given, and the rest."""
+    places = given.pop("places", [])
+    with_run = "weights" not in given
+    if len(places) < 1 + with_run:
+        raise UsageError(
+            f"expected {'RUN ' if with_run else ''}{what}, got {' '.join(places) or 'nothing'}: see --help."
+        )
+    return (places[0] if with_run else None), places[with_run:]
+
+
+def _inspect(name: str, given: Given) -> int:
+    from hubel.report.layers import summary_lines
+
+    as_json = given.pop("json", False)
+    if "input" in given:
+        given["input"] = _whole_numbers("--input", given["input"])
+    summary = function(name)(**given)
+    if as_json:
+        _say("summary", summary)
+        return 0
+    print("\n".join(summary_lines(summary)))
+    if "output" in given:
+        print(f"\nwritten: {given['output']}")
+    return 0
+
+
+def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError as error:
+        raise UsageError(f"{flag} {text}: expected whole numbers such as 3,224,224.") from error
+
+
+def _conv(name: str, given: Given) -> int:
+    from hubel.as_json import to_json
+    from hubel.geometry.arithmetic import conv_text
+
+    as_json = given.pop("json", False)
+    if "padding" in given:
+        given["padding"] = _padding(given["padding"])
+    result = function(name)(**given)
+    print(json.dumps(to_json(result), ensure_ascii=False) if as_json else conv_text(result))
+    return 0
+
+
+def _padding(words: list[str]) -> str | list[int]:
+    if words in (["same"], ["valid"]):
+        return words[0]
+    try:
+        return [int(word) for word in words]
+    except ValueError as error:
+        raise UsageError(f"--padding {' '.join(words)}: expected whole numbers, same or valid.") from error
+
+
+def _cache(name: str, given: Given) -> int:
+    from hubel.dataset.pack import cache_home
+
+    as_json, clear = given.pop("json", False), given.get("clear", False)
+    before = sum(function(name)().values()) if clear else 0
+    held: dict[str, int] = function(name)(**given)
+    if as_json:
+        _say("cache", {"home": str(cache_home()), "entries": held, "freed": before}, of_record=False)
+        return 0
+    for entry, size in held.items():
+        print(f"{size / 2**20:>10,.1f} MiB  {entry}")
+    freed = f", {before / 2**20:,.1f} MiB freed" if before else ""
+    print(f"{sum(held.values()) / 2**20:>10,.1f} MiB  in {cache_home()}{freed}")
+    return 0
+
+
+def _data_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
+    add_output(to, "FILE", "write the findings as JSON, for train --exclude")
+    add_json(to)
+    add_settings(to, sections={"data"})
+
+
+def _train_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
+    add_run_flags(to)
+
+
+def _resume_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("run", metavar="RUN", help="run folder")
+    to.add_argument("source", metavar="DATA", nargs="?", help="where the images are now, if they were moved")
+    to.add_argument("--extend", type=int, metavar="N", help="train a finished run on for N epochs")
+    to.add_argument("--lr", type=float, metavar="X", help="peak rate of --extend (default: the last one)")
+    to.add_argument("--inexact", action="store_true", help="go on although versions, threads or hardware changed")
+    add_code(to)
+    add_json(to)
+
+
+def _evaluate_flags(to: argparse.ArgumentParser) -> None:
+    add_places(to, "RUN DATA", "run or model folder; folder, CSV or set")
+    add_weights(to)
+    add_output(to, "FILE", "write the scores as JSON")
+    add_device(to)
+    add_json(to)
+
+
+def _predict_flags(to: argparse.ArgumentParser) -> None:
+    what = "run folder, model folder or model.onnx; then image files and folders of images"
+    add_places(to, "RUN IMAGE|FOLDER", what)
+    add_weights(to)
+    add_output(to, "FILE", "write the answers as CSV")
+    add_device(to)
+    add_json(to)
+
+
+def _inspect_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("network", metavar="NETWORK|RUN", help="a network's name, FILE.py:CLASS, or a trained model")
+    to.add_argument("--input", metavar="C,H,W", help="the image, such as 3,224,224 (default: as published)")
+    to.add_argument("--classes", type=int, metavar="N", help="of a network by name (default: as published)")
+    to.add_argument("--time", action="store_true", help="measure milliseconds, too")
+    to.add_argument("--object-size", type=int, metavar="N", help="pixels a side of what has to be recognised")
+    add_code(to)
+    add_output(to, "FILE", "write the picture (.svg), a page (.html) or .json")
+    add_json(to)
+
+
+def _conv_flags(to: argparse.ArgumentParser) -> None:
+    add_conv_flags(to)
+    add_json(to)
+
+
+def _export_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("run", metavar="RUN", help="run folder or model folder")
+    to.add_argument("--to", choices=("onnx",), help="the format (default onnx)")
+    add_output(to, "FILE", "the file; beside the run folder by default")
+    to.add_argument("--images", nargs="+", metavar="IMAGE|FOLDER", help="compare the answers on these")
+    add_code(to)
+    add_json(to)
+
+
+def _report_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("run", metavar="RUN", help="run folder")
+
+
+def _cache_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--clear", action="store_true", help="delete them all; they are made again when needed")
+    add_json(to)
+
+
+def _report(name: str, given: Given) -> int:
+    print(function(name)(**given))
+    return 0
+
+
+def _row(
+    text: str,
+    home: str,
+    flags: Callable[[argparse.ArgumentParser], None],
+    call: Callable[[str, Given], int] = _call,
+) -> Verb:
+    return Verb(text=text, home=home, flags=flags, call=call)
+
+
+VERBS: dict[str, Verb] = {
+    "demo": _row(
+        "the whole road on 1,797 handwritten digits, without a download", "jobs.api", add_run_flags, _call_timed
+    ),
+    "data": _row("audit a folder of images: what is broken, doubled, leaking or too small", "jobs.api", _data_flags),
+    "train": _row("train a classifier and write its report", "jobs.api", _train_flags, _call_timed),
+    "resume": _row("go on with an interrupted run, to the weights it would have ended with", "jobs.api", _resume_flags),
+    "evaluate": _row("measure a trained model on other images", "jobs.api", _evaluate_flags, _evaluate),
+    "predict": _row("name what is in images, with confidences", "jobs.api", _predict_flags, _predict),
+    "report": _row("draw a run's report again, from what its folder holds", "jobs.api", _report_flags, _report),
+    "inspect": _row(
+        "a network layer by layer: shapes, parameters, operations, receptive field",
+        "jobs.api",
+        _inspect_flags,
+        _inspect,
+    ),
+    "conv": _row(
+        "the arithmetic of one convolution or pooling layer, with the steps written out",
+        "geometry.arithmetic",
+        _conv_flags,
+        _conv,
+    ),
+    "export": _row("write a trained model as one file that runs without hubel", "jobs.api", _export_flags),
+    "cache": _row("where decoded images are kept and how big they are", "jobs.api", _cache_flags, _cache),
+}
