@@ -3,188 +3,194 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from hubel.as_json import from_json, to_json
-from hubel.dataset.augment import PRESETS
-from hubel.dataset.config import Augmentation, DataConfig
+from hubel.dataset.config import Augmentation, parse_augmentation
 from hubel.dataset.loader import Loader
 from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
-from hubel.jobs.dataset import Dataset
 from hubel.jobs.phases import Start
+from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import some_of
 from hubel.learning.distributed import rank, world_size
 from hubel.learning.transfer import Phase
-from hubel.nn.fitting import Fitted, load_into
-from hubel.nn.quick import Quick
+from hubel.nn.loading import LoadReport, load_into
 from hubel.nn.stages import Stages, find_stages
-from hubel.nn.zoo import build, outline
+from hubel.nn.zoo import Prepared, arguments_for, build, check_arguments, outline
 from hubel.records import ModelCard, Preprocess
 
 FITTED = 20_000  # training images that the baselines are fitted on
 SAMPLE = 2_000  # training images that mean, std and the first layer are measured on
+KEPT = ("card", "size", "rows", "speed", "reserve", "phases", "shares", "views", "notes")  # in plan.json
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Plan:
-    """A recipe with nothing left open, and what it was derived from.
+    """A recipe with nothing left open, and what it was derived from; `planning` fills it, and then it stays as it is.
 
     Attributes:
+        processes: that share each batch.
         size: final side of the training images; the card's size is what the model is judged at.
-        rows: (what, value, why) for people. speed: the measurements behind it.
+        rows: (what, value, why) for people. speed: the measurements behind it, in images a second.
         reserve: seconds kept back for measuring and reporting.
         phases: the calls of the loop: one from scratch, several in fine-tuning. shares: of the time, for each.
         stages: how the network is divided, in fine-tuning. views: versions of each image (itself, mirrored) whose
             features are kept while the head alone is trained; 0 keeps none.
         notes: sentences that belong into the report.
+        augmentation, loader, baseline: what follows from the recipe and the images.
     """
 
+    dataset: Dataset
+    division: Split
     recipe: Recipe
-    card: ModelCard
-    size: int
     device: torch.device
-    loader: Loader
-    augmentation: Augmentation
-    fitted: FittedBaseline
-    rows: tuple[tuple[str, str, str], ...]
-    speed: dict[str, float]
-    reserve: float
     start: Start
-    phases: tuple[Phase, ...]
-    shares: tuple[float, ...]
-    stages: Stages | None = None
+    card: ModelCard
+    processes: int = 1
+    size: int = 0
+    rows: tuple[tuple[str, str, str], ...] = ()
+    speed: dict[str, float] = field(default_factory=dict)
+    reserve: float = 0.0
+    phases: tuple[Phase, ...] = ()
+    shares: tuple[float, ...] = ()
     views: int = 0
     notes: tuple[str, ...] = ()
+    stages: Stages | None = None
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    loader: Loader = field(init=False)
+    baseline: FittedBaseline = field(init=False)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How an image becomes the network's input."""
+        return self.card.preprocess
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the model is judged on."""
+        return (self.preprocess.channels, *self.preprocess.size)
+
+    def say(self, what: str, value: str, why: str) -> None:
+        """Add a line for people: what was decided, and why."""
+        self.rows += ((what, value, why),)
 
     def values(self) -> dict[str, Any]:
         """What of the plan is not in the recipe, as JSON: `plan_from` makes the plan again."""
-        names = ("card", "size", "rows", "speed", "reserve", "phases", "shares", "views", "notes")
-        return {name: to_json(getattr(self, name)) for name in names}
+        return {name: to_json(getattr(self, name)) for name in KEPT}
 
-    def initial_model(self) -> tuple[nn.Module, Fitted | None]:
-        """Build the network with weights that depend on the seed, and on the data where it asks to see some."""
-        return new_model(self.card, self.recipe, self.loader, self.device, self.start)
+    def initial_model(self) -> tuple[nn.Module, LoadReport | None]:
+        """Build the network and load what it starts from; one that wants to see images is shown up to 2,000.
 
+        Its weights depend on the seed, and on the data where it asks to see some.
+        """
+        torch.manual_seed(self.recipe.seed)
+        channels, *size = self.shape
+        model = build(
+            self.card.architecture,
+            classes=len(self.card.classes),
+            channels=channels,
+            size=(size[0], size[1]),
+            code=self.start.code,
+            **self.card.arguments,
+        )
+        loaded = None
+        if self.start.weights is not None:
+            loaded = load_into(model, self.start.weights, shape=self.shape, classes=self.card.classes)
+        elif isinstance(model, Prepared):
+            model.prepare(normalise(self.loader.sample(SAMPLE), self.preprocess))
+        if self.recipe.train.channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        return model.to(self.device), loaded
 
-def new_model(
-    card: ModelCard, recipe: Recipe, loader: Loader, device: torch.device, start: Start
-) -> tuple[nn.Module, Fitted | None]:
-    """Build a card's network and load what it starts from; `quick` is shown up to 2,000 training images instead."""
-    torch.manual_seed(recipe.seed)
-    size, channels = card.preprocess.size, card.preprocess.channels
-    model = build(
-        card.architecture,
-        classes=len(card.classes),
-        channels=channels,
-        size=size,
-        code=start.code,
-        **card.arguments,
-    )
-    fitted = None
-    if start.weights is not None:
-        fitted = load_into(model, start.weights, shape=(channels, *size), classes=card.classes)
-    elif isinstance(model, Quick):
-        model.whiten(normalise(loader.sample(SAMPLE), card.preprocess))
-    if recipe.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return model.to(device), fitted
+    def settle_card(self) -> None:
+        """Write the network and its arguments into the card: those asked for, over the weights' own, or over the usual."""
+        name, side = self.recipe.model.model, max(self.preprocess.size)
+        weights, flips = self.start.weights, self.augmentation.flip
+        usual = arguments_for(name, side=side, flips=flips) if weights is None else weights.arguments
+        arguments = check_arguments(name, {**usual, **self.recipe.model.given})
+        self.card = replace(self.card, architecture=name, arguments=arguments)
+
+    def settle_loader(self) -> None:
+        """Make the training images into batches, as a recipe with a batch size asks for them."""
+        train = self.recipe.train
+        assert train.batch_size is not None
+        self.loader = Loader(
+            self.dataset.packed.images,
+            self.dataset.catalog.labels,
+            self.division.train,
+            classes=len(self.dataset.catalog.classes),
+            batch_size=train.batch_size,
+            preprocess=self.preprocess,
+            augmentation=self.augmentation,
+            seed=self.recipe.seed,
+            device=self.device,
+            sampler="balanced" if train.balance == "sampler" else "shuffle",
+            part=(rank(), world_size()),
+            dtype=torch.bfloat16 if train.precision == "bfloat16" else torch.float32,
+        )
+
+    def settle_baseline(self) -> None:
+        """Fit what stands beside the network, on some of the training images."""
+        some = some_of(self.division.train, FITTED, self.recipe.seed)
+        images, labels = Rows(self.dataset.packed.images, some), self.dataset.catalog.labels[some]
+        self.baseline = fit_baseline(images, labels, seed=self.recipe.seed)
 
 
 def plan_from(
     values: Mapping[str, Any], recipe: Recipe, dataset: Dataset, division: Split, device: torch.device, start: Start
 ) -> Plan:
     """Make a plan again from what `Plan.values` returned, without measuring anything."""
-    card = from_json(ModelCard, values["card"])
-    augmentation = augmentation_for(recipe.data)
-    loader = loader_for(dataset, division, recipe, card.preprocess, augmentation, device)
     plan = Plan(
+        dataset=dataset,
+        division=division,
         recipe=recipe,
-        card=card,
-        size=values["size"],
         device=device,
-        loader=loader,
-        augmentation=augmentation,
-        fitted=baseline_for(dataset, division, recipe.seed),
+        start=start,
+        card=from_json(ModelCard, values["card"]),
+        size=values["size"],
         rows=tuple((what, value, why) for what, value, why in values["rows"]),
         speed=values["speed"],
         reserve=values["reserve"],
-        start=start,
         phases=tuple(from_json(Phase, phase) for phase in values["phases"]),
         shares=tuple(values["shares"]),
         views=values["views"],
         notes=tuple(values["notes"]),
+        augmentation=parse_augmentation(recipe.data.augment, bool(recipe.data.flip)),
     )
-    if start.weights is None:
-        return plan
-    shape = (card.preprocess.channels, *card.preprocess.size)
-    return replace(plan, stages=find_stages(plan.initial_model()[0], shape))
+    plan.settle_loader()
+    plan.settle_baseline()
+    if start.weights is not None:
+        plan.stages = find_stages(plan.initial_model()[0], plan.shape)
+    return plan
 
 
 def extended(plan: Plan, epochs: int, lr: float | None) -> Plan:
     """Add a last phase: so many more epochs, with a schedule of their own."""
     last = plan.phases[-1]
-    phases = (*plan.phases, replace(last, epochs=epochs, lr=lr or last.lr))
-    train = replace(plan.recipe.train, epochs=sum(phase.epochs for phase in phases))
-    said = f"The run was finished once and then extended by {epochs} epochs: its reported part was measured before."
-    return replace(
-        plan,
-        recipe=replace(plan.recipe, train=train),
-        phases=phases,
-        shares=(*plan.shares, 1.0),
-        rows=(*plan.rows, ("extended", f"{epochs} epochs at {phases[-1].lr:.3g}", "as asked")),
-        notes=(*plan.notes, said),
-    )
-
-
-def augmentation_for(data: DataConfig) -> Augmentation:
-    """The random changes of a resolved recipe."""
-    assert data.augment != "auto"
-    preset = PRESETS[data.augment]
-    return preset if data.augment == "none" else replace(preset, flip=bool(data.flip))
-
-
-def baseline_for(dataset: Dataset, division: Split, seed: int) -> FittedBaseline:
-    """Fit what stands beside the network, on some of the training images."""
-    some = some_of(division.train, FITTED, seed)
-    return fit_baseline(Rows(dataset.packed.images, some), dataset.catalog.labels[some], seed=seed)
-
-
-def loader_for(
-    dataset: Dataset,
-    division: Split,
-    recipe: Recipe,
-    preprocess: Preprocess,
-    augmentation: Augmentation,
-    device: torch.device,
-) -> Loader:
-    """The training images as batches, as a recipe with a batch size asks for them."""
-    assert recipe.train.batch_size is not None
-    return Loader(
-        dataset.packed.images,
-        dataset.catalog.labels,
-        division.train,
-        classes=len(dataset.catalog.classes),
-        batch_size=recipe.train.batch_size,
-        preprocess=preprocess,
-        augmentation=augmentation,
-        seed=recipe.seed,
-        device=device,
-        sampler="balanced" if recipe.train.balance == "sampler" else "shuffle",
-        part=(rank(), world_size()),
-        dtype=torch.bfloat16 if recipe.train.precision == "bfloat16" else torch.float32,
-    )
+    added = replace(last, epochs=epochs, lr=lr or last.lr)
+    plan.phases, plan.shares = (*plan.phases, added), (*plan.shares, 1.0)
+    total = sum(phase.epochs for phase in plan.phases)
+    plan.recipe = replace(plan.recipe, train=replace(plan.recipe.train, epochs=total))
+    plan.say("extended", f"{epochs} epochs at {added.lr:.3g}", "as asked")
+    text = f"The run was finished once and then extended by {epochs} epochs: its reported part was measured before."
+    plan.notes += (text,)
+    return plan
 
 
 def check_model(recipe: Recipe, size: int, channels: int, classes: int, start: Start) -> None:
-    """Build the network without weights now: a wrong name or size is refused before minutes of decoding."""
+    """Build the network without weights now: a wrong name, size or argument is refused before minutes of decoding."""
     name = recipe.model.model if start.weights is None else start.weights.architecture
-    if name != "auto":
-        outline(name, classes=classes, channels=channels, size=(size, size), code=start.code)
+    given = recipe.model.given
+    if name == "auto":
+        name = "quick"
+        check_arguments(name, given)
+    if name != "quick" or given:
+        outline(name, classes=classes, channels=channels, size=(size, size), code=start.code, **given)

@@ -21,7 +21,6 @@ TINY = 24  # smaller images are enlarged
 PHOTO = 112  # side that larger images are brought to
 MARGIN = 6 / 7  # a random crop is trained on at this share of the side it is judged at (Touvron et al. 2019)
 SUMMED = 128  # images that mean and deviation are summed over at a time
-WIDTHS = (16, 24, 32, 48, 64, 96, 128)  # of the first stage of `quick`
 
 
 def choose_size(view: View, asked: int | None, weights: Preprocess | None) -> int:
@@ -55,10 +54,14 @@ def batch_size_for(count: int, *, tuned: bool = False, muon: bool = False) -> in
     return int(min(most, max(16, 2 ** round(math.log2(max(count, 1) / steps)))))
 
 
-def rate_for(optimizer: str, batch: int, *, quick: bool) -> float:
-    """Peak rate: proportional to the batch for SGD (Goyal et al. 2017), to its root for Adam and Muon."""
+def rate_for(optimizer: str, batch: int, *, sgd_rate: float | None = None) -> float:
+    """Peak rate: proportional to the batch for SGD (Goyal et al. 2017), to its root for Adam and Muon.
+
+    Args:
+        sgd_rate: for each image of a batch, where the network wants another than the usual.
+    """
     if optimizer == "sgd":
-        return (0.0015 if quick else 0.0004) * batch
+        return (sgd_rate or 0.0004) * batch
     if optimizer == "muon":  # its rate is the relative change of the filters
         return 0.15 * math.sqrt(batch / 256)
     return 2e-3 * math.sqrt(batch / 128)
