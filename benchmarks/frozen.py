@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hubel.dataset.catalog import scan
 from hubel.dataset.config import Augmentation
+from hubel.dataset.find import scan
 from hubel.dataset.loader import Loader
 from hubel.dataset.pack import pack
 from hubel.jobs.hardware import best_precision

@@ -68,7 +68,7 @@ def hubel_loader(given: argparse.Namespace) -> None:
     import torch
 
     from hubel.dataset.augment import PRESETS
-    from hubel.dataset.catalog import scan
+    from hubel.dataset.find import scan
     from hubel.dataset.loader import Loader
     from hubel.dataset.pack import pack
     from hubel.jobs.hardware import best_precision, keep_freed_memory

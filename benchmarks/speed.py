@@ -48,7 +48,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     import torch
 
     from hubel.dataset.augment import PRESETS
-    from hubel.dataset.catalog import scan
+    from hubel.dataset.find import scan
     from hubel.dataset.loader import Loader
     from hubel.dataset.pack import pack
     from hubel.dataset.tensors import normalise

@@ -73,7 +73,7 @@ LIGHT = [
     "hubel.jobs.training",
     "hubel.dataset.decode",
     "hubel.dataset.pack",
-    "hubel.dataset.catalog",
+    "hubel.dataset.find",
     "hubel.dataset.survey",
     "hubel.dataset.audit",
     "hubel.dataset.config",

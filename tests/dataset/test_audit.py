@@ -17,9 +17,9 @@ from PIL import Image
 from defects import HEALTHY, SHAPES, plant, shape
 from hubel.as_json import to_json
 from hubel.dataset.audit import audit, groups_from, read_exclusions
-from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.decode import decode
 from hubel.dataset.facts import Facts, table_of
+from hubel.dataset.find import Catalog, scan
 from hubel.dataset.near import near_pairs
 from hubel.errors import DataError, ImageError
 from hubel.records import PARTS, Finding, ImageFacts, Part, Preprocess

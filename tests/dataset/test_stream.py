@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from hubel.dataset import survey
-from hubel.dataset.catalog import scan
 from hubel.dataset.config import Augmentation
+from hubel.dataset.find import scan
 from hubel.dataset.stream import TarStream
 from hubel.errors import DataError, UsageError
 from hubel.learning.checkpoint import captured, restore

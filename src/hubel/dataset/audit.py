@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hubel.as_json import from_json
-from hubel.dataset.catalog import Catalog
 from hubel.dataset.census import about_classes, about_kinds, about_one_colour, about_sizes
 from hubel.dataset.facts import Facts
+from hubel.dataset.find import Catalog
+from hubel.dataset.folder import few
 from hubel.dataset.near import near_pairs
-from hubel.dataset.tree import few
 from hubel.errors import DataError
 from hubel.records import PARTS, Finding, Severity
 

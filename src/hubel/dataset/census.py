@@ -8,9 +8,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.catalog import Catalog
 from hubel.dataset.facts import Facts
-from hubel.dataset.tree import few, were
+from hubel.dataset.find import Catalog
+from hubel.dataset.folder import few, were
 from hubel.records import Finding, Severity
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]

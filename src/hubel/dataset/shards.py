@@ -21,8 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hubel.dataset.decode import MAX_PIXELS
-from hubel.dataset.recognise import open_regular
-from hubel.dataset.tree import IMAGE_ENDINGS, few, natural, printable
+from hubel.dataset.folder import IMAGE_ENDINGS, few, natural, printable
+from hubel.dataset.formats import open_regular
 from hubel.errors import DataError, ImageError, UsageError
 
 LABEL_BYTES = 1 << 20  # more of a .cls or .json isn't read

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from hubel.as_json import from_json, to_json
 from hubel.dataset.decode import MAX_PIXELS
+from hubel.dataset.folder import count, few, natural, were
 from hubel.dataset.pack import cache_home
 from hubel.dataset.shards import blamed, expand, members
-from hubel.dataset.tree import count, few, natural, were
 from hubel.errors import DataError, UsageError
 from hubel.records import Finding, Progress
 

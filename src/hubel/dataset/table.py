@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubel.dataset.tree import few, parts_among, printable, were
+from hubel.dataset.folder import few, parts_among, printable, were
 from hubel.errors import DataError
 from hubel.records import Finding, Part
 

@@ -12,16 +12,16 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.config import DataConfig
 from hubel.dataset.decode import decode, upright
+from hubel.dataset.find import Catalog, scan
 from hubel.dataset.pack import Rows
 from hubel.errors import DataError, ImageError, ModelError
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx_model import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
-from hubel.jobs.dataset import decoded
 from hubel.jobs.hardware import find_device
+from hubel.jobs.prepare import decoded
 from hubel.nn.fitting import pretrained, shared_classes
 from hubel.nn.model_folder import load_model
 from hubel.nn.pretrained import read_weights

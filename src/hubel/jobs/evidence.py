@@ -18,8 +18,8 @@ from hubel.evaluation.predict import predict
 from hubel.evaluation.suspects import label_suspects, suspect_findings
 from hubel.explanation.cam import grad_cam
 from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset
 from hubel.jobs.environment import environment
+from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import to_yaml
 from hubel.jobs.trainee import Trainee
 from hubel.records import PARTS, Event, Finding, Finished, Measured, Preprocess, Progress

@@ -17,7 +17,7 @@ from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
-from hubel.jobs.dataset import Dataset
+from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import some_of
 from hubel.jobs.transfer import Start

@@ -26,9 +26,9 @@ from hubel.evaluation.baseline import FittedBaseline
 from hubel.evaluation.mirror import MirrorTest, mirror_test
 from hubel.evaluation.predict import predict
 from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset, View
 from hubel.jobs.hardware import best_precision, step_seconds
 from hubel.jobs.plan import FITTED, SAMPLE, Plan, augmentation_for, baseline_for, loader_for, new_model
+from hubel.jobs.prepare import Dataset, View
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import (
     MARGIN,

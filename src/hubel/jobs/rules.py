@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from hubel.dataset.config import Preset
 from hubel.dataset.pack import Images
-from hubel.jobs.dataset import View
+from hubel.jobs.prepare import View
 from hubel.records import Preprocess
 
 NATIVE = 64  # images up to this side are used as they are

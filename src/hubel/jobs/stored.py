@@ -17,7 +17,7 @@ from torch import Tensor
 
 import hubel
 from hubel.errors import ModelError, RunError
-from hubel.jobs.dataset import Dataset
+from hubel.jobs.prepare import Dataset
 from hubel.learning.checkpoint import captured
 from hubel.learning.convolutions import has_matrix_units
 from hubel.learning.distributed import rank, world_size

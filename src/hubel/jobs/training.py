@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubel.as_json import from_json
-from hubel.dataset.catalog import scan
+from hubel.dataset.find import scan
 from hubel.dataset.split import Split
 from hubel.errors import HubelError, Interrupted, RunError, Terminated
 from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset, look, prepare, preprocess_for
+from hubel.jobs.prepare import Dataset, look, prepare, preprocess_for
 from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
 from hubel.records import PARTS, EpochRow, Event, Finished, ModelCard, Note, Planned, Progress, event_json

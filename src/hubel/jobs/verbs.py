@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hubel.dataset.config import DataConfig
 from hubel.dataset.pack import cache_clear, cache_entries
 from hubel.errors import RunError, UsageError
-from hubel.jobs.dataset import audited
 from hubel.jobs.opening import Code, Source, code_of, name_of, opened
+from hubel.jobs.prepare import audited
 from hubel.jobs.recipe import Recipe, as_flags, read_recipe, with_settings
 from hubel.jobs.result import Run
 from hubel.jobs.training import first_process, restarted, resuming, training

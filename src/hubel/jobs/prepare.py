@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.audit import audit, groups_from, read_exclusions
-from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.config import DataConfig
 from hubel.dataset.decode import examine
+from hubel.dataset.find import Catalog, scan
 from hubel.dataset.pack import Packed, pack
 from hubel.dataset.split import Split, split
 from hubel.errors import DataError, ImageError

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from hubel.dataset.folder import Tree, count, few, natural, parts_among, printable, same_to_others, were
 from hubel.dataset.pack import cache_home
 from hubel.dataset.sets import SETS, lookup, materialise, similar
 from hubel.dataset.table import Row, read_table
-from hubel.dataset.tree import Tree, count, few, natural, parts_among, printable, same_to_others, were
 from hubel.errors import DataError, UsageError
 from hubel.records import Finding, Part
 
