@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hubel"
 ROWS = (
-    ("errors", "as_json"),
+    ("errors", "as_json", "text"),
     ("records",),
     ("runs",),
     ("nn", "dataset"),

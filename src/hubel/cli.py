@@ -315,7 +315,7 @@ def _answer_line(answer: Any) -> str:
 
 
 def _cache(given: dict[str, Any]) -> int:
-    from hubel.dataset.pack import cache_home
+    from hubel.dataset.cache import cache_home
     from hubel.jobs import verbs
 
     before = sum(verbs.cache().values()) if given.get("clear") else 0

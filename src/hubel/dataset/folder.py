@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hubel.records import Finding, Part
+from hubel.text import is_utf8, plain
 
 ACCEPTED = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
 RARELY = (".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jpg_large")
@@ -79,11 +80,6 @@ def same_to_others(name: str) -> str:
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
-def printable(name: str) -> str:
-    """The name with bytes that are no UTF-8 written as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def few(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list, for a message."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -146,13 +142,13 @@ class Tree:
         return tuple(_finding(code, noticed) for code, noticed in sorted(self._noticed.items()))
 
     def _notice(self, code: str, path: str, detail: str = "") -> None:
-        self._noticed.setdefault(code, []).append((printable(path), printable(detail)))
+        self._noticed.setdefault(code, []).append((plain(path), plain(detail)))
 
     def _usable(self, folder: str, name: str) -> bool:
         if name[0] == "." or name.lower() in JUNK:
             self._notice("hidden", _join(folder, name))
             return False
-        if not name.isascii() and printable(name) != name:
+        if not is_utf8(name):
             self._notice("name-encoding", _join(folder, name))
             return False
         return True

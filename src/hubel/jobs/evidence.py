@@ -25,7 +25,8 @@ from hubel.jobs.trainee import Trainee
 from hubel.records import PARTS, Event, Finding, Finished, Measured, Preprocess, Progress
 from hubel.report.evidence import Evidence, Explained
 from hubel.report.html import write
-from hubel.runs import RunFolder, csv_text
+from hubel.runs import RunFolder
+from hubel.text import csv_text
 
 EXAMPLES = 6  # right and wrong predictions that are explained
 CHANGED = 7  # augmented versions of each of four images

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from hubel.as_json import from_json, to_json
-from hubel.dataset.augment import PRESETS
-from hubel.dataset.config import Augmentation, DataConfig
+from hubel.dataset.config import Augmentation, DataConfig, parse_augmentation
 from hubel.dataset.loader import Loader
 from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
@@ -147,8 +146,7 @@ def extended(plan: Plan, epochs: int, lr: float | None) -> Plan:
 def augmentation_for(data: DataConfig) -> Augmentation:
     """The random changes of a resolved recipe."""
     assert data.augment != "auto"
-    preset = PRESETS[data.augment]
-    return preset if data.augment == "none" else replace(preset, flip=bool(data.flip))
+    return parse_augmentation(data.augment, bool(data.flip))
 
 
 def baseline_for(dataset: Dataset, division: Split, seed: int) -> FittedBaseline:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hubel.dataset.augment import describe
-from hubel.dataset.config import Augmentation
+from hubel.dataset.config import Augmentation, parse_augmentation
 from hubel.dataset.loader import Loader
 from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
@@ -27,7 +27,7 @@ from hubel.evaluation.mirror import MirrorTest, mirror_test
 from hubel.evaluation.predict import predict
 from hubel.jobs.clock import Clock
 from hubel.jobs.hardware import best_precision, step_seconds
-from hubel.jobs.plan import FITTED, SAMPLE, Plan, augmentation_for, baseline_for, loader_for, new_model
+from hubel.jobs.plan import FITTED, SAMPLE, Plan, baseline_for, loader_for, new_model
 from hubel.jobs.prepare import Dataset, View
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import (
@@ -144,13 +144,16 @@ class _Draft:
         self.say("images", f"{side}×{side} {'grey' if channels == 1 else 'RGB'}", why)
         flip = self.mirror.safe if given.flip is None else given.flip
         preset = preset_for(side, flip) if given.augment == "auto" else given.augment
-        self.augmentation = augmentation_for(replace(given, augment=preset, flip=flip))
+        self.augmentation = parse_augmentation(preset, flip)
         zooms_in = self.augmentation.scale is not None and self.augmentation.scale[1] <= 1
         self.size = round(side * MARGIN / 8) * 8 if zooms_in and side >= NATIVE else side
         why = "as asked" if given.flip is not None else self.mirror.reason
         self.say("augmentation", f"{preset}: {describe(self.augmentation)}", f"mirror test: {why}")
         self.recipe = replace(
-            self.recipe, data=replace(given, size=side, channels=1 if channels == 1 else 3, augment=preset, flip=flip)
+            self.recipe,
+            data=replace(
+                given, size=side, channels=1 if channels == 1 else 3, augment=preset, flip=self.augmentation.flip
+            ),
         )
 
     def settle_training(self) -> None:

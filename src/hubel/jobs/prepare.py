@@ -12,10 +12,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.audit import audit, groups_from, read_exclusions
+from hubel.dataset.audit import audit, read_exclusions
 from hubel.dataset.config import DataConfig
+from hubel.dataset.copies import groups_from
 from hubel.dataset.decode import examine
-from hubel.dataset.find import Catalog, scan
+from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.pack import Packed, pack
 from hubel.dataset.split import Split, split
 from hubel.errors import DataError, ImageError
@@ -58,9 +59,10 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, config: DataConfig, seed: int) -> Split:
-        """Divide the usable images into parts."""
-        parts = None if self.catalog.parts is None else np.array(self.catalog.parts)
-        return split(self.catalog.labels, self.groups, parts, self.usable, self.catalog.classes, config, seed=seed)
+        """Divide the usable images into parts, by the configuration's own seed where it has one."""
+        known = self.catalog
+        parts = None if known.parts is None else np.array(known.parts)
+        return split(known.labels, self.groups, parts, self.usable, known.classes, config, seed=seed, paths=known.paths)
 
     def seen(self, source: str, division: Split | None = None) -> DataSeen:
         """Describe the data, and the split where there is one."""
@@ -73,13 +75,15 @@ class Dataset:
             rows = {part: np.flatnonzero((given == part) & self.usable) for part in PARTS if (given == part).any()}
         else:
             rows = {"all": np.flatnonzero(self.usable)}
+        said = "" if division is None else division.said
+        new = [Finding(code="other-images", severity="note", message=said)] if said else []
         counts = {part: tuple(np.bincount(labels[r], minlength=count).tolist()) for part, r in rows.items()}
         return DataSeen(
             source=source,
             images=int(self.usable.sum()),
             classes=self.catalog.classes,
             counts=counts,
-            findings=self.findings,
+            findings=(*self.findings, *new),
             divided=division is not None,
         )
 
@@ -148,11 +152,12 @@ def prepare(
     Raises:
         DataError: nothing usable is left, or, with ``strict``, an image can't be used.
     """
-    packed = yield from decoded(catalog, preprocess, config)
+    packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels)
     has_colour = bool(packed.facts["colour"].any())
     if preprocess.channels == 1 and config.channels is None and has_colour and not fixed:  # missed by the sample
         half = (0.5,) * 3
-        packed = yield from decoded(catalog, replace(preprocess, channels=3, mean=half, std=half), config)
+        preprocess = replace(preprocess, channels=3, mean=half, std=half)
+        packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels)
     names = read_exclusions(config.exclude) if config.exclude else set[str]()
     usable = packed.usable & np.array([path not in names for path in catalog.paths], dtype=bool)
     broken = [(catalog.paths[i], why) for i, why in sorted(packed.reasons.items()) if catalog.paths[i] not in names]
@@ -168,20 +173,6 @@ def prepare(
     found = tuple(replace(f, left_out=True) if f.exclude and names.issuperset(f.exclude) else f for f in found)
     yield Progress(task="auditing", done=1, total=1)
     return Dataset(catalog=catalog, packed=packed, findings=found, usable=usable, groups=groups_from(found, catalog))
-
-
-def decoded(catalog: Catalog, preprocess: Preprocess, config: DataConfig) -> Generator[Event, None, Packed]:
-    """Decode all images of a catalog; yields progress and returns the pack."""
-    total = len(catalog.paths)
-    return (
-        yield from counted(
-            "decoding",
-            total,
-            lambda advance: pack(
-                catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels, advance=advance
-            ),
-        )
-    )
 
 
 def counted(task: str, total: int, work: Callable[[Callable[[int], None]], T]) -> Generator[Event, None, T]:
@@ -212,7 +203,7 @@ def counted(task: str, total: int, work: Callable[[Callable[[int], None]], T]) -
 
 def audited(source: str, config: DataConfig) -> Generator[Event, None, Dataset]:
     """Scan, decode and audit at the images' own size: what `hubel data` does."""
-    catalog = scan(source)
+    catalog = yield from scanning(source)
     view = look(catalog, config)
     size = config.size or min(view.side, 128)
     return (yield from prepare(catalog, preprocess_for(view, config, max(size, 1)), config))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubel.as_json import from_json
-from hubel.dataset.find import scan
+from hubel.dataset.find import scanning
 from hubel.dataset.split import Split
 from hubel.errors import HubelError, Interrupted, RunError, Terminated
 from hubel.jobs.clock import Clock
@@ -23,7 +23,8 @@ from hubel.jobs.prepare import Dataset, look, prepare, preprocess_for
 from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
 from hubel.records import PARTS, EpochRow, Event, Finished, ModelCard, Note, Planned, Progress, event_json
-from hubel.runs import RunFolder, csv_text, read_json
+from hubel.runs import RunFolder, read_json
+from hubel.text import csv_text
 
 if TYPE_CHECKING:
     from hubel.jobs.plan import Plan
@@ -55,7 +56,7 @@ def training(
     clock = Clock(time.monotonic() if started is None else started, recipe.budget)
     name = Path(str(source).rstrip("/\\")).stem or "run"
     folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
-    catalog = scan(source)
+    catalog = yield from scanning(source)
     yield Note(text=f"{source}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
     from hubel.jobs.hardware import find_device, keep_freed_memory
     from hubel.jobs.plan import check_model, plan_from
@@ -116,7 +117,7 @@ def resuming(
     RunFolder.check_begun(path)
     recipe, said = read_recipe(path), read_json(path / "plan.json")
     where = str(said["source"] if source is None else source)
-    catalog = scan(where)
+    catalog = yield from scanning(where)
     yield Note(text=f"{path}: a run on {where}, {len(catalog.paths):,} files in {len(catalog.classes)} classes")
     from hubel.jobs.hardware import find_device, keep_freed_memory
     from hubel.jobs.plan import extended, plan_from

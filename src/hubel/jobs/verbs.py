@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hubel.dataset.cache import cache_clear, cache_entries
 from hubel.dataset.config import DataConfig
-from hubel.dataset.pack import cache_clear, cache_entries
 from hubel.errors import RunError, UsageError
 from hubel.jobs.opening import Code, Source, code_of, name_of, opened
 from hubel.jobs.prepare import audited
