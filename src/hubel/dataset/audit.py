@@ -47,13 +47,11 @@ def audit(
     """
     parts = catalog.parts if parts is None else parts
     usable = np.flatnonzero(facts["usable"])
-    known = facts[usable]
     return (
         *(unreadable(catalog.paths[i], reason) for i, reason in sorted(reasons.items())),
         *copies_of(catalog, images, facts, usable, parts),
         *_classes(catalog, usable, parts),
-        *_sizes(catalog, usable, known),
-        *_kinds(catalog, usable, known),
+        *_sizes_and_kinds(catalog, usable, facts[usable]),
         *_one_colour(catalog, images, usable),
     )
 
@@ -113,24 +111,29 @@ def _classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> 
         yield Finding(code="imbalance", severity=severity, message=message, evidence=evidence)
 
 
-def _sizes(catalog: Catalog, usable: Indices, known: Facts) -> Iterator[Finding]:
+def _sizes_and_kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterator[Finding]:
+    """Images whose size stands out, and those that were converted on the way, each kind by itself."""
     if not len(known):
         return
     sizes = np.stack([known["width"], known["height"]], axis=1).astype(np.int64)
-    longer, shorter = sizes.max(1), sizes.min(1)
+    longer, shorter, mode, grey = sizes.max(1), sizes.min(1), known["mode"], ~known["colour"]
     median = float(np.median(longer))
     apart = (longer > OUTLIER * median) | (longer * OUTLIER < median)
-    checks: tuple[tuple[str, npt.NDArray[np.bool_], str], ...] = (
-        ("tiny", shorter < TINY, f"smaller than {TINY} pixels"),
-        ("aspect", longer > LONG * shorter, f"more than {LONG:g} times as long as wide"),
-        (
-            "size-outlier",
-            apart,
-            f"more than {OUTLIER:g} times larger or smaller than the median, {median:.0f} pixels",
-        ),
+    some_grey = grey & (not grey.all())
+    look = "{names}; look whether they belong here."
+    checks: tuple[tuple[str, Severity, npt.NDArray[np.bool_], str], ...] = (
+        ("tiny", "warning", shorter < TINY, f"smaller than {TINY} pixels: {look}"),
+        ("aspect", "warning", longer > LONG * shorter, f"more than {LONG:g} times as long as wide: {look}"),
+        ("size-outlier", "warning", apart, f"more than {OUTLIER:g} times off the median, {median:.0f} pixels: {look}"),
+        ("deep", "note", np.char.startswith(mode, b"I") | (mode == b"F"), "of more than 8 bits, scaled to 8: {names}."),
+        ("cmyk", "note", mode == b"CMYK", "in CMYK and converted to RGB: {names}."),
+        ("transparent", "note", known["transparent"], "transparent and laid on the background colour: {names}."),
+        ("rotated", "note", known["orientation"] != 1, "turned upright as their EXIF block says: {names}."),
+        ("frames", "note", known["frames"] > 1, "of several frames or pages, of which the first is used: {names}."),
+        ("grey-among-colour", "note", some_grey, f"grey, the other {(~grey).sum()} in colour: {{names}}."),
     )
-    for code, hit, words in checks:
-        yield from _note(catalog, usable[hit], code, "warning", f"{words}: {{names}}; look whether they belong here.")
+    for code, severity, hit, words in checks:
+        yield from _note(catalog, usable[hit], code, severity, words)
     if len(np.unique(sizes, axis=0)) > 1:
         low, high = sizes[longer.argmin()], sizes[longer.argmax()]
         message = (
@@ -139,24 +142,6 @@ def _sizes(catalog: Catalog, usable: Indices, known: Facts) -> Iterator[Finding]
         )
         evidence = {"smallest": low.tolist(), "largest": high.tolist(), "median": median}
         yield Finding(code="mixed-sizes", severity="note", message=message, evidence=evidence)
-
-
-def _kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterator[Finding]:
-    """Images that were converted on the way, each kind by itself."""
-    mode = known["mode"]
-    kinds = (
-        ("deep", np.char.startswith(mode, b"I") | (mode == b"F"), "of more than 8 bits, scaled to 8: {names}."),
-        ("cmyk", mode == b"CMYK", "in CMYK and converted to RGB: {names}."),
-        ("transparent", known["transparent"], "transparent and laid on the background colour: {names}."),
-        ("rotated", known["orientation"] != 1, "turned upright as their EXIF block says: {names}."),
-        ("frames", known["frames"] > 1, "of several frames or pages, of which the first is used: {names}."),
-    )
-    for code, hit, words in kinds:
-        yield from _note(catalog, usable[hit], code, "note", words)
-    grey = ~known["colour"]
-    if 0 < grey.sum() < len(grey):
-        words = f"grey, the other {len(grey) - grey.sum()} in colour: {{names}}."
-        yield from _note(catalog, usable[grey], "grey-among-colour", "note", words)
 
 
 def _one_colour(catalog: Catalog, images: Pixels, usable: Indices) -> Iterator[Finding]:

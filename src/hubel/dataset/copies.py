@@ -164,7 +164,7 @@ def near_pairs(images: Pixels, labels: Indices, members: Indices) -> tuple[Indic
         return pairs, np.empty(0, np.float32)
     limits = _limits(images, labels, members, pairs)
     pairs = pairs[:CLOSEST]
-    limit = np.minimum(limits[labels[pairs[:, 0]]], limits[labels[pairs[:, 1]]])
+    limit = limits[labels[pairs]].min(1)
     residuals = _confirm(images, pairs, limit)
     chosen = np.flatnonzero(residuals < limit)
     chosen = chosen[np.argsort(residuals[chosen], kind="stable")]
@@ -178,7 +178,8 @@ def _candidates(thumbs: Floats) -> Indices:
     """(P, 2) pairs of thumbnails that are among each other's nearest by correlation, apart from what all share."""
     if len(thumbs) < 2:
         return np.empty((0, 2), np.int64)
-    points = _projected(_centred(thumbs))
+    points = _centred(thumbs) - _centred(thumbs).mean(0)
+    points = _unit(points @ np.linalg.eigh(points.T @ points)[1][:, -DIRECTIONS:])  # where most of the difference lies
     rng = np.random.default_rng(0)
     marks = points[rng.permutation(len(points))[: int(2 * len(points) ** 0.5)]]
     nearest = np.concatenate([_top(points[block] @ marks.T, LANDMARKS) for block in _blocks(len(points), 4096)])
@@ -192,13 +193,6 @@ def _candidates(thumbs: Floats) -> Indices:
     pairs = np.concatenate(found)
     keys = np.unique(pairs.min(1) * len(points) + pairs.max(1))  # sorted by the first image
     return np.stack([keys // len(points), keys % len(points)], axis=1)
-
-
-def _projected(points: Floats) -> Floats:
-    """The directions in which most of the difference between the images lies, scaled to length 1."""
-    points = points - points.mean(0)
-    _, directions = np.linalg.eigh(points.T @ points)
-    return _unit(points @ directions[:, -DIRECTIONS:])
 
 
 def _centred(thumbs: Floats) -> Floats:
@@ -378,7 +372,9 @@ def _unexplained(first: Floats, inside: Floats, other: Floats) -> Floats:
         flat -= (flat.sum(1) / total)[:, None] * weight
         return flat
 
-    a, detail, b = centred(first), centred(_details(first)), centred(other)
+    padded = np.pad(first, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")  # what a slight blur takes away is detail
+    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    a, detail, b = centred(first), centred(first - around * np.float32(0.25)), centred(other)
     aa, bb, dd, ab, ad, bd = (
         np.einsum("np,np->n", x, y) for x, y in ((a, a), (b, b), (detail, detail), (a, b), (a, detail), (b, detail))
     )
@@ -389,17 +385,6 @@ def _unexplained(first: Floats, inside: Floats, other: Floats) -> Floats:
     left = np.where(np.abs(sharpness) < 2, bb - contrast * ab - sharpness * bd, bb - plain * ab)
     residuals: Floats = np.where(comparable, np.maximum(left, 0) / np.maximum(bb, 1e-3), 1).astype(np.float32)
     return residuals
-
-
-def _details(pictures: Floats) -> Floats:
-    """What a slight blur takes away from (n, H, W, C)."""
-    padded = np.pad(pictures, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
-    detail: Floats = pictures - around * np.float32(0.25)
-    return detail
-
-
-# Sizes and derivatives
 
 
 def _averaging(size: int, side: int) -> Floats:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.cache import cache_home
-from hubel.dataset.folder import Tree, count, few, natural, parts_among, same_to_others, were
+from hubel.dataset.folder import Tree, count, few, left_out, natural, parts_among, same_to_others, were
 from hubel.dataset.sets import SETS, lookup, materialise, similar
 from hubel.dataset.table import Listed, read_table
 from hubel.dataset.tar import expand, labels_in
@@ -220,8 +220,8 @@ def _scan_tars(tars: Sequence[Path]) -> Generator[Progress, None, Catalog]:
     for done, tar in enumerate(tars):
         yield Progress(task="indexing tar files", done=done, total=len(tars))
         inside = "" if tar == root else f"{tar.relative_to(root).as_posix()}/"
-        labels, left_out = _labels_of(tar)
-        for name, reason in left_out.items():
+        labels, refused = _labels_of(tar)
+        for name, reason in refused.items():
             reasons.setdefault(reason, []).append(f"{inside}{name}")
         for name, label in labels.items():
             folders = name.split("/")[:-1]
@@ -248,9 +248,9 @@ def _labels_of(tar: Path) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _refused(root: Path, reason: str, names: list[str]) -> Finding:
-    message = f"{were(len(names), 'sample')} left out of {root}, since {reason}: {few(names)}."
-    paths = tuple(names)
-    return Finding(code="tar-entry", severity="warning", message=message, paths=paths, exclude=paths, left_out=True)
+    return left_out(
+        "tar-entry", f"{were(len(names), 'sample')} left out of {root}, since {reason}: {few(names)}.", names
+    )
 
 
 # Both

@@ -108,9 +108,7 @@ class Loader:
         classes: Sequence[str] | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
-        sampler: Literal["shuffle", "balanced"] = "shuffle",
         part: tuple[int, int] = (0, 1),
-        dtype: torch.dtype = torch.float32,
     ) -> Loader:
         """Load images that are never stored, from tar files (``"shards/train-{000..099}.tar"``) or any other source.
 
@@ -141,9 +139,7 @@ class Loader:
             augmentation=parse_augmentation(augment),
             seed=seed,
             device=torch.device(device),
-            sampler=sampler,
             part=part,
-            dtype=dtype,
         )
         loader.names = names
         return loader

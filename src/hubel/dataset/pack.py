@@ -133,7 +133,8 @@ def pack(
     with made_whole(folder, "The decoded images") as target:
         _reserve(target / "images.npy", np.uint8, (len(paths), *preprocess.size, preprocess.channels))
         _reserve(target / "facts.npy", FACTS, (len(paths),))
-        job = _Job(root=root, target=target, preprocess=preprocess, max_pixels=max_pixels)
+        where = {"root": os.fspath(root.resolve()), "target": os.fspath(target.resolve())}
+        job = _Job(**where, preprocess=preprocess, max_pixels=max_pixels)
         reasons: dict[int, str] = {}
         done = 0
         for start, answers in _decode_all(job, paths):
@@ -183,8 +184,10 @@ def _reserve(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    root: Path
-    target: Path
+    """What workers are told, as JSON: the data's folder, the pack's, and how files are decoded."""
+
+    root: str
+    target: str
     preprocess: Preprocess
     max_pixels: int
 
@@ -192,7 +195,7 @@ class _Job:
 def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Answer]]]:
     """Yield (first index, answers) chunk by chunk, in whatever order they become ready."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    typical = _typical_bytes(job.root, paths)
+    typical = _typical_bytes(Path(job.root), paths)
     each = max(min(CHUNK, int(CHUNK_BYTES / typical), -(-len(paths) // (4 * cores))), 1)  # none waits for the last one
     chunks = [(start, list(paths[start : start + each])) for start in range(0, len(paths), each)]
     if (len(paths) <= ALONE and len(paths) * typical <= ALONE_BYTES) or not sys.executable:
@@ -264,15 +267,8 @@ class _Worker:
         return answers
 
     def _start(self) -> subprocess.Popen[str]:
-        job = self.job
-        said = {
-            "root": os.fspath(job.root.resolve()),
-            "target": os.fspath(job.target.resolve()),
-            "preprocess": to_json(job.preprocess),
-            "max_pixels": job.max_pixels,
-        }
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "hubel.dataset.pack", json.dumps(said)],  # -P: no code from the current folder
+            [sys.executable, "-P", "-m", "hubel.dataset.pack", json.dumps(to_json(self.job))],  # -P: no code from here
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -290,13 +286,13 @@ class _Worker:
 
 def _decode_chunk(job: _Job, start: int, names: Sequence[str]) -> list[Answer]:
     images, facts = (
-        np.load(job.target / name, mmap_mode="r+", allow_pickle=False) for name in ("images.npy", "facts.npy")
+        np.load(f"{job.target}/{name}.npy", mmap_mode="r+", allow_pickle=False) for name in ("images", "facts")
     )
     answers: list[Answer] = []
     with QUIET:  # once for all of them
         for index, name in enumerate(names, start):
             try:
-                images[index], fact = decode(job.root / name, job.preprocess, max_pixels=job.max_pixels)
+                images[index], fact = decode(os.path.join(job.root, name), job.preprocess, max_pixels=job.max_pixels)
                 facts[index] = facts_row(fact)
                 answers.append(None)
             except ImageError as error:
@@ -310,16 +306,7 @@ def facts_row(fact: ImageFacts) -> tuple[Any, ...]:
     return (True, *(value.encode() if isinstance(value, str) else value for value in values))
 
 
-def _work(said: dict[str, Any]) -> None:
-    """Answer requests line by line until standard input closes."""
-    preprocess = from_json(Preprocess, said["preprocess"])
-    job = _Job(
-        root=Path(said["root"]), target=Path(said["target"]), preprocess=preprocess, max_pixels=said["max_pixels"]
-    )
-    for line in sys.stdin:
-        start, names = json.loads(line)
-        print(json.dumps(_decode_chunk(job, start, names)), flush=True)
-
-
 if __name__ == "__main__":
-    _work(json.loads(sys.argv[1]))
+    told = from_json(_Job, json.loads(sys.argv[1]))
+    for line in sys.stdin:  # until the parent closes it
+        print(json.dumps(_decode_chunk(told, *json.loads(line))), flush=True)

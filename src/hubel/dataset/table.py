@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubel.dataset.folder import few, parts_among, were
+from hubel.dataset.folder import few, left_out, parts_among, were
 from hubel.errors import DataError
 from hubel.records import Finding, Part
 from hubel.text import plain
@@ -169,28 +169,11 @@ def _once(rows: list[Listed]) -> tuple[list[Listed], list[Finding]]:
         message = (
             f"{len(torn)} files are listed with different labels and left out: {few(torn)}; keep one row for each."
         )
-        findings.append(
-            Finding(
-                code="label-conflict",
-                severity="warning",
-                message=message,
-                paths=tuple(torn),
-                exclude=tuple(torn),
-                left_out=True,
-            )
-        )
+        findings.append(left_out("label-conflict", message, torn))
     return kept, findings
 
 
 def _bad_rows(bad: list[tuple[str, str]]) -> Finding:
-    paths = tuple(path for path, _ in bad)
     reasons = [f"{path or 'no name'} ({reason})" for path, reason in bad]
-    return Finding(
-        code="table-row",
-        severity="warning",
-        message=f"{were(len(bad), 'row')} left out of the table: {few(reasons)}.",
-        paths=paths,
-        exclude=paths,
-        left_out=True,
-        evidence={"rows": [f"{path}: {reason}" for path, reason in bad]},
-    )
+    message = f"{were(len(bad), 'row')} left out of the table: {few(reasons)}."
+    return left_out("table-row", message, [path for path, _ in bad], rows=[f"{path}: {why}" for path, why in bad])

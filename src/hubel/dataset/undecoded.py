@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hubel.dataset.decode import MAX_PIXELS, Pixels, decode
 from hubel.dataset.find import Catalog
+from hubel.dataset.folder import left_out
 from hubel.errors import DataError, ImageError
 from hubel.records import Finding, Preprocess
 
@@ -78,15 +79,7 @@ class Undecoded:
 
 def unreadable(path: str, reason: str) -> Finding:
     """Say of one image why it can't be used."""
-    return Finding(
-        code="unreadable",
-        severity="warning",
-        message=f"{path} can't be used and is left out: {reason}.",
-        paths=(path,),
-        exclude=(path,),
-        left_out=True,
-        evidence={"reason": reason},
-    )
+    return left_out("unreadable", f"{path} can't be used and is left out: {reason}.", [path], reason=reason)
 
 
 def warn(findings: Sequence[Finding]) -> None:
