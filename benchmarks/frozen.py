@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hubel.dataset.catalog import scan
+from hubel.dataset.find import scan
 from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
 from hubel.dataset.pack import pack
@@ -30,7 +30,7 @@ from hubel.nn.fitting import load_into
 from hubel.nn.pretrained import read_weights
 from hubel.nn.stages import find_stages, set_trainable
 from hubel.nn.zoo import build
-from hubel.records import EpochEnd, Preprocess
+from hubel.records import EpochEnd, Preprocess, outcome
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     catalog, weights = scan(given.folder), read_weights(given.weights, given.model)
     side, device = (given.size, given.size), torch.device("cpu")
     preprocess = Preprocess(size=side, mean=weights.preprocess.mean, std=weights.preprocess.std)
-    packed = pack(catalog.root, catalog.paths, preprocess, max_pixels=80_000_000, advance=lambda _: None)
+    packed = outcome(pack(catalog.root, catalog.paths, preprocess))
     rows = np.flatnonzero(packed.usable & (np.array(catalog.parts or ["train"] * len(catalog.paths)) == "train"))
     loader = Loader(
         packed.images,

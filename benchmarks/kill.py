@@ -42,7 +42,7 @@ import vl_convert  # noqa: F401
 import hubel
 import hubel.jobs.evidence
 import hubel.jobs.processes
-from hubel.dataset.catalog import scan
+from hubel.dataset.find import scan
 from hubel.errors import HubelError
 from hubel.jobs import state_file
 from hubel.jobs import training as training_state

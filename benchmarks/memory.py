@@ -78,7 +78,7 @@ def train_on_pack(file: Path) -> None:
     """In a process of its own: train on a pack, and print the memory when each epoch has ended."""
     import torch
 
-    from hubel.dataset.augment import PRESETS
+    from hubel.dataset.config import PRESETS
     from hubel.dataset.loader import Loader
     from hubel.jobs.hardware import best_precision
     from hubel.learning.config import TrainConfig

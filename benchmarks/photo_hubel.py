@@ -67,19 +67,19 @@ def hubel_loader(given: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from hubel.dataset.augment import PRESETS
-    from hubel.dataset.catalog import scan
+    from hubel.dataset.config import PRESETS
+    from hubel.dataset.find import scan
     from hubel.dataset.loader import Loader
     from hubel.dataset.pack import pack
     from hubel.jobs.hardware import best_precision, keep_freed_memory
-    from hubel.records import Preprocess
+    from hubel.records import Preprocess, outcome
 
     keep_freed_memory()
     began = time.perf_counter()
     small = given.size <= SMALL
     catalog, side = scan(given.folder / "train"), given.size if small else hubel_size(given.size)
     preprocess = Preprocess(size=(side, side), mean=MEAN, std=STD)
-    packed = pack(catalog.root, catalog.paths, preprocess)
+    packed = outcome(pack(catalog.root, catalog.paths, preprocess))
     loader = Loader(
         packed.images,
         catalog.labels,

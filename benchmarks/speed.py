@@ -47,8 +47,8 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from hubel.dataset.augment import PRESETS
-    from hubel.dataset.catalog import scan
+    from hubel.dataset.config import PRESETS
+    from hubel.dataset.find import scan
     from hubel.dataset.loader import Loader
     from hubel.dataset.pack import pack
     from hubel.dataset.tensors import normalise
@@ -59,14 +59,14 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     from hubel.learning.engine import PRECISIONS, TrainState, fit
     from hubel.learning.optim import optimizers
     from hubel.nn.quick import Quick
-    from hubel.records import EpochEnd, Preprocess
+    from hubel.records import EpochEnd, Preprocess, outcome
 
     began = time.perf_counter()
     keep_freed_memory()
     mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
     preprocess = Preprocess(size=(32, 32), channels=3, mean=mean, std=std)
     catalog = scan(str(folder))
-    images = pack(catalog.root, catalog.paths, preprocess).images
+    images = outcome(pack(catalog.root, catalog.paths, preprocess)).images
     parts = np.array(catalog.parts)
     train, judged = (np.flatnonzero(parts == part) for part in ("train", "test"))
     if validate:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hubel.dataset.catalog import scan
+from hubel.dataset.find import scan
 
 
 @pytest.fixture(autouse=True, scope="session")

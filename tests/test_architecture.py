@@ -11,7 +11,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "hubel"
 ROWS = (
-    ("errors", "as_json"),
+    ("errors", "as_json", "text"),
     ("records",),
     ("runs",),
     ("nn", "dataset"),
@@ -74,8 +74,9 @@ LIGHT = [
     "hubel.jobs.train",
     "hubel.dataset.decode",
     "hubel.dataset.pack",
-    "hubel.dataset.catalog",
-    "hubel.dataset.survey",
+    "hubel.dataset.find",
+    "hubel.dataset.tar",
+    "hubel.dataset.copies",
     "hubel.dataset.audit",
     "hubel.dataset.config",
     "hubel.nn.config",

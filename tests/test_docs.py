@@ -65,7 +65,6 @@ def test_the_python_about_networks_runs(capsys: pytest.CaptureFixture[str]) -> N
 def test_the_python_about_streaming_runs(
     few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("webdataset")
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "streaming.md").read_text("utf-8"), re.DOTALL)
     files = sorted(few_digits.rglob("*.png"), key=lambda file: file.name)
     (tmp_path / "shards").mkdir()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hubel.errors import RunError, UsageError
-from hubel.runs import RunFolder, csv_text, read_json, verify, write_bytes, write_json
+from hubel.runs import RunFolder, read_json, verify, write_bytes, write_json
 
 
 def made(path: Path) -> RunFolder:
@@ -158,10 +158,6 @@ def test_a_sealed_run_notices_any_change(tmp_path: Path) -> None:
     (run.path / "scores.json").unlink()
     with pytest.raises(RunError, match="scores.json is missing"):
         verify(run.path)
-
-
-def test_formulas_are_disarmed_in_csv() -> None:
-    assert csv_text([["=cmd", "-1+2", -1.5, "plain, with comma"]]) == "'=cmd,'-1+2,-1.5,\"plain, with comma\"\n"
 
 
 def test_json_that_is_none_is_named(tmp_path: Path) -> None:

@@ -6,15 +6,16 @@ import dataclasses
 import math
 import time
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from hubel.as_json import to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
 Severity = Literal["error", "warning", "note"]
@@ -417,3 +418,12 @@ def event_json(event: Event) -> dict[str, Any]:
     """Return an event as a JSON object whose key ``event`` says which (``epoch_row``, ``measured``, …)."""
     name = "".join(f"_{c.lower()}" if c.isupper() else c for c in type(event).__name__).lstrip("_")
     return {"event": name, **to_json(event)}
+
+
+def outcome(work: Generator[Any, None, T]) -> T:
+    """Run a generator to its end, whatever it reports on the way, and return its result."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return cast(T, end.value)

@@ -8,16 +8,14 @@ lists the SHA-256 of every file and is written last.
 
 from __future__ import annotations
 
-import csv
 import errno
 import hashlib
-import io
 import json
 import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +31,6 @@ except ImportError:  # Windows
 
 STATE = "resume/state.safetensors"  # of a training that can go on
 LAYOUT = 1  # of the run folder; raise it when readers must tell old from new
-DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes cells that begin so for formulas
 
 
 def write_bytes(file: Path, content: bytes | bytearray | memoryview) -> None:
@@ -68,15 +65,6 @@ def write_json(file: Path, value: Any) -> None:
 def json_text(value: Any) -> str:
     """Return a record, or plain values, as indented JSON."""
     return json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=True) + "\n"
-
-
-def csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    """Write rows as CSV that is safe to open in a spreadsheet: text that would be a formula gets a quote in front."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for row in rows:
-        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(DANGEROUS) else cell for cell in row])
-    return text.getvalue()
 
 
 class RunFolder:

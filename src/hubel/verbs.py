@@ -168,7 +168,7 @@ def _padding(words: list[str]) -> str | list[int]:
 
 
 def _cache(name: str, given: Given) -> int:
-    from hubel.dataset.pack import cache_home
+    from hubel.dataset.cache import cache_home
 
     as_json, clear = given.pop("json", False), given.get("clear", False)
     before = sum(function(name)().values()) if clear else 0

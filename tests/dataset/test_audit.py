@@ -16,16 +16,22 @@ from PIL import Image
 
 from defects import HEALTHY, SHAPES, plant, shape
 from hubel.as_json import to_json
-from hubel.dataset.audit import audit, groups_from, read_exclusions
-from hubel.dataset.catalog import Catalog, scan
+from hubel.dataset.audit import audit, read_exclusions
+from hubel.dataset.copies import groups_from, near_pairs
 from hubel.dataset.decode import decode
-from hubel.dataset.facts import Facts, table_of
-from hubel.dataset.near import near_pairs
+from hubel.dataset.find import Catalog, scan
+from hubel.dataset.pack import FACTS, Facts, facts_row
 from hubel.errors import DataError, ImageError
 from hubel.records import PARTS, Finding, ImageFacts, Part, Preprocess
 
 Pixels = npt.NDArray[np.uint8]
 FACT = ImageFacts(width=32, height=32, mode="RGB", format="PNG")
+
+
+def table_of(facts: Sequence[ImageFacts | None]) -> Facts:
+    """What a pack knows of the images; None is one that can't be used."""
+    unusable = tuple(np.zeros(1, FACTS)[0])
+    return np.array([unusable if fact is None else facts_row(fact) for fact in facts], FACTS)
 
 
 def looked_at(catalog: Catalog, size: int = 48) -> tuple[Pixels, Facts, dict[int, str]]:

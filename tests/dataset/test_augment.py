@@ -8,21 +8,24 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from hubel.dataset.augment import (
+    BINS,
     DRAWS,
+    MAGNITUDE,
     MIRROR,
-    PRESETS,
     augment,
     describe,
     draws_for,
     is_mirrored,
+    magnitude,
     mix,
     operations,
     uniform,
 )
-from hubel.dataset.config import Augmentation
+from hubel.dataset.config import PRESETS, Augmentation
 
 IMAGES = torch.randint(0, 256, (6, 3, 20, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -110,11 +113,36 @@ def test_cutout_blanks_its_share() -> None:
     assert 0.05 < share.min() <= share.max() <= 0.26
 
 
-def test_erasing_happens_as_often_as_asked() -> None:
-    white = torch.full((4000, 1, 16, 16), 255, dtype=torch.uint8)
-    erased = augment(white, Augmentation(erase=0.3), uniform(0, 0, torch.arange(4000)), 16)
-    rate = (erased < 1).flatten(1).any(1).float().mean()
-    assert abs(rate - 0.3) < 0.03
+def test_erasing_is_a_rectangle_of_noise_inside_the_image() -> None:
+    """As often as asked, 2 to 33 % of the area, with a value of its own for each pixel, channel, image and epoch."""
+    white, ids = torch.full((2000, 3, 32, 32), 255, dtype=torch.uint8), torch.arange(2000)
+    erased = augment(white, Augmentation(erase=0.3), uniform(0, 0, ids), 32)
+    hit = (erased < 1).any(1)
+    some = hit.flatten(1).any(1)
+    assert abs(some.float().mean() - 0.3) < 0.03
+    rows, columns = hit.any(2), hit.any(1)
+    assert torch.equal(hit, rows[:, :, None] & columns[:, None, :])
+    area = hit[some].float().mean((1, 2))
+    assert 0.018 < area.min() < 0.03
+    assert 0.3 < area.max() < 0.345
+    first, last = rows[some].float().mean(0)[[0, -1]].tolist()
+    assert first == pytest.approx(last, abs=0.05), "placed evenly"
+    noise = erased[hit[:, None].expand_as(erased)]
+    assert stats.kstest(noise.numpy(), "uniform").pvalue > 1e-3
+    inside = [image[:, mask] for image, mask in zip(erased[some], hit[some], strict=True)]
+    assert all(len(values.unique()) > 0.99 * values.numel() for values in inside)
+    corners = torch.stack([values[:, :12].flatten() for values in inside])
+    assert torch.corrcoef(corners.T).sub(torch.eye(36)).abs().max() < 0.2, "neighbours and channels differ"
+    always = Augmentation(erase=1.0)
+    again, later = (augment(white[:9], always, uniform(0, epoch, ids[:9]), 32) for epoch in (0, 1))
+    assert torch.equal(again[5:7], augment(white[:2], always, uniform(0, 0, ids[5:7]), 32))
+    both = (again < 1) & (later < 1)
+    assert (again[both] == later[both]).float().mean() < 0.001
+
+
+def test_a_crop_is_counted_in_pixels() -> None:
+    by_pixels = augment(IMAGES, Augmentation(crop=4, flip=True), draws(), 20)
+    assert torch.equal(by_pixels, augment(IMAGES, Augmentation(shift=0.2, flip=True), draws(), 20))
 
 
 def test_mixup_blends_images_and_targets_alike() -> None:
@@ -144,12 +172,40 @@ def test_policies_use_every_operation_and_keep_the_range(policy: str) -> None:
     assert same < 0.4
 
 
+TORCHVISIONS = {"rand": v2.RandAugment(), "trivial": v2.TrivialAugmentWide()}
+
+
+@pytest.mark.parametrize("policy", TORCHVISIONS)
 @pytest.mark.parametrize("name", operations())
-def test_operations_keep_shape_and_type_on_grey_too(name: str) -> None:
-    for images in (IMAGES, IMAGES[:, :1]):
-        changed = operations()[name](images, 0.5)
-        assert changed.shape == images.shape
-        assert changed.dtype == torch.uint8
+def test_operations_and_magnitudes_are_torchvisions(name: str, policy: str) -> None:
+    """Each of the fourteen, at several magnitudes of either sign, in colour and in grey."""
+    other, pixels = TORCHVISIONS[policy], F.interpolate(IMAGES, (40, 24))
+    assert list(operations()) == list(other._AUGMENTATION_SPACE)
+    table, signed = other._AUGMENTATION_SPACE[name]
+    for step in (0, 4, MAGNITUDE, 17, 30) if policy == "trivial" else (MAGNITUDE,):
+        magnitudes = table(BINS, 40, 24)
+        theirs = 0.0 if magnitudes is None else float(magnitudes[step])
+        mine, mine_signed = magnitude(policy, name, step, 40, 24)
+        assert mine == pytest.approx(theirs, abs=1e-5)
+        assert mine_signed == signed
+        for sign in (1, -1) if signed else (1,):
+            for images in (pixels, pixels[:, :1]):
+                how = {"interpolation": v2.InterpolationMode.NEAREST, "fill": {}}
+                expected = other._apply_image_or_video_transform(images, name, sign * theirs, **how)
+                changed = operations()[name](images, sign * mine)
+                assert changed.dtype == torch.uint8
+                assert (changed.int() - expected.int()).abs().max() <= 1
+                assert (changed != expected).float().mean() < 0.01
+
+
+def test_magnitudes_worked_out_by_hand() -> None:
+    """RandAugment's ninth step of thirty, and TrivialAugment's last."""
+    for name, nine in (("Rotate", 9.0), ("ShearX", 0.09), ("Posterize", 7), ("TranslateX", 0.136 * 100)):
+        assert magnitude("rand", name, MAGNITUDE, 50, 100)[0] == pytest.approx(nine, rel=2e-3)
+    assert magnitude("trivial", "TranslateY", 30, 50, 100)[0] == 32
+    assert magnitude("trivial", "Posterize", 30, 50, 100)[0] == 2
+    sheared = operations()["ShearX"](IMAGES, 0.5)
+    assert torch.equal(sheared, TF.affine(IMAGES, 0.0, [0, 0], 1.0, [26.565051, 0.0], center=[0, 0]))
 
 
 def test_every_preset_says_what_it_does() -> None:

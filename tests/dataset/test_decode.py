@@ -20,7 +20,7 @@ from PIL import Image
 
 from hubel.dataset import decode as decoder
 from hubel.dataset.decode import decode, examine, upright
-from hubel.dataset.odd import odd_images
+from hubel.dataset.hard_cases import hard_cases
 from hubel.dataset.pack import _key
 from hubel.errors import ImageError
 from hubel.records import Fit, ImageFacts, Interpolation, Preprocess
@@ -369,7 +369,7 @@ def test_a_pack_of_other_pixels_is_not_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
 def test_upright_is_the_first_half_of_decode(fit: Fit) -> None:
     preprocess = Preprocess(size=(20, 30), fit=fit, background=(200, 100, 0), crop_pct=0.9)
-    for name, data in odd_images().items():
+    for name, data in hard_cases().items():
         pixels = upright(data, preprocess)
         assert pixels.dtype == np.uint8
         assert pixels.shape[2] == 3
@@ -477,7 +477,7 @@ def test_slow_progressive_jpeg_is_refused() -> None:
 
 
 def test_png_of_countless_chunks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hubel.dataset.recognise.MAX_CHUNKS", 50)
+    monkeypatch.setattr("hubel.dataset.formats.MAX_CHUNKS", 50)
     data = file_of(photo(), "PNG")
     assert "50 pieces" in reason_of(data[:33] + chunk(b"tEXt", b"a\0b") * 60 + data[33:])
 

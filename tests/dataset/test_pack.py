@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,11 @@ import pytest
 from PIL import Image
 
 from hubel.dataset import pack as module
+from hubel.dataset.cache import cache_clear, cache_entries
 from hubel.dataset.decode import decode
-from hubel.dataset.facts import table_of
-from hubel.dataset.pack import Rows, cache_clear, cache_entries, pack
+from hubel.dataset.pack import FACTS, Rows, facts_row
 from hubel.errors import DataError
-from hubel.records import Preprocess
+from hubel.records import Preprocess, Progress, outcome
 
 VIEW = Preprocess(size=(12, 12), channels=3)
 
@@ -31,6 +32,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def pack(root: Path, listed: list[str], view: Preprocess) -> module.Packed:
+    return outcome(module.pack(root, listed, view))
+
+
 def names(root: Path) -> list[str]:
     return sorted(file.name for file in root.iterdir())
 
@@ -39,16 +44,23 @@ def names(root: Path) -> list[str]:
 def test_pixels_are_the_decoders(folder: Path, monkeypatch: pytest.MonkeyPatch, alone: int) -> None:
     monkeypatch.setattr(module, "ALONE", alone)
     monkeypatch.setattr(module, "CHUNK", 3)
-    advanced: list[int] = []
-    packed = pack(folder, names(folder), VIEW, advance=advanced.append)
-    assert sum(advanced) == 20
+    packs: list[module.Packed] = []
+
+    def told() -> Iterator[Progress]:
+        packs.append((yield from module.pack(folder, names(folder), VIEW)))
+
+    said = list(told())
+    [packed] = packs
+    assert [(event.task, event.total) for event in said] == [("decoding", 20)] * len(said)
+    assert [event.done for event in said] == sorted(event.done for event in said)
+    assert said[-1].done == 20
     assert list(packed.reasons) == [5]
-    assert packed.facts[5] == table_of([None])[0]
+    assert packed.facts[5] == np.zeros(1, FACTS)[0]
     assert not packed.images[5].any()
     for i in (0, 7, 19):
         pixels, facts = decode(folder / f"{i:02d}.png", VIEW)
         np.testing.assert_array_equal(packed.images[i], pixels)
-        assert packed.facts[i] == table_of([facts])[0]
+        assert packed.facts[i] == np.array(facts_row(facts), FACTS)
         assert packed.facts["sha256"][i].decode() == facts.sha256
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from hubel.dataset import sets
-from hubel.dataset.catalog import scan
+from hubel.dataset.find import scan
 from hubel.dataset.sets import SETS, KnownSet, lookup, materialise, similar
 from hubel.errors import DataError, UsageError
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,7 +25,8 @@ def divide(
 ) -> Split:
     groups = np.arange(len(labels)) if groups is None else groups
     names = [f"c{i}" for i in range(int(labels.max()) + 1)]
-    return split(labels, groups, parts, np.ones(len(labels), dtype=bool), names, DataConfig(**kw), seed=seed)
+    usable, paths = np.ones(len(labels), dtype=bool), [f"{i}.png" for i in range(len(labels))]
+    return split(labels, groups, parts, usable, names, DataConfig(**kw), seed=seed, paths=paths)
 
 
 def test_shares_hold_in_every_class() -> None:
@@ -111,3 +115,69 @@ def test_impossible_shares_are_refused(wrong: dict[str, float]) -> None:
 def test_a_part_gets_something_of_every_class_before_another_gets_more() -> None:
     parts = assign(np.zeros(3, dtype=np.int64), np.arange(3), (0.9, 0.05, 0.05), np.random.default_rng(0))
     assert sorted(parts.tolist()) == [0, 1, 2]
+
+
+def test_the_splits_own_seed_goes_before_the_runs() -> None:
+    labels = np.repeat([0, 1], 50)
+    one, other = divide(labels, seed=3, split_seed=7), divide(labels, seed=4, split_seed=7)
+    np.testing.assert_array_equal(one.test, other.test)
+    np.testing.assert_array_equal(one.train, divide(labels, seed=7).train)
+    assert one.seed == 7
+
+
+def test_splits_are_those_of_earlier_versions() -> None:
+    """Written down at 0.1.0: the same seed gives the same images."""
+    result = divide(np.repeat([0, 1, 2], [20, 12, 9]), seed=5)
+    assert result.test.tolist() == [5, 8, 14, 20, 28, 36]
+    assert result.val.tolist() == [10, 16, 23, 35]
+
+
+def stored(result: Split, folder: Path, rename: str = "{}.png") -> Path:
+    paths = [rename.format(i) for i in range(1000)]
+    (folder / "split.json").write_text(json.dumps(result.manifest(paths, {})), "utf-8")
+    return folder
+
+
+def test_a_given_split_divides_by_name(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1], 50)
+    first = divide(labels, seed=3)
+    for place in (stored(first, tmp_path), tmp_path / "split.json"):
+        again = divide(labels, seed=9, split=str(place))
+        for part in ("train", "val", "test"):
+            np.testing.assert_array_equal(getattr(again, part), getattr(first, part))
+        assert (again.reported, again.said) == (first.reported, "")
+
+
+def test_new_images_are_divided_by_the_rule_and_counted(tmp_path: Path) -> None:
+    labels, more = np.repeat([0, 1], 50), np.concatenate([np.repeat([0, 1], 50), np.repeat([0, 1], 100)])
+    first = divide(labels, seed=3)
+    given = str(stored(first, tmp_path))
+    now = divide(more, seed=9, split=given)
+    assert now.said == f"200 images are not in {given} and were divided by the rule."
+    for part in ("train", "val", "test"):
+        np.testing.assert_array_equal(getattr(now, part)[getattr(now, part) < 100], getattr(first, part))
+    assert (np.sum(now.test >= 100), np.sum(now.val >= 100)) == (30, 20)
+    groups = np.arange(300)
+    groups[100:103] = first.test[:3]  # copies of images that were held out
+    assert {100, 101, 102} <= set(divide(more, groups=groups, seed=9, split=given).test.tolist())
+
+
+def test_images_of_a_given_split_that_are_gone_are_counted(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1], 50)
+    given = str(stored(divide(labels), tmp_path))
+    fewer = divide(labels[:80], split=given)
+    assert fewer.said == f"20 images of {given} are not here."
+    assert len(fewer.train) + len(fewer.val) + len(fewer.test) == 80
+
+
+def test_what_is_no_split_is_one_sentence(tmp_path: Path) -> None:
+    labels = np.repeat([0, 1], 50)
+    for text in ("[]", "{", '{"reported": "test"}', '{"reported": "test", "train": 3, "val": [], "test": []}'):
+        (tmp_path / "split.json").write_text(text)
+        with pytest.raises(DataError, match=r"it is no split\.json"):
+            divide(labels, split=str(tmp_path))
+    with pytest.raises(DataError, match="No such file"):
+        divide(labels, split=str(tmp_path / "x"))
+    stored(divide(labels), tmp_path, "other/{}.png")
+    with pytest.raises(DataError, match=r"names none of these images .*0\.png"):
+        divide(labels, split=str(tmp_path))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hubel.dataset.decode import decode, upright
-from hubel.dataset.odd import odd_images
+from hubel.dataset.hard_cases import hard_cases
 from hubel.evaluation.onnx_graph import Graph, Value
 from hubel.evaluation.onnx_pixels import preprocessing
 from hubel.records import Fit, Interpolation, Preprocess
@@ -91,7 +91,7 @@ def test_the_graph_and_the_decoder_agree_in_every_bit(
 @pytest.mark.parametrize(("fit", "crop_pct"), WAYS)
 def test_files_of_every_kind_go_the_same_way(fit: Fit, crop_pct: float) -> None:
     preprocess = preprocess_for(fit, crop_pct, "bilinear", 3)
-    for name, data in odd_images(preprocess.size).items():
+    for name, data in hard_cases(preprocess.size).items():
         ours = shrunk(upright(data, preprocess)[None], preprocess)[0]
         np.testing.assert_array_equal(ours, decode(data, preprocess)[0], name)
 

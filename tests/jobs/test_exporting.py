@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import hubel
-from hubel.dataset.odd import odd_images
+from hubel.dataset.hard_cases import hard_cases
 from hubel.errors import DataError, ModelError, RunError, UsageError
 from hubel.evaluation.onnx_model import onnx_bytes
 from hubel.jobs import exporting as module
@@ -75,7 +75,7 @@ def test_predict_answers_from_the_file_as_from_the_run(
     run: Path, outcome: tuple[list[Event], Exported], tmp_path: Path
 ) -> None:
     (tmp_path / "no.jpg").write_bytes(b"just words")
-    for name, content in odd_images((8, 8)).items():
+    for name, content in hard_cases((8, 8)).items():
         (tmp_path / name).write_bytes(content)
     theirs, ours = (load(model, device="cpu").predict([tmp_path]) for model in (outcome[1].path, run))
     assert [answer.error for answer in theirs] == [answer.error for answer in ours]
@@ -91,7 +91,7 @@ def test_the_loaded_file_has_the_interface_of_a_classifier(run: Path, outcome: t
     assert isinstance(classifier, Classifier)
     assert exported.classes == classifier.classes == ("0", "1", "7")
     assert exported.card == classifier.card
-    (answer,) = exported.predict([odd_images()["photo.jpg"]])
+    (answer,) = exported.predict([hard_cases()["photo.jpg"]])
     assert answer.path == "(bytes)"
     assert answer.confidence == max(answer.probabilities.values())
 
@@ -134,7 +134,7 @@ def test_without_a_run_made_up_images_are_compared_and_another_model_is_never_wr
     target = tmp_path / "net.onnx"
     monkeypatch.setattr(module, "onnx_bytes", remembered)
     events, exported = finished(exporting(resnet, output=target))
-    assert exported.n == exported.same == len(odd_images())
+    assert exported.n == exported.same == len(hard_cases())
     assert any(isinstance(event, Note) and "made-up" in event.text for event in events)
     assert target.read_bytes() == contents[0]
 
@@ -157,7 +157,7 @@ def test_images_can_be_given(
 ) -> None:
     content = Path(outcome[1].path).read_bytes()
     monkeypatch.setattr(module, "onnx_bytes", lambda *_: content)
-    images = [odd_images()["grey16.png"], b"no image", odd_images()["exif6.jpg"]]
+    images = [hard_cases()["grey16.png"], b"no image", hard_cases()["exif6.jpg"]]
     events, exported = finished(exporting(run, output=tmp_path / "a.onnx", images=images))
     assert (exported.n, exported.left_out) == (2, 1)
     assert any(isinstance(event, Note) and "1 can't be used" in event.text for event in events)
@@ -213,5 +213,5 @@ def test_published_weights_answer_alike(shared: Path, tmp_path: Path) -> None:
     names = tuple(f"class {i}" for i in range(1000))
     card = ModelCard(architecture="squeezenet1_0", arguments={}, classes=names, preprocess=seen)
     _, exported = finished(exporting(network(tmp_path / "squeezenet", model, card)))
-    assert exported.n == exported.same == len(odd_images())
+    assert exported.n == exported.same == len(hard_cases())
     assert exported.largest <= 1e-5

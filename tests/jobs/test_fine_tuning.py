@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import hubel
 from hubel.cli import main
 from hubel.errors import ModelError, UsageError
-from hubel.jobs.dataset import View
+from hubel.jobs.prepare import View
 from hubel.jobs.phases import phases_for
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import choose_size

@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 import defects
 import hubel
-from hubel.dataset.catalog import scan
+from hubel.dataset.find import scan
 from hubel.dataset.pack import Rows
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.evaluation import baseline

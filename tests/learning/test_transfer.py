@@ -15,7 +15,7 @@ from hubel.learning.optim import optimizers, parameter_groups
 from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features, dropout, parse_phases
 from hubel.nn.stages import find_stages, set_trainable
 from hubel.nn.zoo import build
-from hubel.records import EpochEnd, Preprocess
+from hubel.records import EpochEnd, Preprocess, outcome
 
 PREPROCESS = Preprocess(size=(32, 32))
 
@@ -54,16 +54,11 @@ def loader(flip: bool = False) -> Loader:
 
 
 def views(model: torch.nn.Module, batches: Loader, *mirrored: bool) -> list[torch.Tensor]:
-    images, device, found = batches._stored[batches.indices.numpy()], torch.device("cpu"), []
-    for m in mirrored:
-        work = backbone_features(model, "linear", images, PREPROCESS, device=device, autocast=None, mirrored=m)
-        while True:
-            try:
-                assert next(work).total == len(images)
-            except StopIteration as end:
-                found.append(end.value)
-                break
-    return found
+    images, device = batches._stored[batches.indices.numpy()], torch.device("cpu")
+    return [
+        outcome(backbone_features(model, "linear", images, PREPROCESS, device=device, autocast=None, mirrored=m))
+        for m in mirrored
+    ]
 
 
 @pytest.mark.parametrize("flip", [False, True])

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.as_json import from_json
-from hubel.dataset.catalog import Catalog
-from hubel.dataset.census import about_classes, about_kinds, about_one_colour, about_sizes
-from hubel.dataset.facts import Facts
-from hubel.dataset.near import near_pairs
-from hubel.dataset.tree import few
+from hubel.dataset.copies import copies_of
+from hubel.dataset.find import Catalog
+from hubel.dataset.folder import few, were
+from hubel.dataset.pack import Facts
+from hubel.dataset.undecoded import unreadable
 from hubel.errors import DataError
-from hubel.records import PARTS, Finding, Severity
+from hubel.records import Finding, Severity
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
-COPIES = ("duplicate", "label-conflict", "leak", "near-duplicate", "near-conflict", "near-leak")
+SMALL_CLASS = 10  # images; with fewer, a class's recall says next to nothing
+UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class by smallest: a note, a warning
+TINY = 8  # pixels
+LONG = 5.0  # aspect ratio
+OUTLIER = 8.0  # longer side against the median, either way
+CONSTANT = 2  # grey levels that a one-colour image may vary by
 
 
 def audit(
@@ -42,33 +47,13 @@ def audit(
     """
     parts = catalog.parts if parts is None else parts
     usable = np.flatnonzero(facts["usable"])
-    known = facts[usable]
-    copies = _same_bytes(known, usable)
-    first = np.setdiff1d(usable, np.concatenate([usable[:0], *(same[1:] for same in copies)]))
     return (
-        *_unusable(catalog, reasons),
-        *(_copy_finding(catalog, same, parts) for same in copies),
-        *_near_findings(catalog, images, first, parts),
-        *about_classes(catalog, usable, parts),
-        *about_sizes(catalog, usable, known),
-        *about_kinds(catalog, usable, known),
-        *about_one_colour(catalog, images, usable),
+        *(unreadable(catalog.paths[i], reason) for i, reason in sorted(reasons.items())),
+        *copies_of(catalog, images, facts, usable, parts),
+        *_classes(catalog, usable, parts),
+        *_sizes_and_kinds(catalog, usable, facts[usable]),
+        *_one_colour(catalog, images, usable),
     )
-
-
-def groups_from(findings: Iterable[Finding], catalog: Catalog) -> Indices:
-    """(N,) group of each image: copies of any kind, and the groups of a CSV, belong on the same side of a split."""
-    index = {path: i for i, path in enumerate(catalog.paths)}
-    groups: list[list[int]] = []
-    if catalog.groups is not None:
-        members: dict[str, list[int]] = {}
-        for i, name in enumerate(catalog.groups):
-            members.setdefault(name, []).append(i)
-        groups += members.values()
-    for finding in findings:
-        if finding.code in COPIES:
-            groups.append([index[path] for path in finding.paths if path in index])
-    return _components(len(catalog.paths), groups)
 
 
 def read_exclusions(path: str | Path) -> set[str]:
@@ -97,120 +82,90 @@ def read_exclusions(path: str | Path) -> set[str]:
         raise DataError(f"The exclusions {path} are no findings.json: {error}.") from error
 
 
-# Unusable images and copies
-
-
-def _unusable(catalog: Catalog, reasons: Mapping[int, str]) -> Iterator[Finding]:
-    for i, reason in sorted(reasons.items()):
-        path = catalog.paths[i]
-        yield Finding(
-            code="unreadable",
-            severity="warning",
-            message=f"{path} can't be used and is left out: {reason}.",
-            paths=(path,),
-            exclude=(path,),
-            left_out=True,
-            evidence={"reason": reason},
-        )
-
-
-def _same_bytes(known: Facts, usable: Indices) -> list[Indices]:
-    """The images of each digest that occurs more than once, in the order of the first of each."""
-    digests = known["sha256"]
-    _, which, times = np.unique(digests, return_inverse=True, return_counts=True)
-    several = np.flatnonzero((times[which] > 1) & (digests != b""))
-    several = several[np.argsort(which[several], kind="stable")]
-    groups = np.split(usable[several], np.flatnonzero(np.diff(which[several])) + 1)
-    return sorted((same for same in groups if len(same)), key=lambda same: int(same[0]))
-
-
-def _copy_finding(catalog: Catalog, same: Indices, parts: Sequence[str] | None) -> Finding:
-    """Say of files with the same bytes what is wrong with that."""
-    paths = tuple(catalog.paths[i] for i in same)
-    labels = [catalog.classes[k] for k in np.unique(catalog.labels[same])]
-    held, lower = _held(same, parts)
-    if len(labels) > 1:
-        message = f"The same image is labelled {' and '.join(labels)}: {few(paths)}; keep the right one."
-        return _copies("label-conflict", message, paths, paths, {"labels": labels})
-    if lower:
+def _classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> Iterator[Finding]:
+    learned = usable if parts is None else np.array([i for i in usable if parts[i] == "train"], np.int64)
+    where = "" if parts is None else " training"
+    counts = np.bincount(catalog.labels[learned], minlength=len(catalog.classes)).tolist()
+    sizes = dict(sorted(zip(catalog.classes, counts, strict=True), key=lambda item: item[1]))
+    evidence = {"counts": sizes}
+    none = [name for name, n in sizes.items() if n == 0]
+    if none:
+        message = f"There is no usable{where} image of {few(none)}: it can't be learned; add some or remove the class."
+        yield Finding(code="class-without-images", severity="error", message=message, evidence=evidence)
+    rare = [f"{name} ({n})" for name, n in sizes.items() if 0 < n < SMALL_CLASS]
+    if rare:
         message = (
-            f"The same image is in {' and '.join(held)}: {few(paths)}; the score counts it as new although it was "
-            f"learned: leave the copy in {' and '.join(held[:-1])} out."
+            f"{'1 class has' if len(rare) == 1 else f'{len(rare)} classes have'} fewer than {SMALL_CLASS}{where} "
+            f"images: {few(rare, 5)}; what is measured on so few says little."
         )
-        return _copies("leak", message, paths, tuple(catalog.paths[i] for i in lower), {"parts": held})
-    message = f"{len(paths)} files are the same image: {few(paths)}; keep one."
-    return _copies("duplicate", message, paths, paths[1:], {})
-
-
-def _near_findings(
-    catalog: Catalog, images: Pixels, members: Indices, parts: Sequence[str] | None
-) -> Iterator[Finding]:
-    pairs, residuals = near_pairs(images, catalog.labels, members)
-    group = _components(len(catalog.paths), pairs.tolist())
-    together: dict[int, list[int]] = {}
-    for i in np.unique(pairs).tolist():
-        together.setdefault(int(group[i]), []).append(i)
-    worst = dict.fromkeys(together, 0.0)
-    for (i, _), residual in zip(pairs.tolist(), residuals.tolist(), strict=True):
-        worst[int(group[i])] = max(worst[int(group[i])], residual)
-    for name, same in sorted(together.items()):
-        yield _near_finding(catalog, np.array(same), parts, worst[name])
-
-
-def _near_finding(catalog: Catalog, same: Indices, parts: Sequence[str] | None, residual: float) -> Finding:
-    """Say of images that show the same picture what is wrong with that."""
-    paths = tuple(catalog.paths[i] for i in same)
-    labels = [catalog.classes[k] for k in np.unique(catalog.labels[same])]
-    held, lower = _held(same, parts)
-    evidence = {"residual": round(residual, 4), "labels": labels, "parts": held}
-    if lower:
+        yield Finding(code="small-class", severity="warning", message=message, evidence=evidence)
+    some = [(n, name) for name, n in sizes.items() if n]
+    if some and some[-1][0] >= UNEVEN * some[0][0]:
+        (fewest, least), (most, largest) = some[0], some[-1]
         message = (
-            f"Nearly the same image is in {' and '.join(held)}: {few(paths)}; the score may count as new what was "
-            f"learned: leave the one in {' and '.join(held[:-1])} out."
+            f"{largest} has {most / fewest:.1f} times as many{where} images as {least} ({most} against {fewest}): look "
+            "at the balanced accuracy, and at --balance."
         )
-        return _copies("near-leak", message, paths, tuple(catalog.paths[i] for i in lower), evidence)
-    if len(labels) > 1:
-        message = f"Nearly the same image is labelled {' and '.join(labels)}: {few(paths)}; look which is right."
-        return _copies("near-conflict", message, paths, (), evidence)
-    message = f"{len(paths)} images are nearly the same: {few(paths)}; they count as one when the data is split."
-    return _copies("near-duplicate", message, paths, paths[1:], evidence)
+        severity: Severity = "warning" if most >= VERY_UNEVEN * fewest else "note"
+        evidence = {"counts": sizes, "ratio": round(most / fewest, 2)}
+        yield Finding(code="imbalance", severity=severity, message=message, evidence=evidence)
 
 
-def _held(same: Indices, parts: Sequence[str] | None) -> tuple[list[str], list[int]]:
-    """The parts that copies are in, training first, and those copies that aren't in the last of these."""
-    if parts is None:
-        return [], []
-    inside = {parts[i] for i in same}
-    held = [part for part in PARTS if part in inside]
-    return list(held), [int(i) for i in same if parts[i] != held[-1]]
-
-
-def _copies(
-    code: str, message: str, paths: tuple[str, ...], exclude: tuple[str, ...], evidence: dict[str, Any]
-) -> Finding:
-    severity: Severity = "note" if code == "near-duplicate" else "warning"
-    return Finding(
-        code=code,
-        severity=severity,
-        message=message,
-        paths=paths,
-        exclude=exclude,
-        evidence={**evidence, "n": len(paths)},
+def _sizes_and_kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterator[Finding]:
+    """Images whose size stands out, and those that were converted on the way, each kind by itself."""
+    if not len(known):
+        return
+    sizes = np.stack([known["width"], known["height"]], axis=1).astype(np.int64)
+    longer, shorter, mode, grey = sizes.max(1), sizes.min(1), known["mode"], ~known["colour"]
+    median = float(np.median(longer))
+    apart = (longer > OUTLIER * median) | (longer * OUTLIER < median)
+    some_grey = grey & (not grey.all())
+    look = "{names}; look whether they belong here."
+    checks: tuple[tuple[str, Severity, npt.NDArray[np.bool_], str], ...] = (
+        ("tiny", "warning", shorter < TINY, f"smaller than {TINY} pixels: {look}"),
+        ("aspect", "warning", longer > LONG * shorter, f"more than {LONG:g} times as long as wide: {look}"),
+        ("size-outlier", "warning", apart, f"more than {OUTLIER:g} times off the median, {median:.0f} pixels: {look}"),
+        ("deep", "note", np.char.startswith(mode, b"I") | (mode == b"F"), "of more than 8 bits, scaled to 8: {names}."),
+        ("cmyk", "note", mode == b"CMYK", "in CMYK and converted to RGB: {names}."),
+        ("transparent", "note", known["transparent"], "transparent and laid on the background colour: {names}."),
+        ("rotated", "note", known["orientation"] != 1, "turned upright as their EXIF block says: {names}."),
+        ("frames", "note", known["frames"] > 1, "of several frames or pages, of which the first is used: {names}."),
+        ("grey-among-colour", "note", some_grey, f"grey, the other {(~grey).sum()} in colour: {{names}}."),
     )
+    for code, severity, hit, words in checks:
+        yield from _note(catalog, usable[hit], code, severity, words)
+    if len(np.unique(sizes, axis=0)) > 1:
+        low, high = sizes[longer.argmin()], sizes[longer.argmax()]
+        message = (
+            f"The images differ in size: {low[0]}x{low[1]} to {high[0]}x{high[1]}, median of the longer side "
+            f"{median:.0f} pixels."
+        )
+        evidence = {"smallest": low.tolist(), "largest": high.tolist(), "median": median}
+        yield Finding(code="mixed-sizes", severity="note", message=message, evidence=evidence)
 
 
-def _components(number: int, groups: Iterable[Sequence[int]]) -> Indices:
-    """(number,) consecutive ids, equal for indices that are connected through the groups."""
-    parent = list(range(number))
+def _one_colour(catalog: Catalog, images: Pixels, usable: Indices) -> Iterator[Finding]:
+    suspects = np.array(list(_constant(images, usable, max(1, min(images.shape[1:3]) // 8))), np.int64)
+    certain = [i for one in suspects for i in _constant(images, np.array([one]), 1)]
+    words = "of one colour only: {names}; look whether they belong here."
+    yield from _note(catalog, np.array(certain, np.int64), "one-colour", "warning", words)
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
 
-    for group in groups:
-        for i in group[1:]:
-            a, b = root(group[0]), root(i)
-            parent[max(a, b)] = min(a, b)
-    return np.unique([root(i) for i in range(number)], return_inverse=True)[1].astype(np.int64).reshape(number)
+def _constant(images: Pixels, chosen: Indices, step: int) -> Iterator[int]:
+    """Those whose every `step`-th pixel has the same colour."""
+    for start in range(0, len(chosen), 2048):
+        some = chosen[start : start + 2048]
+        span = images[some[0] : some[-1] + 1, ::step, ::step]
+        taken = (span if len(span) == len(some) else span[some - some[0]]).reshape(len(some), -1, images.shape[3])
+        near_first = (taken <= np.minimum(taken[:, :1], 255 - CONSTANT) + CONSTANT) & (
+            taken >= np.maximum(taken[:, :1], CONSTANT) - CONSTANT
+        )
+        yield from some[near_first.all((1, 2))].tolist()
+
+
+def _note(catalog: Catalog, hit: Indices, code: str, severity: Severity, words: str) -> Iterator[Finding]:
+    if len(hit):
+        paths = tuple(catalog.paths[i] for i in hit)
+        verb = were(len(paths), "image").replace("was", "is").replace("were", "are")
+        message = f"{verb} {words.format(names=few(paths))}"
+        yield Finding(code=code, severity=severity, message=message, paths=paths, evidence={"count": len(paths)})

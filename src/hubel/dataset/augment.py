@@ -9,24 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hubel.dataset.config import Augmentation
-
-PRESETS: dict[str, Augmentation] = {
-    "none": Augmentation(),
-    "small": Augmentation(shift=1 / 16),
-    "upright": Augmentation(shift=0.08, scale=(0.65, 1.3), rotate=15.0, brightness=0.3, contrast=0.3, saturation=0.3),
-    "photo": Augmentation(scale=(0.3, 1.0), ratio=1.3, brightness=0.3, contrast=0.3, saturation=0.3),
-    "strong": Augmentation(
-        scale=(0.2, 1.0), ratio=1.4, rotate=15.0, erase=0.25, cutmix=1.0, brightness=0.3, contrast=0.3, saturation=0.3
-    ),
-    "trivial": Augmentation(shift=1 / 8, policy="trivial", erase=0.25),
-    "rand": Augmentation(shift=1 / 8, policy="rand"),
-}
 
 MIRROR = 3  # the column of `draws_for` that decides about mirroring
 DRAWS = 24  # random numbers per image and epoch; each change has its own columns, so that they stay independent
@@ -58,7 +47,10 @@ def draws_for(seed: int, epoch: int, ids: Tensor) -> Tensor:
 
 def _uniform(seed: int, epoch: int, counter: Tensor) -> Tensor:
     key = _mix(torch.tensor(seed * 1_000_003 + epoch, device=counter.device))
-    bits = _mix(_mix(counter) ^ key)
+    return _fraction(_mix(_mix(counter) ^ key))
+
+
+def _fraction(bits: Tensor) -> Tensor:
     return ((bits >> 40) & 0xFFFFFF).float() / 2**24
 
 
@@ -89,14 +81,15 @@ def augment(images: Tensor, how: Augmentation, draws: Tensor, size: int, dtype: 
     """
     if how.policy != "none":
         images = _policy(images, how.policy, draws[:, 16:22])
+    if how.crop:
+        how = replace(how, shift=how.shift + how.crop / images.shape[-1])
     x = _place(images, how, draws[:, 0:7], size, dtype)
     x = _recolour(x, how, draws[:, 7:10])
     if how.cutout:
-        x = _cut(x, draws[:, 10], draws[:, 11], torch.full_like(draws[:, 0], how.cutout), 1.0, fill=0.5)
+        x = _cut_out(x, draws[:, 10], draws[:, 11], how.cutout)
     if how.erase:
-        area = 0.02 + 0.31 * draws[:, 12]
-        side = torch.where(draws[:, 13] < how.erase, area.sqrt(), torch.zeros_like(area))
-        x = _cut(x, draws[:, 14], draws[:, 15], side, torch.exp(2 * draws[:, 22] - 1), fill=None)
+        erased = draws[:, 13] < how.erase
+        x = torch.where(erased[:, None, None, None] & _rectangles(draws, size), _noise(x, draws), x)
     return x
 
 
@@ -221,71 +214,114 @@ def _recolour(x: Tensor, how: Augmentation, u: Tensor) -> Tensor:
     return changed.clamp_(0, 1).view(x.shape)
 
 
-def _cut(x: Tensor, u: Tensor, v: Tensor, side: Tensor, aspect: Tensor | float, *, fill: float | None) -> Tensor:
-    """Blank one rectangle an image, centred at (u, v); `fill` None is noise."""
-    height, width = x.shape[-2:]
-    aspect = torch.as_tensor(aspect, device=x.device).expand_as(side)
-    rows = (torch.arange(height, device=x.device) + 0.5) / height
-    columns = (torch.arange(width, device=x.device) + 0.5) / width
-    inside = ((rows - u[:, None]).abs() < (side * aspect.sqrt() / 2)[:, None])[:, None, :, None] & (
-        (columns - v[:, None]).abs() < (side / aspect.sqrt() / 2)[:, None]
-    )[:, None, None, :]
-    if fill is not None:
-        return x.masked_fill(inside, fill)
-    ids = torch.arange(x.shape[-1] * x.shape[-2], device=x.device)
-    noise = uniform(0, 0, ids, 1).view(1, 1, *x.shape[-2:])
-    return torch.where(inside, noise.to(x.dtype), x)
+def _cut_out(x: Tensor, u: Tensor, v: Tensor, side: float) -> Tensor:
+    """Blank a square an image, centred at (u, v), with grey (DeVries and Taylor 2017); part of it may lie outside."""
+    rows, columns = ((torch.arange(n, device=x.device) + 0.5) / n for n in x.shape[-2:])
+    down, across = (rows - u[:, None]).abs() < side / 2, (columns - v[:, None]).abs() < side / 2
+    return x.masked_fill(down[:, None, :, None] & across[:, None, None, :], 0.5)
 
 
-Op = Callable[[Tensor, float], Tensor]  # (N, C, H, W) uint8 and a strength in [-1, 1]
+def _rectangles(draws: Tensor, size: int) -> Tensor:
+    """(N, 1, size, size) bool: a rectangle an image, all of it inside, to be erased (Zhang et al. 2020).
+
+    Its area is 2 to 33 % of the image's, its aspect ratio 0.3 to 3.3, or less where that would not fit.
+    """
+    area = 0.02 + 0.31 * draws[:, 12]
+    aspect = torch.exp((2 * draws[:, 22] - 1) * math.log(3.3)).clamp(area, 1 / area)
+    height = (size * (area * aspect).sqrt()).round().clamp(1, size)
+    width = (size * size * area / height).round().clamp(1, size)
+    rows, columns = (
+        (place >= first[:, None]) & (place < (first + length)[:, None])
+        for length, u in ((height, draws[:, 14]), (width, draws[:, 15]))
+        for place, first in ((torch.arange(size, device=u.device), (u * (size - length + 1)).floor()),)
+    )
+    return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+def _noise(x: Tensor, draws: Tensor) -> Tensor:
+    """Noise of x's shape in [0, 1), a value for each pixel and channel that depends on the image's draws alone."""
+    key = (draws[:, 23] * 2**24).long() << 24 | (draws[:, 13] * 2**24).long()
+    place = torch.arange(x[0].numel(), device=x.device)
+    return _fraction(_mix(_mix(key)[:, None] + place)).view(x.shape).to(x.dtype)
+
+
+Op = Callable[[Tensor, float], Tensor]  # (N, C, H, W) uint8 and a magnitude
+BINS = 31  # steps that a magnitude is drawn from
+MAGNITUDE = 9  # the step that RandAugment takes
 
 
 @functools.cache
 def operations() -> dict[str, Op]:
-    """The fourteen operations of TrivialAugment and RandAugment, by name.
+    """The fourteen operations of RandAugment and TrivialAugment under torchvision's names, as torchvision does them.
 
     torchvision is imported here and not above: it takes longer than torch itself, and most runs don't need it.
     """
     from torchvision.transforms.v2 import functional as TF
 
+    def sheared(x: Tensor, across: float, down: float) -> Tensor:
+        degrees = [math.degrees(math.atan(across)), math.degrees(math.atan(down))]
+        changed: Tensor = TF.affine(x, 0.0, [0, 0], 1.0, degrees, center=[0, 0])
+        return changed
+
     return {
-        "identity": lambda x, _: x,
-        "shear x": lambda x, m: TF.affine(x, 0, [0, 0], 1.0, [math.degrees(math.atan(0.99 * m)), 0.0]),
-        "shear y": lambda x, m: TF.affine(x, 0, [0, 0], 1.0, [0.0, math.degrees(math.atan(0.99 * m))]),
-        "move x": lambda x, m: TF.affine(x, 0, [round(0.3 * m * x.shape[-1]), 0], 1.0, [0.0, 0.0]),
-        "move y": lambda x, m: TF.affine(x, 0, [0, round(0.3 * m * x.shape[-2])], 1.0, [0.0, 0.0]),
-        "rotate": lambda x, m: TF.rotate(x, 135 * m),
-        "brightness": lambda x, m: TF.adjust_brightness(x, 1 + 0.99 * m),
-        "saturation": lambda x, m: TF.adjust_saturation(x, 1 + 0.99 * m) if x.shape[1] == 3 else x,
-        "contrast": lambda x, m: TF.adjust_contrast(x, 1 + 0.99 * m),
-        "sharpness": lambda x, m: TF.adjust_sharpness(x, 1 + 0.99 * m),
-        "posterize": lambda x, m: TF.posterize(x, 8 - round(6 * abs(m))),
-        "solarize": lambda x, m: TF.solarize(x, 255 * (1 - abs(m))),
-        "autocontrast": lambda x, _: TF.autocontrast(x),
-        "equalize": lambda x, _: TF.equalize(x),
+        "Identity": lambda x, _: x,
+        "ShearX": lambda x, m: sheared(x, m, 0.0),
+        "ShearY": lambda x, m: sheared(x, 0.0, m),
+        "TranslateX": lambda x, m: TF.affine(x, 0.0, [int(m), 0], 1.0, [0.0, 0.0]),
+        "TranslateY": lambda x, m: TF.affine(x, 0.0, [0, int(m)], 1.0, [0.0, 0.0]),
+        "Rotate": TF.rotate,
+        "Brightness": lambda x, m: TF.adjust_brightness(x, 1 + m),
+        "Color": lambda x, m: TF.adjust_saturation(x, 1 + m),
+        "Contrast": lambda x, m: TF.adjust_contrast(x, 1 + m),
+        "Sharpness": lambda x, m: TF.adjust_sharpness(x, 1 + m),
+        "Posterize": lambda x, m: TF.posterize(x, int(m)),
+        "Solarize": lambda x, m: TF.solarize(x, 255 * m),
+        "AutoContrast": lambda x, _: TF.autocontrast(x),
+        "Equalize": lambda x, _: TF.equalize(x),
     }
 
 
-def _policy(images: Tensor, policy: str, u: Tensor) -> Tensor:
-    """TrivialAugment: one operation of any strength (Müller and Hutter 2021). RandAugment: two of 30 % (Cubuk 2020).
+def magnitude(policy: str, name: str, step: int, height: int, width: int) -> tuple[float, bool]:
+    """An operation's magnitude at a step of 0 to 30, and whether its sign is drawn, as torchvision's tables have it."""
+    wide, share = policy == "trivial", step / (BINS - 1)
+    if name == "Posterize":
+        return round(8 - (6 if wide else 4) * share), False
+    if name == "Solarize":
+        return 1 - share, False
+    if name in ("Identity", "AutoContrast", "Equalize"):
+        return 0.0, False
+    colour = 0.99 if wide else 0.9
+    most = {
+        "ShearX": 0.99 if wide else 0.3,
+        "ShearY": 0.99 if wide else 0.3,
+        "TranslateX": 32.0 if wide else 150 / 331 * width,
+        "TranslateY": 32.0 if wide else 150 / 331 * height,
+        "Rotate": 135.0 if wide else 30.0,
+    }
+    return most.get(name, colour) * share, True
 
-    Images that drew the same operation and the same of eight strengths are changed together.
-    """
+
+def _policy(images: Tensor, policy: str, u: Tensor) -> Tensor:
+    """TrivialAugment: an operation of any magnitude (Müller and Hutter 2021). RandAugment: two of one (Cubuk 2020)."""
     if policy == "trivial":
-        return _one_operation(images, u[:, 0], (u[:, 1] * 8).floor() / 7, u[:, 2])
+        return _one_operation(images, policy, u[:, 0], (u[:, 1] * BINS).long(), u[:, 2])
     for i in (0, 2):
-        images = _one_operation(images, u[:, i], torch.full_like(u[:, 0], 0.3), u[:, i + 1])
+        steps = torch.full((len(u),), MAGNITUDE, device=u.device)
+        images = _one_operation(images, policy, u[:, i], steps, u[:, i + 1])
     return images
 
 
-def _one_operation(images: Tensor, which: Tensor, strength: Tensor, sign: Tensor) -> Tensor:
-    signed = torch.where(sign < 0.5, -strength, strength)
-    chosen = (which * len(operations())).long()
+def _one_operation(images: Tensor, policy: str, which: Tensor, steps: Tensor, sign: Tensor) -> Tensor:
+    """Images that drew the same operation, magnitude and sign are changed together."""
+    names, (height, width) = list(operations()), images.shape[-2:]
+    alike: dict[tuple[str, float], list[int]] = {}
+    drawn = zip((which * len(names)).long().tolist(), steps.tolist(), (sign < 0.5).tolist(), strict=True)
+    for i, (place, step, negative) in enumerate(drawn):
+        size, signed = magnitude(policy, names[place], step, height, width)
+        alike.setdefault((names[place], -size if signed and negative else size), []).append(i)
     result = images.clone()
-    for index, operation in enumerate(operations().values()):
-        for magnitude in signed[chosen == index].unique().tolist():
-            mask = (chosen == index) & (signed == magnitude)
-            result[mask] = operation(images[mask], magnitude)
+    for (name, size), chosen in alike.items():
+        result[chosen] = operations()[name](images[chosen], size)
     return result
 
 
@@ -322,6 +358,7 @@ def describe(how: Augmentation) -> str:
     said = [
         how.flip and "mirrored left and right",
         how.shift and f"moved by up to {how.shift:.0%} of the side",
+        how.crop and f"moved by up to {how.crop} pixels",
         how.scale and f"zoomed to {how.scale[0]:.0%} to {how.scale[1]:.0%} of the area",
         how.rotate and f"rotated by up to {how.rotate:g}° either way",
         (how.brightness or how.contrast or how.saturation) and "brightness, contrast and saturation changed",

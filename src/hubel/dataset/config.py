@@ -2,13 +2,115 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
 
 from hubel.errors import UsageError
 from hubel.records import Fit
 
-Preset = Literal["auto", "none", "small", "upright", "photo", "strong", "trivial", "rand"]
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """Random changes to training images; everything is drawn per image and 0 or None switches a change off.
+
+    Attributes:
+        flip: mirror left and right with probability 1/2.
+        shift: move by up to this share of the side (crop with reflected padding). crop: and by so many pixels.
+        scale: random resized crop: smallest and largest share of the area that is kept.
+        ratio: random resized crop: the aspect ratio lies between 1/ratio and ratio.
+        rotate: up to this many degrees either way.
+        brightness, contrast, saturation: factor drawn from [1 - x, 1 + x].
+        cutout: side of one grey square as a share of the image's side.
+        erase: probability of filling a rectangle of 2 to 33 % of the area with noise (random erasing).
+        mixup, cutmix: alpha of the Beta distribution; when both are set, each batch takes one of them at random.
+        policy: RandAugment with two operations of magnitude 9, or TrivialAugment (wide), as torchvision has them.
+    """
+
+    flip: bool = False
+    shift: float = 0.0
+    crop: int = 0
+    scale: tuple[float, float] | None = None
+    ratio: float = 1.0
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    cutout: float = 0.0
+    erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    policy: Literal["none", "rand", "trivial"] = "none"
+
+
+PRESETS: dict[str, Augmentation] = {
+    "none": Augmentation(),
+    "small": Augmentation(shift=1 / 16),
+    "upright": Augmentation(shift=0.08, scale=(0.65, 1.3), rotate=15.0, brightness=0.3, contrast=0.3, saturation=0.3),
+    "photo": Augmentation(scale=(0.3, 1.0), ratio=1.3, brightness=0.3, contrast=0.3, saturation=0.3),
+    "strong": Augmentation(
+        scale=(0.2, 1.0), ratio=1.4, rotate=15.0, erase=0.25, cutmix=1.0, brightness=0.3, contrast=0.3, saturation=0.3
+    ),
+    "trivial": Augmentation(shift=1 / 8, policy="trivial", erase=0.25),
+    "rand": Augmentation(shift=1 / 8, policy="rand"),
+}
+
+# Single changes as --augment names them: what their number means, which numbers it may be, and what it sets
+CHANGES: dict[str, tuple[str, float, float, Callable[[float], dict[str, Any]]]] = {
+    "crop": ("PIXELS", 1, 512, lambda x: {"crop": round(x)}),
+    "shift": ("SHARE", 0, 1, lambda x: {"shift": x}),
+    "zoom": ("LEAST", 0.01, 1, lambda x: {"scale": (x, 1.0), "ratio": 4 / 3}),
+    "rotate": ("DEGREES", 0, 180, lambda x: {"rotate": x}),
+    "jitter": ("AMOUNT", 0, 1, lambda x: {"brightness": x, "contrast": x, "saturation": x}),
+    "brightness": ("AMOUNT", 0, 1, lambda x: {"brightness": x}),
+    "contrast": ("AMOUNT", 0, 1, lambda x: {"contrast": x}),
+    "saturation": ("AMOUNT", 0, 1, lambda x: {"saturation": x}),
+    "cutout": ("SHARE", 0, 1, lambda x: {"cutout": x}),
+    "erase": ("PROBABILITY", 0, 1, lambda x: {"erase": x}),
+    "mixup": ("ALPHA", 0, 10, lambda x: {"mixup": x}),
+    "cutmix": ("ALPHA", 0, 10, lambda x: {"cutmix": x}),
+}
+
+
+def parse_augmentation(text: str, flip: bool = False) -> Augmentation:
+    """Read a preset, single changes, or a preset and changes to it: ``photo``, ``rotate=15,flip``, ``small,mixup=0.2``.
+
+    Args:
+        flip: whether a preset mirrors; without one (and with ``none``), only ``flip`` among the changes does.
+
+    Raises:
+        UsageError: an unknown name or an impossible number.
+
+    >>> parse_augmentation("rotate=15,flip").rotate
+    15.0
+    """
+    first, *changes = (change.strip() for change in text.split(","))
+    if first in PRESETS:
+        how = replace(PRESETS[first], flip=flip and first != "none")
+    else:
+        how, changes = Augmentation(), [first, *changes]
+    for change in changes:
+        how = replace(how, **_fields(text, change))
+    return how
+
+
+def _fields(text: str, change: str) -> dict[str, Any]:
+    """What one change sets."""
+    name, _, value = change.partition("=")
+    if change == "flip":
+        return {"flip": True}
+    try:
+        _, least, most, fields = CHANGES[name]
+        if least <= float(value) <= most:
+            return fields(float(value))
+        wrong = f"{value} is not from {least:g} to {most:g}"
+    except (KeyError, ValueError):
+        wrong = f"{name} wants a number" if name in CHANGES else f"there is no {change!r}"
+    known = ", ".join(f"{name}={unit}" for name, (unit, *_) in CHANGES.items())
+    raise UsageError(
+        f"--augment {text}: {wrong}; expected auto, a preset ({', '.join(PRESETS)}), or changes, with commas between "
+        f"them and also after a preset (flip, {known})."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +135,9 @@ class DataConfig:
     strict: Annotated[bool, "end the run at the first unusable image instead of leaving it out"] = False
     exclude: Annotated[str | None, "findings.json or a text file of paths: these images are left out"] = None
     max_pixels: Annotated[int, "an image whose header claims more pixels is refused"] = 80_000_000
-    augment: Annotated[Preset, "preset of random changes to the training images"] = "auto"
+    split_seed: Annotated[int | None, "of the split alone; the run's seed when not given"] = None
+    split: Annotated[str | None, "RUN or split.json: divide the images as it does, and new ones by the rule"] = None
+    augment: Annotated[str, "random changes to the training images: a preset, or such as rotate=15,flip"] = "auto"
     flip: Annotated[bool | None, "mirror left and right; by default only where a test says that labels survive it"] = (
         None
     )
@@ -55,39 +159,17 @@ class DataConfig:
                 raise UsageError(f"--{name} {share}: a share of the images is expected, between 0 and 1 (0.1 is 10 %).")
         if self.val + self.test >= 1:
             raise UsageError(f"--val {self.val} and --test {self.test} leave nothing to train on: lower one of them.")
+        if self.split_seed is not None and not 0 <= self.split_seed < 2**31:
+            raise UsageError(f"--split-seed {self.split_seed}: expected a whole number from 0 to 2147483647.")
+        if self.split is not None and self.folds:
+            raise UsageError(
+                f"--split {self.split} and --folds {self.folds} exclude each other: leave one of them out."
+            )
+        if self.augment != "auto":
+            mirrors = parse_augmentation(self.augment, self.flip or False).flip
+            if self.flip not in (None, mirrors) and self.augment != "none":
+                raise UsageError(f"--augment {self.augment} says itself what is mirrored: leave --[no-]flip out.")
         if self.folds == 1 or self.folds < 0 or not 0 <= self.fold < max(self.folds, 1):
             raise UsageError(
                 f"--folds {self.folds} --fold {self.fold}: use at least 2 folds and a fold from 0 to folds - 1."
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Random changes to training images; everything is drawn per image and 0 or None switches a change off.
-
-    Attributes:
-        flip: mirror left and right with probability 1/2.
-        shift: move by up to this share of the side (crop with reflected padding).
-        scale: random resized crop: smallest and largest share of the area that is kept.
-        ratio: random resized crop: the aspect ratio lies between 1/ratio and ratio.
-        rotate: up to this many degrees either way.
-        brightness, contrast, saturation: factor drawn from [1 - x, 1 + x].
-        cutout: side of one grey square as a share of the image's side.
-        erase: probability of erasing a random rectangle of 2 to 33 % of the area with noise (random erasing).
-        mixup, cutmix: alpha of the Beta distribution; when both are set, each batch takes one of them at random.
-        policy: RandAugment with two operations of magnitude 9, or TrivialAugment (wide).
-    """
-
-    flip: bool = False
-    shift: float = 0.0
-    scale: tuple[float, float] | None = None
-    ratio: float = 1.0
-    rotate: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    cutout: float = 0.0
-    erase: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    policy: Literal["none", "rand", "trivial"] = "none"

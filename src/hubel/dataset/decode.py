@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile
 
-from hubel.dataset.quiet import QUIET
-from hubel.dataset.recognise import HEAD, fetch, gif_frames, inspect, open_regular, read_file, recognise, tiff_pages
+from hubel.dataset.formats import HEAD, fetch, gif_frames, inspect, open_regular, read_file, recognise, tiff_pages
+from hubel.dataset.pillow_warnings import QUIET
 from hubel.errors import ImageError
 from hubel.records import ImageFacts, Preprocess
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,13 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hubel.dataset.augment import augment, draws_for, mix
-from hubel.dataset.config import Augmentation
+from hubel.dataset.config import Augmentation, parse_augmentation
+from hubel.dataset.find import Catalog, scan
+from hubel.dataset.folder import few, were
 from hubel.dataset.tensors import normalise, smaller, to_tensor
-from hubel.records import Preprocess
+from hubel.dataset.undecoded import Undecoded, warn
+from hubel.errors import DataError, UsageError
+from hubel.records import Finding, Preprocess
 
 ROOM = 1.2  # images are kept this much larger than what is trained on, so that crops stay sharp
 ON_DEVICE = 1 / 4  # of a GPU's free memory may be taken by pixels; more of them come batch by batch
 CHUNK = 512  # images that are reduced together
+MIXED = 16  # tar files that are read at a time, so that the system can keep what lies near
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,20 +56,25 @@ class Loader:
     """The training images as batches of one fixed shape; a short last batch is left out, another one each epoch.
 
     On a processor nothing is held: pixels are read from the mapped file, whose pages the system keeps as it has room.
-    On a GPU they are held where they fit.
+    On a GPU they are held where they fit. `Loader.streaming` reads data that is larger than the disk.
 
     Args:
-        images: (N, H, W, C) uint8, may be a memory map; labels: (N,) class indices, of the whole pack.
+        images: (N, H, W, C) uint8, may be a memory map or `Undecoded`; labels: (N,) class indices, of the whole pack.
         indices: the rows that are trained on.
         classes: K.
         sampler: ``shuffle`` shows every image once an epoch; ``balanced`` draws classes equally often.
         part: this process's number and the number of processes: each gets its part of every batch.
         dtype: of the batches' images: float32, or bfloat16 for a network that computes in it.
+
+    Attributes:
+        names: of the classes, where they are known. findings: what was left out so far, and why, of a stream.
     """
+
+    names: tuple[str, ...] = ()
 
     def __init__(
         self,
-        images: npt.NDArray[np.uint8],
+        images: npt.NDArray[np.uint8] | Undecoded,
         labels: npt.NDArray[np.int64],
         indices: npt.NDArray[np.int64],
         *,
@@ -87,6 +97,57 @@ class Loader:
         self._reduced: npt.NDArray[np.uint8] | None = None
         self._held: tuple[int, Tensor] | None = None  # the side and pixels of all images, on the device
 
+    @classmethod
+    def streaming(
+        cls,
+        source: str | Path,
+        *,
+        preprocess: Preprocess,
+        batch_size: int,
+        augment: str = "none",
+        classes: Sequence[str] | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        part: tuple[int, int] = (0, 1),
+    ) -> Loader:
+        """Load images that are never stored, from tar files (``"shards/train-{000..099}.tar"``) or any other source.
+
+        Args:
+            augment: as ``--augment`` takes it.
+            classes: their names in the order of the logits; labels are names or indices. All labels found, where None.
+
+        Raises:
+            UsageError, DataError: the data can't be used, or it holds several parts.
+        """
+        catalog = scan(source)
+        if catalog.parts is not None:
+            raise UsageError(
+                f"{source} holds the parts {', '.join(sorted(set(catalog.parts)))}: name one's files alone."
+            )
+        names = catalog.classes if classes is None else tuple(classes)
+        labels, unknown = _labels_by(names, catalog)
+        images = Undecoded(catalog, preprocess)
+        images.findings += unknown
+        warn(unknown)
+        loader = cls(
+            images,
+            labels,
+            np.flatnonzero(labels >= 0),
+            classes=len(names),
+            batch_size=batch_size,
+            preprocess=preprocess,
+            augmentation=parse_augmentation(augment),
+            seed=seed,
+            device=torch.device(device),
+            part=part,
+        )
+        loader.names = names
+        return loader
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        return tuple(self._stored.findings) if isinstance(self._stored, Undecoded) else ()
+
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         return len(self.indices) // self.batch_size
@@ -98,7 +159,12 @@ class Loader:
         if self.sampler == "balanced":
             weights = 1.0 / torch.bincount(self.labels, minlength=self.classes)[self.labels].double()
             return torch.multinomial(weights, count, replacement=True, generator=generator)
-        return torch.randperm(len(self.indices), generator=generator)[:count]
+        order = torch.randperm(len(self.indices), generator=generator)
+        if isinstance(self._stored, Undecoded):
+            files = torch.from_numpy(self._stored.files)[self.indices]
+            turn = torch.randperm(int(files.max()) + 1, generator=generator)[files] // MIXED
+            order = order[turn[order].argsort(stable=True)]
+        return order[:count]
 
     def parts(self, epoch: int, *, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each batch of an epoch from number `start` on: all of its rows, and this process's place among them."""
@@ -108,18 +174,41 @@ class Loader:
 
     def epoch(self, epoch: int, size: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on, with images of `size` pixels a side."""
-        for rows, places in self.parts(epoch, start=start):
-            yield self.batch(rows, epoch, size, places)
+        batches = list(self.parts(epoch, start=start))
+        for number, (rows, places) in enumerate(batches, 1):
+            batch = self.batch(rows, epoch, size, places)
+            if isinstance(self._stored, Undecoded) and number < len(batches):
+                self._stored.begin(self.indices[self._mine(*batches[number])].numpy())
+            yield batch
+
+    def once(self) -> Iterator[Batch]:
+        """Yield this process's images once, in order and unchanged, for measuring.
+
+        The last batch is short, and images that can't be decoded are missing.
+        """
+        number, count = self.part
+        for rows in torch.arange(len(self.indices)).tensor_split(count)[number].split(self.batch_size):
+            pixels, found = self._pixels(rows, max(self.preprocess.size))
+            kept = found == rows
+            images, labels = normalise(pixels[kept], self.preprocess), self.labels[rows[kept]].to(self.device)
+            targets = F.one_hot(labels, self.classes).float()
+            ids = self.indices[rows[kept]]
+            yield Batch(images=images, targets=targets, labels=labels, ids=ids, count=len(ids))
+
+    def _mine(self, rows: Tensor, places: Tensor | None) -> Tensor:
+        """This process's rows of a batch; an image is mixed with the one before it, which may be another process's."""
+        if places is None:
+            return rows
+        mixing = self.augmentation.mixup or self.augmentation.cutmix
+        return torch.cat((rows[places[:1] - 1], rows[places])) if mixing else rows[places]
 
     def batch(self, rows: Tensor, epoch: int, size: int, places: Tensor | None = None) -> Batch:
         """Build one batch from rows of this loader, (N,) int64; or the images at `places` of it."""
         mixing = bool(self.augmentation.mixup or self.augmentation.cutmix)
-        mine = rows if places is None else rows[places]
-        if mixing and places is not None:  # an image is mixed with the one before it, which may be another process's
-            mine = torch.cat((rows[places[:1] - 1], mine))
+        pixels, mine = self._pixels(self._mine(rows, places), size)
         ids = self.indices[mine]
         draws = draws_for(self.seed, epoch, ids.to(self.device))
-        images = augment(self._pixels(mine, size), self.augmentation, draws, size, self.dtype)
+        images = augment(pixels, self.augmentation, draws, size, self.dtype)
         images = normalise(images, self.preprocess)
         labels = self.labels[mine].to(self.device)
         targets = F.one_hot(labels, self.classes).float()
@@ -136,18 +225,25 @@ class Loader:
         ids = self.indices[:: max(len(self.indices) // count, 1)][:count]
         return to_tensor(self._stored[ids.numpy()])
 
-    def _pixels(self, rows: Tensor, size: int) -> Tensor:
-        """(N, C, S, S) uint8 on the device, S a little more than `size` where the stored images are much larger."""
+    def _pixels(self, rows: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """(N, C, S, S) uint8 on the device, and the rows that they are of: others in the place of broken images.
+
+        S is a little more than `size` where the stored images are much larger.
+        """
         target = kept_side(self.augmentation, size)
         height, width = self._stored.shape[1:3]
         reduced = target < min(height, width)
         side = target if reduced else 0
+        if isinstance(self._stored, Undecoded):
+            decoded, places = self._stored.take(self.indices[rows].numpy())
+            images = to_tensor(decoded).to(self.device, non_blocking=True)
+            return smaller(images, side) if reduced else images, rows[torch.from_numpy(places)]
         if self.device.type == "cuda" and (self._held is None or self._held[0] != side):
             self._hold(side)
         if self._held is not None and self._held[0] == side:
-            return self._held[1][rows.to(self.device)]
+            return self._held[1][rows.to(self.device)], rows
         pixels = self._smaller(side)[rows.numpy()] if reduced else self._stored[self.indices[rows].numpy()]
-        return to_tensor(pixels).to(self.device, non_blocking=True)
+        return to_tensor(pixels).to(self.device, non_blocking=True), rows
 
     def _hold(self, side: int) -> None:
         """Keep all training images on the GPU, where they fit."""
@@ -170,3 +266,18 @@ class Loader:
                 made[start : start + CHUNK] = smaller(to_tensor(self._stored[ids]), side).permute(0, 2, 3, 1).numpy()
             self._reduced = made
         return self._reduced
+
+
+def _labels_by(names: Sequence[str], catalog: Catalog) -> tuple[npt.NDArray[np.int64], list[Finding]]:
+    """(N,) class of each image: labels are names or indices, whichever explains more images; -1 for unknown ones."""
+    counts = dict(zip(catalog.classes, np.bincount(catalog.labels).tolist(), strict=True))
+    by_name, by_number = ({name(k): k for k in range(len(names))} for name in (names.__getitem__, str))
+    known = max((by_name, by_number), key=lambda known: sum(counts[label] for label in counts.keys() & known.keys()))
+    unknown = [label for label in catalog.classes if label not in known]
+    if len(unknown) == len(counts):
+        raise DataError(f"None of the labels {few(unknown)} in {catalog.root} is one of the classes {few(names)}.")
+    findings = []
+    for label in unknown:
+        message = f"{were(counts[label], 'image')} left out, whose label {label!r} is none of the classes."
+        findings.append(Finding(code="unknown-class", severity="warning", message=message, left_out=True))
+    return np.array([known.get(label, -1) for label in catalog.classes], np.int64)[catalog.labels], findings

@@ -17,32 +17,49 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.as_json import from_json, to_json
+from hubel.dataset.cache import cache_home, made_whole
 from hubel.dataset.decode import decode
-from hubel.dataset.facts import FACTS, Facts, as_row
-from hubel.dataset.quiet import QUIET
-from hubel.errors import DataError, ImageError
-from hubel.records import Preprocess
+from hubel.dataset.formats import open_regular
+from hubel.dataset.pillow_warnings import QUIET
+from hubel.dataset.tar import parted
+from hubel.errors import ImageError
+from hubel.records import ImageFacts, Preprocess, Progress
 
 FORMAT = 3  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
 CHUNK, CHUNK_BYTES = 256, 8_000_000  # that a worker decodes per request, at most: the bytes take it 0.2 s
 ALONE, ALONE_BYTES = 400, 16_000_000  # up to both, they are decoded in this process: starting workers takes longer
 LOOKED_AT = 100  # files that their typical size is taken from
-ROOMS = ("packs", "sets", "shards")  # of the cache
-Advance = Callable[[int], None]
 Answer = str | None  # the reason why an image can't be used
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Facts: TypeAlias = npt.NDArray[np.void]  # (N,) of `FACTS`
+
+# What decoding learned of each image, as a table of 96 bytes an image that can be mapped from a file
+FACTS = np.dtype(
+    [
+        ("usable", "?"),
+        ("width", "<u4"),
+        ("height", "<u4"),
+        ("mode", "S8"),
+        ("format", "S8"),
+        ("frames", "<u4"),
+        ("orientation", "u1"),
+        ("transparent", "?"),
+        ("colour", "?"),
+        ("sha256", "S64"),
+    ]
+)
 
 
 class Rows:
@@ -80,7 +97,7 @@ class Packed:
 
     Attributes:
         images: (N, H, W, C) uint8, memory-mapped; unusable images are zero.
-        facts: (N,) of `hubel.dataset.facts.FACTS`, memory-mapped: what the decoder learned of each.
+        facts: (N,) of `FACTS`, memory-mapped: what the decoder learned of each.
         reasons: index → why the image can't be used.
         fresh: False when an earlier pack was found and used.
     """
@@ -98,61 +115,34 @@ class Packed:
         return np.array(self.facts["usable"])
 
 
-def cache_home() -> Path:
-    """The folder that packs and downloaded sets live in: $HUBEL_CACHE, else the platform's cache folder."""
-    if given := os.environ.get("HUBEL_CACHE"):
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "hubel"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "hubel"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hubel"
-
-
 def pack(
-    root: Path,
-    paths: Sequence[str],
-    preprocess: Preprocess,
-    *,
-    max_pixels: int = 80_000_000,
-    advance: Advance = lambda _: None,
-) -> Packed:
+    root: Path, paths: Sequence[str], preprocess: Preprocess, *, max_pixels: int = 80_000_000
+) -> Generator[Progress, None, Packed]:
     """Decode ``root/path`` for all paths, or find the pack that was made of the same unchanged files.
 
-    Args:
-        advance: called with the number of images just decoded.
+    Yields how far it is; ``outcome(pack(…))`` is the `Packed`.
 
     Raises:
         DataError: the cache folder can't be written.
     """
     folder = cache_home() / "packs" / _key(root, paths, preprocess, max_pixels)
-    if not (folder / "reasons.json").exists():
-        with _cache_errors(folder):
-            _make(folder, root, paths, preprocess, max_pixels, advance)
-        return _open(folder, preprocess, fresh=True)
     try:
         return _open(folder, preprocess, fresh=False)
-    except (OSError, ValueError):  # damaged by hand or by the disk: it is a cache, make it again
+    except (OSError, ValueError):  # not there, or damaged by hand or by the disk: it is a cache, make it again
         shutil.rmtree(folder, ignore_errors=True)
-        return pack(root, paths, preprocess, max_pixels=max_pixels, advance=advance)
-
-
-def cache_entries() -> list[tuple[str, int]]:
-    """Name and size in bytes of every pack, every set and every folder of counted shards in the cache."""
-    entries = [entry for room in ROOMS for entry in sorted((cache_home() / room).glob("*"))]
-    return [(entry.relative_to(cache_home()).as_posix(), _bytes(entry)) for entry in entries]
-
-
-def cache_clear() -> int:
-    """Delete all that `cache_entries` lists; returns the bytes freed."""
-    freed = sum(size for _, size in cache_entries())
-    for room in ROOMS:
-        shutil.rmtree(cache_home() / room, ignore_errors=True)
-    return freed
-
-
-def _bytes(entry: Path) -> int:
-    return sum(file.stat().st_size for file in [entry, *entry.rglob("*")] if file.is_file())
+    with made_whole(folder, "The decoded images") as target:
+        _reserve(target / "images.npy", np.uint8, (len(paths), *preprocess.size, preprocess.channels))
+        _reserve(target / "facts.npy", FACTS, (len(paths),))
+        where = {"root": os.fspath(root.resolve()), "target": os.fspath(target.resolve())}
+        job = _Job(**where, preprocess=preprocess, max_pixels=max_pixels)
+        reasons: dict[int, str] = {}
+        done = 0
+        for start, answers in _decode_all(job, paths):
+            reasons |= {start + i: answer for i, answer in enumerate(answers) if answer is not None}
+            done += len(answers)
+            yield Progress(task="decoding", done=done, total=len(paths))
+        (target / "reasons.json").write_text(json.dumps(dict(sorted(reasons.items()))), "utf-8")
+    return _open(folder, preprocess, fresh=True)
 
 
 def _key(root: Path, paths: Sequence[str], preprocess: Preprocess, max_pixels: int) -> str:
@@ -161,23 +151,13 @@ def _key(root: Path, paths: Sequence[str], preprocess: Preprocess, max_pixels: i
     shape = (FORMAT, seen, max_pixels)
     digest = hashlib.sha256(repr((os.fspath(root.resolve()), shape)).encode())
     for path in paths:
+        inside = parted(root / path)
         try:
-            status = os.stat(root / path)
+            status = os.stat(inside[0] if inside else root / path)
             digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
         except OSError:
             digest.update(f"{path}\0gone\n".encode())
     return digest.hexdigest()[:24]
-
-
-@contextmanager
-def _cache_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"The decoded images can't be written to {folder.parent} ({error.strerror or error}): free some space, "
-            "or set HUBEL_CACHE to a folder that can be written."
-        ) from error
 
 
 def _open(folder: Path, preprocess: Preprocess, *, fresh: bool) -> Packed:
@@ -186,29 +166,6 @@ def _open(folder: Path, preprocess: Preprocess, *, fresh: bool) -> Packed:
     if facts.dtype != FACTS or len(facts) != len(images):
         raise ValueError("facts.npy and images.npy disagree")
     return Packed(images=images, facts=facts, reasons=reasons, preprocess=preprocess, folder=folder, fresh=fresh)
-
-
-def _make(
-    folder: Path, root: Path, paths: Sequence[str], preprocess: Preprocess, max_pixels: int, advance: Advance
-) -> None:
-    """Decode into a temporary sibling folder and rename it when complete: a pack is whole or absent."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-", ignore_cleanup_errors=True) as temporary:
-        target = Path(temporary) / "pack"
-        target.mkdir()
-        _reserve(target / "images.npy", np.uint8, (len(paths), *preprocess.size, preprocess.channels))
-        _reserve(target / "facts.npy", FACTS, (len(paths),))
-        job = _Job(root=root, target=target, preprocess=preprocess, max_pixels=max_pixels)
-        reasons: dict[int, str] = {}
-        for start, answers in _decode_all(job, paths):
-            reasons |= {start + i: answer for i, answer in enumerate(answers) if answer is not None}
-            advance(len(answers))
-        (target / "reasons.json").write_text(json.dumps(dict(sorted(reasons.items()))), "utf-8")
-        try:
-            target.rename(folder)
-        except OSError:  # another process made the same pack meanwhile
-            if not (folder / "reasons.json").exists():
-                raise
 
 
 def _reserve(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
@@ -227,8 +184,10 @@ def _reserve(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    root: Path
-    target: Path
+    """What workers are told, as JSON: the data's folder, the pack's, and how files are decoded."""
+
+    root: str
+    target: str
     preprocess: Preprocess
     max_pixels: int
 
@@ -236,57 +195,42 @@ class _Job:
 def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Answer]]]:
     """Yield (first index, answers) chunk by chunk, in whatever order they become ready."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    typical = _typical_bytes(job.root, paths)
+    typical = _typical_bytes(Path(job.root), paths)
     each = max(min(CHUNK, int(CHUNK_BYTES / typical), -(-len(paths) // (4 * cores))), 1)  # none waits for the last one
     chunks = [(start, list(paths[start : start + each])) for start in range(0, len(paths), each)]
     if (len(paths) <= ALONE and len(paths) * typical <= ALONE_BYTES) or not sys.executable:
         for start, names in chunks:
             yield start, _decode_chunk(job, start, names)
         return
-    lock, done = threading.Condition(), list[tuple[int, list[Answer]] | BaseException]()
-    todo = iter(chunks)
+    idle: SimpleQueue[_Worker] = SimpleQueue()
 
-    def drive() -> None:
+    def decode_chunk(start: int, names: list[str]) -> tuple[int, list[Answer]]:
+        worker = idle.get()
         try:
-            with _Worker(job) as worker:
-                while True:
-                    with lock:
-                        chunk = next(todo, None)
-                    if chunk is None:
-                        return
-                    answers = worker.decode(*chunk)
-                    with lock:
-                        done.append((chunk[0], answers))
-                        lock.notify()
-        except BaseException as error:  # handed to the caller's thread, which raises it
-            with lock:
-                done.append(error)
-                lock.notify()
+            return start, worker.decode(start, names)
+        finally:
+            idle.put(worker)
 
-    threads = [threading.Thread(target=drive, daemon=True) for _ in range(min(cores, len(chunks)))]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in chunks:
-            with lock:
-                lock.wait_for(lambda: done)
-                answer = done.pop()
-            if isinstance(answer, BaseException):
-                raise answer
-            yield answer
-    finally:
-        with lock:
-            todo = iter(())
-        for thread in threads:
-            thread.join()
+    with ExitStack() as open_workers, ThreadPoolExecutor(min(cores, len(chunks))) as threads:
+        for _ in range(min(cores, len(chunks))):
+            idle.put(open_workers.enter_context(_Worker(job)))
+        waiting = [threads.submit(decode_chunk, *chunk) for chunk in chunks]
+        try:
+            for answer in as_completed(waiting):
+                yield answer.result()
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def _typical_bytes(root: Path, paths: Sequence[str]) -> float:
     """The mean size of some of the files, at least 1."""
     sizes = [0]
     for path in paths[:: max(len(paths) // LOOKED_AT, 1)]:
-        with suppress(OSError):
-            sizes.append((root / path).stat().st_size)
+        with suppress(ImageError):
+            file, size = open_regular(root / path)
+            file.close()
+            sizes.append(size)
     return max(sum(sizes) / max(len(sizes) - 1, 1), 1.0)
 
 
@@ -323,15 +267,8 @@ class _Worker:
         return answers
 
     def _start(self) -> subprocess.Popen[str]:
-        job = self.job
-        said = {
-            "root": os.fspath(job.root.resolve()),
-            "target": os.fspath(job.target.resolve()),
-            "preprocess": to_json(job.preprocess),
-            "max_pixels": job.max_pixels,
-        }
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "hubel.dataset.pack", json.dumps(said)],  # -P: no code from the current folder
+            [sys.executable, "-P", "-m", "hubel.dataset.pack", json.dumps(to_json(self.job))],  # -P: no code from here
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -349,30 +286,27 @@ class _Worker:
 
 def _decode_chunk(job: _Job, start: int, names: Sequence[str]) -> list[Answer]:
     images, facts = (
-        np.load(job.target / name, mmap_mode="r+", allow_pickle=False) for name in ("images.npy", "facts.npy")
+        np.load(f"{job.target}/{name}.npy", mmap_mode="r+", allow_pickle=False) for name in ("images", "facts")
     )
     answers: list[Answer] = []
     with QUIET:  # once for all of them
         for index, name in enumerate(names, start):
             try:
-                images[index], fact = decode(job.root / name, job.preprocess, max_pixels=job.max_pixels)
-                facts[index] = as_row(fact)
+                images[index], fact = decode(os.path.join(job.root, name), job.preprocess, max_pixels=job.max_pixels)
+                facts[index] = facts_row(fact)
                 answers.append(None)
             except ImageError as error:
                 answers.append(error.reason)
     return answers
 
 
-def _work(said: dict[str, Any]) -> None:
-    """Answer requests line by line until standard input closes."""
-    preprocess = from_json(Preprocess, said["preprocess"])
-    job = _Job(
-        root=Path(said["root"]), target=Path(said["target"]), preprocess=preprocess, max_pixels=said["max_pixels"]
-    )
-    for line in sys.stdin:
-        start, names = json.loads(line)
-        print(json.dumps(_decode_chunk(job, start, names)), flush=True)
+def facts_row(fact: ImageFacts) -> tuple[Any, ...]:
+    """One image's facts as a row of `FACTS`."""
+    values = (getattr(fact, str(name)) for name in FACTS.names or () if name != "usable")
+    return (True, *(value.encode() if isinstance(value, str) else value for value in values))
 
 
 if __name__ == "__main__":
-    _work(json.loads(sys.argv[1]))
+    told = from_json(_Job, json.loads(sys.argv[1]))
+    for line in sys.stdin:  # until the parent closes it
+        print(json.dumps(_decode_chunk(told, *json.loads(line))), flush=True)

@@ -6,10 +6,8 @@ After that the road is the same as for anybody's own folder.
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hubel.dataset.cache import made_whole
 from hubel.errors import DataError, UsageError
 
 SMALL = 128 * 128  # images of up to so many pixels are stored as PNG, larger ones as JPEG
@@ -101,34 +100,12 @@ def materialise(name: str, home: Path, opener: Opener = open_torchvision) -> Pat
     """
     if name not in SETS:
         raise UsageError(f"There is no set {name!r}; known sets are {', '.join(SETS)}.")
-    target = home / "sets" / name
-    if target.is_dir():
-        return target
-    download = home / "sets" / f"{name}.download"
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=target.parent, prefix=f"{name}.", ignore_cleanup_errors=True
-        ) as unfinished:
-            made = Path(unfinished) / "set"
+    target, download = home / "sets" / name, home / "sets" / f"{name}.download"
+    if not target.is_dir():
+        with made_whole(target, f"The set {name!r}") as made:
             _write_digits(made) if name == "digits" else _write_parts(name, made, download, opener)
-            _settle(made, target)
-    except OSError as error:
-        raise DataError(
-            f"The set {name!r} can't be written to {target.parent} ({error.strerror or error}): free some space, or "
-            "set HUBEL_CACHE to a folder that can be written."
-        ) from error
-    shutil.rmtree(download, ignore_errors=True)
+        shutil.rmtree(download, ignore_errors=True)
     return target
-
-
-def _settle(made: Path, target: Path) -> None:
-    """Give a finished set its name; another process may have been faster, then its set is the one."""
-    try:
-        os.rename(made, target)
-    except OSError:
-        if not target.is_dir():
-            raise
 
 
 def _write_digits(folder: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.config import DataConfig
 from hubel.errors import DataError
-from hubel.records import Part
+from hubel.records import PARTS, Part
 
 Indices = npt.NDArray[np.int64]
 
@@ -23,6 +25,7 @@ class Split:
         reported: the part that the report is about (``val`` when the data came with a val but no test part, and then
             `test` holds it and `val` was split from train).
         unmeasured: classes with too few images to appear in the reported part.
+        said: a sentence about the images that the given split doesn't name; empty where all are as it says.
     """
 
     train: Indices
@@ -31,6 +34,7 @@ class Split:
     reported: Part
     seed: int
     unmeasured: tuple[str, ...] = ()
+    said: str = ""
 
     def manifest(self, paths: Sequence[str], left_out: dict[str, str]) -> dict[str, object]:
         """Return the split as JSON: every path with its part, and why the others were left out."""
@@ -47,6 +51,7 @@ def split(
     config: DataConfig,
     *,
     seed: int,
+    paths: Sequence[str] = (),
 ) -> Split:
     """Choose train, validation and test images.
 
@@ -54,12 +59,57 @@ def split(
         labels: (N,) class indices. groups: (N,) group ids; a group is never torn apart by a split made here.
         parts: (N,) ``train``, ``val`` or ``test`` as the data came, or None.
         usable: (N,) bool; the others belong to no part.
+        seed: of the run, for where ``config.split_seed`` is not given.
+        paths: of the images, by which ``config.split`` finds them.
 
     Raises:
-        DataError: too few images to train, choose and report.
+        DataError: too few images to train, choose and report, or the given split can't be used.
     """
+    seed = seed if config.split_seed is None else config.split_seed
+    if config.split is None:
+        return _measurable(_by_rule(np.flatnonzero(usable), labels, groups, parts, config, seed), labels, classes)
+    reported, given = read_split(config.split)
+    known = np.array([given.get(path, "") for path in paths])
+    if not (known[usable] != "").any():
+        raise DataError(f"{config.split} names none of these images (such as {paths[0]}): it is of other data.")
+    of_group = {int(groups[i]): known[i] for part in PARTS for i in np.flatnonzero(known == part)}
+    joined = np.array([known[i] or of_group.get(int(groups[i]), "") for i in range(len(paths))])
+    rest = _by_rule(np.flatnonzero(usable & (joined == "")), labels, groups, parts, config, seed)
+    train, val, test = (np.union1d(getattr(rest, p), np.flatnonzero(usable & (joined == p))) for p in PARTS)
+    new, gone = int((usable & (known == "")).sum()), len(given.keys() - set(paths))
+    said = f"{new:,} images are not in {config.split} and were divided by the rule" if new else ""
+    said += f"{' and ' if new else ''}{gone:,} images of {config.split} are not here" if gone else ""
+    result = Split(train=train, val=val, test=test, reported=reported, seed=seed, said=f"{said}." if said else "")
+    return _measurable(result, labels, classes)
+
+
+def read_split(path: str | Path) -> tuple[Part, Mapping[str, Part]]:
+    """Return the reported part and path → part, from a split.json or the folder of a run.
+
+    Raises:
+        DataError: it can't be read as either.
+    """
+    file = Path(path) / "split.json" if Path(path).is_dir() else Path(path)
+    try:
+        said = json.loads(file.read_text("utf-8"))
+        return said["reported"], {str(name): part for part in PARTS for name in said[part]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = getattr(error, "strerror", None) or "it is no split.json"
+        raise DataError(
+            f"The split {path} can't be used ({why}): give a run's folder, or the split.json in it."
+        ) from error
+
+
+def _by_rule(
+    indices: Indices,
+    labels: Indices,
+    groups: Indices,
+    parts: npt.NDArray[np.str_] | None,
+    config: DataConfig,
+    seed: int,
+) -> Split:
+    """Divide the images at `indices` by the parts that they came in, and by shares where there are none."""
     rng = np.random.default_rng(seed)
-    indices = np.flatnonzero(usable)
     reported: Part = "test"
     given = parts is not None and not config.folds
     if given and parts is not None:
@@ -77,8 +127,7 @@ def split(
         share = config.val if given else config.val / (1 - (1 / config.folds if config.folds else config.test))
         chosen = assign(labels[rest], groups[rest], (1 - share, share), rng) == 1
         val, rest = rest[chosen], rest[~chosen]
-    result = Split(train=rest, val=val, test=test, reported=reported, seed=seed)
-    return _measurable(result, labels, classes)
+    return Split(train=rest, val=val, test=test, reported=reported, seed=seed)
 
 
 def assign(labels: Indices, groups: Indices, shares: Sequence[float], rng: np.random.Generator) -> Indices:

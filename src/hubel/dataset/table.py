@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubel.dataset.tree import few, parts_among, printable, were
+from hubel.dataset.folder import few, left_out, parts_among, were
 from hubel.errors import DataError
 from hubel.records import Finding, Part
+from hubel.text import plain
 
 HEADERS = {
     "path": ("file_name", "filename", "file", "path", "filepath", "file_path", "image", "image_path", "img"),
@@ -23,8 +24,8 @@ HEADERS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One image of the table; `path` is relative to the table's folder."""
+class Listed:
+    """One image as a folder, a table or a tar file lists it; `path` is relative to the data's root."""
 
     path: str
     label: str
@@ -32,7 +33,7 @@ class Row:
     part: Part | None = None
 
 
-def read_table(table: Path) -> tuple[list[Row], list[Finding]]:
+def read_table(table: Path) -> tuple[list[Listed], list[Finding]]:
     """Read ``file_name,label[,group][,split]``; rows that can't be used become findings, not errors.
 
     Raises:
@@ -43,7 +44,7 @@ def read_table(table: Path) -> tuple[list[Row], list[Finding]]:
     records = [(number, _record(cells, header)) for number, cells in lines if any(cell.strip() for cell in cells)]
     known = parts_among({record["part"] for _, record in records})
     folder = _Folder(table.parent)
-    rows: list[Row] = []
+    rows: list[Listed] = []
     bad: list[tuple[str, str]] = []
     for number, record in records:
         path, reason = folder.find(record["path"])
@@ -52,10 +53,10 @@ def read_table(table: Path) -> tuple[list[Row], list[Finding]]:
         if known and record["part"] not in known:
             reason = reason or f"the split {record['part']!r} is neither train, val nor test"
         if reason:
-            bad.append((printable(record["path"]), f"line {number}: {reason}"))
+            bad.append((plain(record["path"]), f"line {number}: {reason}"))
             continue
         group = (record["group"] or path) if "group" in header else None
-        rows.append(Row(path=path, label=record["label"], group=group, part=known.get(record["part"])))
+        rows.append(Listed(path=path, label=record["label"], group=group, part=known.get(record["part"])))
     kept, findings = _once(rows)
     return kept, ([_bad_rows(bad)] if bad else []) + findings
 
@@ -95,7 +96,7 @@ def _columns(table: Path, cells: list[str]) -> dict[str, int]:
     if missing:
         raise DataError(
             f"{table} has no column {' and no column '.join(missing)}: its first line must name the columns, such as "
-            f"file_name,label or file_name,label,group,split; found: {few([printable(name) for name in names], 6)}."
+            f"file_name,label or file_name,label,group,split; found: {few([plain(name) for name in names], 6)}."
         )
     return found
 
@@ -142,9 +143,9 @@ class _Folder:
         return "" if inside else "a link leads out of the table's folder"
 
 
-def _once(rows: list[Row]) -> tuple[list[Row], list[Finding]]:
+def _once(rows: list[Listed]) -> tuple[list[Listed], list[Finding]]:
     """Keep each file once: in the part held back longest, and not at all if its labels disagree."""
-    by_path: dict[str, list[Row]] = {}
+    by_path: dict[str, list[Listed]] = {}
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
     if len(by_path) == len(rows):
@@ -168,28 +169,11 @@ def _once(rows: list[Row]) -> tuple[list[Row], list[Finding]]:
         message = (
             f"{len(torn)} files are listed with different labels and left out: {few(torn)}; keep one row for each."
         )
-        findings.append(
-            Finding(
-                code="label-conflict",
-                severity="warning",
-                message=message,
-                paths=tuple(torn),
-                exclude=tuple(torn),
-                left_out=True,
-            )
-        )
+        findings.append(left_out("label-conflict", message, torn))
     return kept, findings
 
 
 def _bad_rows(bad: list[tuple[str, str]]) -> Finding:
-    paths = tuple(path for path, _ in bad)
     reasons = [f"{path or 'no name'} ({reason})" for path, reason in bad]
-    return Finding(
-        code="table-row",
-        severity="warning",
-        message=f"{were(len(bad), 'row')} left out of the table: {few(reasons)}.",
-        paths=paths,
-        exclude=paths,
-        left_out=True,
-        evidence={"rows": [f"{path}: {reason}" for path, reason in bad]},
-    )
+    message = f"{were(len(bad), 'row')} left out of the table: {few(reasons)}."
+    return left_out("table-row", message, [path for path, _ in bad], rows=[f"{path}: {why}" for path, why in bad])

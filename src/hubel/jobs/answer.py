@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from hubel.dataset.catalog import Catalog, scan
 from hubel.dataset.config import DataConfig
 from hubel.dataset.decode import decode, upright
-from hubel.dataset.pack import Rows
+from hubel.dataset.find import Catalog, scanning
+from hubel.dataset.pack import Rows, pack
 from hubel.errors import DataError, ImageError, ModelError, UsageError
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx_model import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
-from hubel.jobs.dataset import decoded
 from hubel.jobs.hardware import find_device
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.nn.fitting import pretrained, shared_classes
@@ -29,8 +28,9 @@ from hubel.nn.foreign import code_name, is_code, load_code
 from hubel.nn.model_folder import load_model
 from hubel.nn.pretrained import read_weights
 from hubel.nn.zoo import Builder
-from hubel.records import Event, Measured, ModelCard, Note, Progress
-from hubel.runs import csv_text, read_json, verify
+from hubel.records import PARTS, Event, Measured, ModelCard, Note, Progress
+from hubel.runs import read_json, verify
+from hubel.text import csv_text
 
 AT_ONCE = 256  # images decoded and predicted together
 Source = str | os.PathLike[str]
@@ -259,7 +259,7 @@ def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator
     Raises:
         DataError: a class that the model doesn't know, or no usable image.
     """
-    catalog = scan(source)
+    catalog = yield from scanning(source)
     classifier, notes = opener(catalog.classes)
     if isinstance(classifier, OnnxClassifier):
         raise ModelError("An exported model can predict, and no more: give the run folder that it was made from.")
@@ -267,7 +267,7 @@ def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator
         yield Note(text=note)
     part, rows = _rows(catalog, run)
     labels = bind(catalog, classifier.classes)
-    packed = yield from decoded(catalog, classifier.card.preprocess, DataConfig())
+    packed = yield from pack(catalog.root, catalog.paths, classifier.card.preprocess)
     usable = rows[packed.usable[rows]]
     for index in rows[~packed.usable[rows]]:
         yield Note(text=f"{catalog.paths[index]} was left out: {packed.reasons[int(index)]}")
@@ -307,7 +307,8 @@ def _rows(catalog: Catalog, run: Path | None) -> tuple[str, npt.NDArray[np.int64
     manifest = None if run is None else run / "split.json"
     if manifest is not None and manifest.exists():
         said = read_json(manifest)
-        if said["source"] == str(catalog.root.resolve()):
+        known = set(catalog.paths) & {path for part in PARTS for path in said[part]}
+        if known and said["source"] == str(catalog.root.resolve()):
             held = set(said["test"])
             return said["reported"], np.array([i for i in everything if catalog.paths[i] in held], dtype=np.int64)
     return "all", everything

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hubel.dataset.config import DataConfig
-from hubel.dataset.pack import cache_clear, cache_entries
+from hubel.dataset.cache import cache_clear, cache_entries
 from hubel.errors import RunError, UsageError
-from hubel.jobs.dataset import Dataset, audited
+from hubel.jobs.prepare import Dataset, audited
 from hubel.jobs.recipe import Recipe, as_flags, read_recipe, with_settings
 from hubel.jobs.run import Run
 from hubel.jobs.train import first_process, prepared, restarted, resuming, training

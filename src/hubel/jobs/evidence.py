@@ -18,7 +18,7 @@ from hubel.evaluation.metrics import score, worst_errors
 from hubel.evaluation.predict import predict
 from hubel.evaluation.suspects import label_suspects, suspect_findings
 from hubel.explanation.cam import grad_cam
-from hubel.jobs.dataset import Dataset
+from hubel.jobs.prepare import Dataset
 from hubel.jobs.hardware import environment
 from hubel.jobs.recipe import to_yaml
 from hubel.jobs.training import Training, filters
@@ -26,7 +26,7 @@ from hubel.nn.model_folder import save_model
 from hubel.records import PARTS, Event, Finding, Finished, Measured, Preprocess, Progress
 from hubel.report.evidence import Evidence, Explained
 from hubel.report.html import write
-from hubel.runs import csv_text
+from hubel.text import csv_text
 
 EXAMPLES = 6  # right and wrong predictions that are explained
 CHANGED = 7  # augmented versions of each of four images

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from hubel.dataset.decode import upright
-from hubel.dataset.odd import odd_images
+from hubel.dataset.hard_cases import hard_cases
 from hubel.errors import DataError, ModelError, UsageError
 from hubel.evaluation.onnx_graph import needed
 from hubel.evaluation.onnx_model import OnnxModel, onnx_bytes, open_onnx
@@ -112,7 +112,7 @@ def _compared(
     """Compare on the best images there are."""
     files, made_up = list(given) if given is not None else _own_images(run), False
     if given is None and not files:
-        files, made_up = list(odd_images(classifier.card.preprocess.size).items()), True
+        files, made_up = list(hard_cases(classifier.card.preprocess.size).items()), True
     result = yield from _compare(classifier, exported, target, files)
     if result.n == 0:
         raise DataError(f"None of the {len(files)} images can be used: give others with --images.")

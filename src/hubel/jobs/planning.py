@@ -117,7 +117,7 @@ def settle_data(plan: Plan, mirror: MirrorTest) -> None:
     plan.size = round(side * MARGIN / 8) * 8 if zooms_in and side >= NATIVE else side
     why = "as asked" if given.flip is not None else mirror.reason
     plan.say("augmentation", f"{text}: {describe(plan.augmentation)}", f"mirror test: {why}")
-    data = replace(given, size=side, channels=1 if channels == 1 else 3, augment=text, flip=flip)
+    data = replace(given, size=side, channels=1 if channels == 1 else 3, augment=text, flip=plan.augmentation.flip)
     plan.recipe = replace(plan.recipe, data=data)
 
 

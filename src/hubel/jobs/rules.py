@@ -11,9 +11,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.config import Preset
 from hubel.dataset.pack import Images
-from hubel.jobs.dataset import View
+from hubel.jobs.prepare import View
 from hubel.records import Preprocess
 
 NATIVE = 64  # images up to this side are used as they are
@@ -85,7 +84,7 @@ def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
 
 
-def preset_for(side: int, flip: bool) -> Preset:
+def preset_for(side: int, flip: bool) -> str:
     """Small images are only moved; in larger ones, a crop keeps the meaning where a mirror does."""
     if side <= NATIVE:
         return "small"

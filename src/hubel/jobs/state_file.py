@@ -18,7 +18,7 @@ from torch import Tensor
 import hubel
 from hubel.as_json import from_json, to_json
 from hubel.errors import ModelError, RunError
-from hubel.jobs.dataset import Dataset
+from hubel.jobs.prepare import Dataset
 from hubel.jobs.training import Record, Training, phase_seconds
 from hubel.learning.checkpoint import captured, restore
 from hubel.learning.convolutions import has_matrix_units

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hubel.as_json import from_json
-from hubel.dataset.catalog import scan
+from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.split import Split
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset, look, prepare, preprocess_for
+from hubel.jobs.prepare import Dataset, look, prepare, preprocess_for
 from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
 from hubel.records import (
@@ -35,7 +35,8 @@ from hubel.records import (
     Step,
     event_json,
 )
-from hubel.runs import RunFolder, csv_text, read_json
+from hubel.runs import RunFolder, read_json
+from hubel.text import csv_text
 
 if TYPE_CHECKING:
     from hubel.jobs.phases import Start
@@ -73,7 +74,7 @@ def training(
     name = Path(place.rstrip("/\\")).stem or "run"
     folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
     made = isinstance(source, Dataset)
-    catalog = source.catalog if isinstance(source, Dataset) else scan(source)
+    catalog = source.catalog if isinstance(source, Dataset) else (yield from scanning(source))
     yield Note(text=f"{place}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
     from hubel.jobs.hardware import find_device, keep_freed_memory
     from hubel.jobs.phases import start_for
@@ -84,7 +85,10 @@ def training(
 
     device, start = find_device(recipe.device), start_for(recipe, code)
     with joined():
-        dataset = _fits(source, recipe) if isinstance(source, Dataset) else (yield from _prepared(place, recipe, start))
+        if isinstance(source, Dataset):
+            dataset = _fits(source, recipe)
+        else:
+            dataset = yield from _prepared(place, catalog, recipe, start)
         division = dataset.split(recipe.data, recipe.seed)
         seen = dataset.seen(place, division)
         yield seen
@@ -108,15 +112,15 @@ def prepared(source: str, recipe: Recipe, code: Builder | None = None) -> Genera
     """Decode and audit images as a recipe asks for them, to be shared by several trainings; yields progress."""
     from hubel.jobs.phases import start_for
 
-    return (yield from _prepared(source, recipe, start_for(recipe, code)))
+    catalog = yield from scanning(source)
+    return (yield from _prepared(source, catalog, recipe, start_for(recipe, code)))
 
 
-def _prepared(source: str, recipe: Recipe, start: Start) -> Generator[Event, None, Dataset]:
+def _prepared(source: str, catalog: Catalog, recipe: Recipe, start: Start) -> Generator[Event, None, Dataset]:
     from hubel.jobs.plan import check_model
     from hubel.jobs.processes import shared
     from hubel.jobs.rules import choose_size
 
-    catalog = scan(source)
     view = look(catalog, recipe.data)
     weights = None if start.weights is None else start.weights.preprocess
     size = choose_size(view, recipe.data.size, weights)
@@ -158,7 +162,7 @@ def resuming(
     RunFolder.check_begun(path)
     recipe, planned = read_recipe(path), read_json(path / "plan.json")
     where = str(planned["source"] if source is None else source)
-    catalog = scan(where)
+    catalog = yield from scanning(where)
     yield Note(text=f"{path}: a run on {where}, {len(catalog.paths):,} files in {len(catalog.classes)} classes")
     from hubel.jobs.hardware import find_device, keep_freed_memory
     from hubel.jobs.phases import start_for

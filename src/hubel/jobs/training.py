@@ -23,7 +23,7 @@ from hubel.evaluation.metrics import score
 from hubel.evaluation.predict import predict
 from hubel.explanation.features import first_filters
 from hubel.jobs.clock import Clock
-from hubel.jobs.dataset import Dataset
+from hubel.jobs.prepare import Dataset
 from hubel.jobs.plan import Plan
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.signals import Stop

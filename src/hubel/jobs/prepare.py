@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import queue
-import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.audit import audit, groups_from, read_exclusions
-from hubel.dataset.catalog import Catalog, scan
+from hubel.dataset.audit import audit, read_exclusions
 from hubel.dataset.config import DataConfig
+from hubel.dataset.copies import groups_from
 from hubel.dataset.decode import examine
+from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.pack import Packed, pack
 from hubel.dataset.split import Split, split
 from hubel.errors import DataError, ImageError
 from hubel.records import PARTS, DataSeen, Event, Finding, ImageFacts, Preprocess, Progress
 
 SAMPLED = 400  # image headers that the view is derived from
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +68,10 @@ class Dataset:
         return digest.hexdigest()
 
     def split(self, config: DataConfig, seed: int) -> Split:
-        """Divide the usable images into parts."""
-        parts = None if self.catalog.parts is None else np.array(self.catalog.parts)
-        return split(self.catalog.labels, self.groups, parts, self.usable, self.catalog.classes, config, seed=seed)
+        """Divide the usable images into parts, by the configuration's own seed where it has one."""
+        known = self.catalog
+        parts = None if known.parts is None else np.array(known.parts)
+        return split(known.labels, self.groups, parts, self.usable, known.classes, config, seed=seed, paths=known.paths)
 
     def seen(self, source: str, division: Split | None = None) -> DataSeen:
         """Describe the data, and the split where there is one."""
@@ -86,13 +84,15 @@ class Dataset:
             rows = {part: np.flatnonzero((given == part) & self.usable) for part in PARTS if (given == part).any()}
         else:
             rows = {"all": np.flatnonzero(self.usable)}
+        said = "" if division is None else division.said
+        new = [Finding(code="other-images", severity="note", message=said)] if said else []
         counts = {part: tuple(np.bincount(labels[r], minlength=count).tolist()) for part, r in rows.items()}
         return DataSeen(
             source=source,
             images=int(self.usable.sum()),
             classes=self.catalog.classes,
             counts=counts,
-            findings=self.findings,
+            findings=(*self.findings, *new),
             divided=division is not None,
         )
 
@@ -151,11 +151,12 @@ def prepare(
     Raises:
         DataError: nothing usable is left, or, with ``strict``, an image can't be used.
     """
-    packed = yield from decoded(catalog, preprocess, config)
+    packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels)
     has_colour = bool(packed.facts["colour"].any())
     if preprocess.channels == 1 and config.channels is None and has_colour and not fixed:  # missed by the sample
         half = (0.5,) * 3
-        packed = yield from decoded(catalog, replace(preprocess, channels=3, mean=half, std=half), config)
+        preprocess = replace(preprocess, channels=3, mean=half, std=half)
+        packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels)
     names = read_exclusions(config.exclude) if config.exclude else set[str]()
     usable = packed.usable & np.array([path not in names for path in catalog.paths], dtype=bool)
     broken = [(catalog.paths[i], why) for i, why in sorted(packed.reasons.items()) if catalog.paths[i] not in names]
@@ -173,49 +174,9 @@ def prepare(
     return Dataset(catalog=catalog, packed=packed, findings=found, usable=usable, groups=groups_from(found, catalog))
 
 
-def decoded(catalog: Catalog, preprocess: Preprocess, config: DataConfig) -> Generator[Event, None, Packed]:
-    """Decode all images of a catalog; yields progress and returns the pack."""
-    total = len(catalog.paths)
-    return (
-        yield from counted(
-            "decoding",
-            total,
-            lambda advance: pack(
-                catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels, advance=advance
-            ),
-        )
-    )
-
-
-def counted(task: str, total: int, work: Callable[[Callable[[int], None]], T]) -> Generator[Event, None, T]:
-    """Run work that reports progress by calling a function, in a thread, and turn the reports into events."""
-    reports: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            outcome.append(work(reports.put))
-        except BaseException as error:  # raised again below, in the caller's thread
-            failure.append(error)
-        finally:
-            reports.put(None)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    done = 0
-    for report in iter(reports.get, None):
-        done += report
-        yield Progress(task=task, done=done, total=total)
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
-
-
 def audited(source: str, config: DataConfig) -> Generator[Event, None, Dataset]:
     """Scan, decode and audit at the images' own size: what `hubel data` does."""
-    catalog = scan(source)
+    catalog = yield from scanning(source)
     view = look(catalog, config)
     size = config.size or min(view.side, 128)
     return (yield from prepare(catalog, preprocess_for(view, config, max(size, 1)), config))

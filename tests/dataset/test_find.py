@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from hubel.dataset.catalog import Catalog, scan
-from hubel.dataset.tree import natural, parts_among
+from hubel.dataset.find import Catalog, scan
+from hubel.dataset.folder import natural, parts_among
 from hubel.errors import DataError, HubelError, UsageError
 
 

@@ -7,6 +7,7 @@ import stat
 import zlib
 from typing import Any, BinaryIO
 
+from hubel.dataset.tar import open_entry
 from hubel.errors import ImageError
 
 ACCEPTED = "JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM, AVIF and, with pip install 'hubel[heic]', HEIC"
@@ -38,7 +39,10 @@ _FOREIGN = (
 
 
 def open_regular(path: str | os.PathLike[str]) -> tuple[BinaryIO, int]:
-    """Open a regular file; returns it with its size in bytes. A FIFO would block on open, so it is looked at first."""
+    """Open a regular file, or an image inside a tar file; returns it with its size in bytes.
+
+    A FIFO would block on open, so it is looked at first.
+    """
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
@@ -46,7 +50,9 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[BinaryIO, int]:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("not a regular file (a pipe, socket or device)")
         return open(path, "rb", buffering=0), status.st_size
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if entry := open_entry(path):
+            return entry
         raise ImageError("the link leads nowhere" if os.path.islink(path) else "the file has vanished") from error
     except PermissionError as error:
         raise ImageError("no permission to read the file") from error

@@ -13,7 +13,7 @@ from hubel.dataset.decode import ORIENTATION_TAG
 SIDES = (150, 200)  # height and width of the plain ones, in pixels
 
 
-def odd_images(size: tuple[int, int] = (64, 64)) -> dict[str, bytes]:
+def hard_cases(size: tuple[int, int] = (64, 64)) -> dict[str, bytes]:
     """Return name → a file's bytes: 16 bits, CMYK, transparency, EXIF, animation, floats, and extreme shapes.
 
     Args:

@@ -1,11 +1,12 @@
-"""Find the images of a data set, their classes and their parts: from folders, a CSV, or a set's name."""
+"""Find the images of a data set, their classes and their parts: from folders, tar files, a CSV, or a set's name."""
 
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,19 +14,20 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.pack import cache_home
+from hubel.dataset.cache import cache_home
+from hubel.dataset.folder import Tree, count, few, left_out, natural, parts_among, same_to_others, were
 from hubel.dataset.sets import SETS, lookup, materialise, similar
-from hubel.dataset.table import Row, read_table
-from hubel.dataset.tree import Tree, count, few, natural, parts_among, printable, same_to_others, were
-from hubel.errors import DataError, UsageError
-from hubel.records import Finding, Part
+from hubel.dataset.table import Listed, read_table
+from hubel.dataset.tar import expand, labels_in
+from hubel.errors import DataError, ImageError, UsageError
+from hubel.records import Finding, Part, Progress, outcome
+from hubel.text import plain
 
 EXPECTED = (
     "expected is one folder per class (data/cat/*.jpg, data/dog/*.jpg), or train, val and test folders with these"
 )
-STREAMED = "unpack what fits on the disk and give the folder; what doesn't is streamed from Python (docs/streaming.md)"
 TABLES = (".csv", ".tsv", ".txt")
-ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
+ARCHIVES = (".zip", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Catalog:
     """Which images there are, before any is opened.
 
     Attributes:
-        root: the folder that `paths` are relative to.
+        root: the folder, or the tar file, that `paths` are relative to.
         classes: names in natural order; labels index them.
         paths: relative, with slashes, by class and then name.
         labels: (N,) int64.
@@ -54,7 +56,7 @@ class Catalog:
 
 
 def scan(source: str | Path) -> Catalog:
-    """Catalogue a folder, a CSV or a set that is known by name; a path that exists goes before a name.
+    """Catalogue a folder, a CSV, tar files or a set that is known by name; a path that exists goes before a name.
 
     Example:
         ``scan("digits").classes`` is ``('0', '1', …, '9')``.
@@ -63,25 +65,30 @@ def scan(source: str | Path) -> Catalog:
         UsageError: there is no such path and no such set.
         DataError: the data can't be used.
     """
-    path = Path(source)
+    return outcome(scanning(source))
+
+
+def scanning(source: str | Path) -> Generator[Progress, None, Catalog]:
+    """Do what `scan` does, and say how far it is: the first time that a tar file is seen, it has to be indexed."""
+    path, name = Path(source), str(source)
     try:
         kind = "folder" if path.is_dir() else "file" if path.exists() else "nothing"
     except (OSError, ValueError) as error:  # no permission on the way there, or a NUL in the name
-        raise UsageError(f"{printable(str(source))!r} can't be looked at ({error}).") from error
+        raise UsageError(f"{plain(name)!r} can't be looked at ({error}).") from error
     if kind == "folder":
-        return _scan_folder(path)
+        tars = _tars_in(path)
+        return (yield from _scan_tars(tars)) if tars else _scan_folder(path)
+    if path.suffix.lower() == ".tar" and (path.is_file() or any(mark in name for mark in "{*?")):
+        return (yield from _scan_tars([path] if kind == "file" else expand(name)))
     if kind == "file":
-        return _scan_file(path)
-    if name := lookup(str(source)):
-        return _scan_folder(materialise(name, cache_home()))
-    raise UsageError(_nothing_there(str(source)))
+        return _scan_table(path)
+    if known := lookup(name):
+        return _scan_folder(materialise(known, cache_home()))
+    raise UsageError(_nothing_there(name))
 
 
 def _nothing_there(source: str) -> str:
-    near = similar(source)
-    if source.endswith(".tar") and any(mark in source for mark in "{*"):
-        return f"{source!r} stands for tar shards, no folder: {STREAMED}."
-    if near:
+    if near := similar(source):
         return f"There is no file or folder {source!r} and no set of that name: did you mean {' or '.join(near)}?"
     if any(mark in source for mark in "/\\."):
         return f"There is no file or folder {source!r}: check the path, which is seen from {os.getcwd()}."
@@ -96,7 +103,7 @@ def _scan_folder(root: Path) -> Catalog:
     listing = tree.listing("")
     _check_readable(tree, listing.folders, listing.files)
     parts = _part_folders(tree, listing.folders)
-    rows: list[Row] = []
+    rows: list[Listed] = []
     if parts:
         notes += _beside("part-neighbour", tree.root, [name for name in listing.folders if name not in parts])
         for folder in sorted(parts, key=natural):
@@ -155,7 +162,9 @@ def _part_folders(tree: Tree, folders: Sequence[str]) -> dict[str, Part]:
     return {name: part for name, part in named.items() if name in parts or not inside[name].files}
 
 
-def _class_rows(tree: Tree, notes: list[Finding], above: str, folders: Iterable[str], part: Part | None) -> list[Row]:
+def _class_rows(
+    tree: Tree, notes: list[Finding], above: str, folders: Iterable[str], part: Part | None
+) -> list[Listed]:
     """The images below each class folder; an empty one is noted and makes no class."""
     rows = []
     for name in folders:
@@ -165,7 +174,7 @@ def _class_rows(tree: Tree, notes: list[Finding], above: str, folders: Iterable[
             message = f"The class folder {folder} holds no image; put some in or remove it."
             notes.append(Finding(code="empty-class", severity="warning", message=message, paths=(folder,)))
         label = name if name.isascii() else unicodedata.normalize("NFC", name)
-        rows += [Row(path=image, label=label, part=part) for image in images]
+        rows += [Listed(path=image, label=label, part=part) for image in images]
     return rows
 
 
@@ -179,16 +188,14 @@ def _beside(code: str, root: Path, names: Sequence[str]) -> list[Finding]:
     return [Finding(code=code, severity=severity, message=message, paths=tuple(sorted(names, key=natural)))]
 
 
-# Tables
+# Tables and tar files
 
 
-def _scan_file(path: Path) -> Catalog:
-    if path.suffix.lower() == ".tar":
-        raise DataError(f"{path} is a tar archive: {STREAMED}.")
+def _scan_table(path: Path) -> Catalog:
     if path.suffix.lower() in ARCHIVES:
-        raise DataError(f"{path} is an archive: unpack it and give the folder.")
+        raise DataError(f"{path} is an archive: unpack it and give the folder, or make a plain .tar file of it.")
     if path.suffix.lower() not in TABLES or not path.is_file():
-        raise DataError(f"{path} is neither a folder nor a CSV with the columns file_name,label.")
+        raise DataError(f"{path} is neither a folder nor a CSV with the columns file_name,label, nor a tar file.")
     rows, findings = read_table(path)
     if not rows:
         reasons = " ".join(finding.message for finding in findings)
@@ -196,10 +203,60 @@ def _scan_file(path: Path) -> Catalog:
     return _assemble(path.parent, rows, findings)
 
 
+def _tars_in(root: Path) -> list[Path]:
+    """The tar files in a folder that holds no images and no folders; links out of it are not followed."""
+    tree = Tree(root)
+    listing = tree.listing("")
+    others = [] if listing.folders or listing.files else [f for f in tree.findings() if f.code == "other-files"]
+    names = [name for finding in others for name in finding.paths if name.lower().endswith(".tar")]
+    return [root / name for name in sorted(names, key=natural)]
+
+
+def _scan_tars(tars: Sequence[Path]) -> Generator[Progress, None, Catalog]:
+    """Find the images in tar files, and their parts by the names of the files and of folders above the classes."""
+    root = tars[0] if len(tars) == 1 else Path(os.path.commonpath([tar.parent for tar in tars]))
+    rows, reasons = list[tuple[str, str, str]](), dict[str, list[str]]()
+    words: dict[str, list[str]] = {}  # folder and class → what may name a part
+    for done, tar in enumerate(tars):
+        yield Progress(task="indexing tar files", done=done, total=len(tars))
+        inside = "" if tar == root else f"{tar.relative_to(root).as_posix()}/"
+        labels, refused = _labels_of(tar)
+        for name, reason in refused.items():
+            reasons.setdefault(reason, []).append(f"{inside}{name}")
+        for name, label in labels.items():
+            folders = name.split("/")[:-1]
+            key = "/".join((inside, *folders, label))
+            above = folders[:-1] if folders[-1:] == [label] else folders
+            words.setdefault(key, [*above, *re.split("[^A-Za-z]+", inside)])
+            rows.append((inside + name, label, key))
+    yield Progress(task="indexing tar files", done=len(tars), total=len(tars))
+    known = parts_among({word for some in words.values() for word in some})
+    part = {key: next((known[word] for word in some if word in known), None) for key, some in words.items()}
+    rest: Part | None = "train" if known else None
+    listed = [Listed(path=path, label=label, part=part[key] or rest) for path, label, key in rows]
+    return _assemble(root, listed, [_refused(root, reason, names) for reason, names in reasons.items()])
+
+
+def _labels_of(tar: Path) -> tuple[dict[str, str], dict[str, str]]:
+    try:
+        return labels_in(tar)
+    except ImageError as error:
+        raise DataError(
+            f"{tar} can't be read to its end as a plain tar file ({error}): it is damaged, cut off or compressed; copy "
+            "or write it again, or leave it out."
+        ) from error
+
+
+def _refused(root: Path, reason: str, names: list[str]) -> Finding:
+    return left_out(
+        "tar-entry", f"{were(len(names), 'sample')} left out of {root}, since {reason}: {few(names)}.", names
+    )
+
+
 # Both
 
 
-def _assemble(root: Path, rows: list[Row], findings: Sequence[Finding]) -> Catalog:
+def _assemble(root: Path, rows: list[Listed], findings: Sequence[Finding]) -> Catalog:
     """Bind labels to classes by name, and check what a classifier can't do without."""
     if not rows:
         reasons = " ".join(finding.message for finding in findings if finding.severity != "note")
@@ -226,7 +283,7 @@ def _assemble(root: Path, rows: list[Row], findings: Sequence[Finding]) -> Catal
     )
 
 
-def _check_parts(rows: Sequence[Row], classes: Sequence[str]) -> list[Finding]:
+def _check_parts(rows: Sequence[Listed], classes: Sequence[str]) -> list[Finding]:
     """Refuse classes that can't be learned; note those that can't be measured."""
     held: dict[Part, Counter[str]] = {}
     for row in rows:

@@ -8,8 +8,10 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from hubel.records import Finding, Part
+from hubel.records import Finding, Part, Severity
+from hubel.text import is_utf8, plain
 
 ACCEPTED = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
 RARELY = (".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jpg_large")
@@ -79,11 +81,6 @@ def same_to_others(name: str) -> str:
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
-def printable(name: str) -> str:
-    """The name with bytes that are no UTF-8 written as escapes."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def few(names: Sequence[str], most: int = 3) -> str:
     """The first names of a list, for a message."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -97,6 +94,14 @@ def count(number: int, thing: str) -> str:
 def were(number: int, thing: str) -> str:
     """``1 file was``, ``2 files were``."""
     return f"{count(number, thing)} {'was' if number == 1 else 'were'}"
+
+
+def left_out(code: str, message: str, paths: Sequence[str], **evidence: Any) -> Finding:
+    """Say of some files why they are in no run."""
+    every = tuple(paths)
+    return Finding(
+        code=code, severity="warning", message=message, paths=every, exclude=every, left_out=True, evidence=evidence
+    )
 
 
 class Tree:
@@ -146,13 +151,13 @@ class Tree:
         return tuple(_finding(code, noticed) for code, noticed in sorted(self._noticed.items()))
 
     def _notice(self, code: str, path: str, detail: str = "") -> None:
-        self._noticed.setdefault(code, []).append((printable(path), printable(detail)))
+        self._noticed.setdefault(code, []).append((plain(path), plain(detail)))
 
     def _usable(self, folder: str, name: str) -> bool:
         if name[0] == "." or name.lower() in JUNK:
             self._notice("hidden", _join(folder, name))
             return False
-        if not name.isascii() and printable(name) != name:
+        if not is_utf8(name):
             self._notice("name-encoding", _join(folder, name))
             return False
         return True
@@ -220,28 +225,34 @@ _LEFT_OUT = {
     "special-file": "{count} left out, being no file but a pipe, a socket or a device: {names}.",
     "unreadable-folder": "{count} left out, since the permission to open is missing: {names}.",
 }
-_THINGS = {"broken-link": "link", "outside-link": "link", "link-loop": "link", "unreadable-folder": "folder"}
+_NOTICED: dict[str, tuple[Severity, str]] = {
+    "hidden": ("note", "{count} ignored."),
+    "other-files": ("note", "{count} ignored because of an ending that isn't an image's: {names}."),
+    "name-collision": (
+        "warning",
+        "{count} found that differ from another only by case or Unicode form, which collide on other systems: {names}; "
+        "rename them.",
+    ),
+}
+_THINGS = {
+    "broken-link": "link",
+    "outside-link": "link",
+    "link-loop": "link",
+    "unreadable-folder": "folder",
+    "hidden": "hidden or system file",
+    "name-collision": "name",
+}
 
 
 def _finding(code: str, noticed: Sequence[tuple[str, str]]) -> Finding:
     noticed = sorted(noticed)
     paths = tuple(path for path, _ in noticed)
     evidence = {"count": len(paths)}
-    if code == "hidden":
-        message = f"{were(len(paths), 'hidden or system file')} ignored."
-        return Finding(code=code, severity="note", message=message, paths=paths, evidence=evidence)
-    if code == "other-files":
-        message = f"{were(len(paths), 'file')} ignored because of an ending that isn't an image's: {few(paths)}."
-        return Finding(code=code, severity="note", message=message, paths=paths, evidence=evidence)
-    if code == "name-collision":
-        pairs = [f"{path} ({other})" for path, other in noticed]
-        message = (
-            f"{were(len(paths), 'name')} found that differ from another only by case or Unicode form, which collide "
-            f"on other systems: {few(pairs)}; rename them."
-        )
-        return Finding(code=code, severity="warning", message=message, paths=paths, evidence=evidence)
+    if code in _NOTICED:
+        severity, message = _NOTICED[code]
+        names = few([f"{path} ({detail})" if detail else path for path, detail in noticed])
+        message = message.format(count=were(len(paths), _THINGS.get(code, "file")), names=names)
+        return Finding(code=code, severity=severity, message=message, paths=paths, evidence=evidence)
     names = few([f"{path} → {detail}" if detail and code != "link-loop" else path for path, detail in noticed])
     message = _LEFT_OUT[code].format(count=were(len(paths), _THINGS.get(code, "file")), names=names)
-    return Finding(
-        code=code, severity="warning", message=message, paths=paths, exclude=paths, left_out=True, evidence=evidence
-    )
+    return left_out(code, message, paths, count=len(paths))
