@@ -26,9 +26,9 @@ from hubel.learning.config import TrainConfig
 from hubel.learning.engine import PRECISIONS, EpochEnd, TrainState, fit
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, backbone_features
-from hubel.nn.fitting import load_into
-from hubel.nn.pretrained import read_weights
+from hubel.nn.loading import load_into
 from hubel.nn.stages import find_stages, set_trainable
+from hubel.nn.weights import read_weights
 from hubel.nn.zoo import build
 from hubel.records import Preprocess
 

@@ -19,7 +19,7 @@ from hubel.jobs.rules import choose_size
 from hubel.jobs.training import training
 from hubel.jobs.transfer import phases_for
 from hubel.learning.transfer import Phase
-from hubel.nn.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from hubel.nn.weights import IMAGENET_MEAN, IMAGENET_STD
 from hubel.nn.zoo import build
 from hubel.records import EpochRow, Note, Planned, Preprocess
 

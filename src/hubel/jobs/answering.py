@@ -22,9 +22,9 @@ from hubel.evaluation.onnx_model import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.jobs.dataset import decoded
 from hubel.jobs.hardware import find_device
-from hubel.nn.fitting import pretrained, shared_classes
-from hubel.nn.model_folder import load_model
-from hubel.nn.pretrained import read_weights
+from hubel.nn.loading import pretrained, shared_classes
+from hubel.nn.saved import load_model
+from hubel.nn.weights import read_weights
 from hubel.nn.zoo import Builder
 from hubel.records import Event, Measured, ModelCard, Note, Progress
 from hubel.runs import csv_text, read_json, verify

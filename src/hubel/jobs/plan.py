@@ -23,7 +23,7 @@ from hubel.jobs.rules import some_of
 from hubel.jobs.transfer import Start
 from hubel.learning.distributed import rank, world_size
 from hubel.learning.transfer import Phase
-from hubel.nn.fitting import Fitted, load_into
+from hubel.nn.loading import Fitted, load_into
 from hubel.nn.quick import Quick
 from hubel.nn.stages import Stages, find_stages
 from hubel.nn.zoo import build, outline

@@ -47,9 +47,9 @@ from hubel.learning.engine import PRECISIONS, TrainState
 from hubel.learning.optim import optimizers
 from hubel.learning.schedule import mean_area
 from hubel.learning.transfer import CHUNK, FEATURE_LIMIT, Phase, depth_name, feature_bytes
-from hubel.nn.fitting import shared_classes
-from hubel.nn.pretrained import Weights
+from hubel.nn.loading import shared_classes
 from hubel.nn.stages import Stages, features_are_enough, find_stages, set_trainable
+from hubel.nn.weights import Weights
 from hubel.nn.zoo import accepted
 from hubel.records import Event, ModelCard, Preprocess, Progress
 

@@ -32,8 +32,8 @@ from hubel.learning.engine import PRECISIONS, Batches, EpochEnd, Step, TrainStat
 from hubel.learning.finder import find_lr
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
-from hubel.nn.capture import evaluating
-from hubel.nn.model_folder import model_writer, save_model
+from hubel.nn.hooks import evaluating
+from hubel.nn.saved import model_writer, save_model
 from hubel.nn.stages import answer_from_features, set_trainable
 from hubel.records import EpochRow, ModelCard, Note, Progress, Scores
 from hubel.runs import RunFolder

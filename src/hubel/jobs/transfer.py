@@ -9,7 +9,7 @@ from hubel.errors import UsageError
 from hubel.jobs.recipe import Recipe
 from hubel.learning.transfer import COURSE, NAMED, Phase, parse_phases
 from hubel.nn.foreign import is_code, load_code
-from hubel.nn.pretrained import Weights, read_weights
+from hubel.nn.weights import Weights, read_weights
 from hubel.nn.zoo import Builder
 
 HEAD_EPOCHS = (

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.nn.capture import evaluating, find_module
 from hubel.nn.dry_run import answer
+from hubel.nn.hooks import evaluating, find_module
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from hubel.errors import UsageError
-from hubel.nn.capture import capture, evaluating
+from hubel.nn.hooks import capture, evaluating
 
 
 def net(*, inplace: bool = False) -> nn.Sequential:

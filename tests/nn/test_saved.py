@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hubel.errors import ModelError
-from hubel.nn.model_folder import load_model, read_card, save_model
+from hubel.nn.saved import load_model, read_card, save_model
 from hubel.nn.tensor_file import TYPES, digest_of, read_tensors, tensor_writer, write_tensors
 from hubel.nn.zoo import build
 from hubel.records import ModelCard, Preprocess

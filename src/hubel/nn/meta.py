@@ -25,7 +25,7 @@ FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 Arguments = dict[str, Any]
 
 
-def quick(function: OpOverload[..., Any], arguments: Arguments) -> Any | None:
+def output_of(function: OpOverload[..., Any], arguments: Arguments) -> Any | None:
     """Return what the operation gives for these arguments (by schema name) on the meta device; None if not known."""
     packet = function.overloadpacket.__name__
     name = packet.strip("_")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from hubel.errors import ModelError
-from hubel.nn.pretrained import Weights, matched
 from hubel.nn.stages import find_stages
+from hubel.nn.weights import Weights, matched
 from hubel.nn.zoo import Builder, build
 
 LEAST_SHARE = 0.5  # of the network's numbers, the head left out, that have to fit

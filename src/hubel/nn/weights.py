@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hubel.errors import ModelError, UsageError
 from hubel.nn import foreign
 from hubel.nn.dry_run import answer
-from hubel.nn.model_folder import read_card
+from hubel.nn.saved import read_card
 from hubel.nn.stages import find_stages
 from hubel.nn.tensor_file import read_tensors
 from hubel.nn.zoo import Builder, native, outline

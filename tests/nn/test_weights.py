@@ -14,9 +14,9 @@ import torchvision
 from safetensors.torch import save_file
 
 from hubel.errors import ModelError, UsageError
-from hubel.nn.fitting import load_into, pretrained, shared_classes
-from hubel.nn.model_folder import save_model
-from hubel.nn.pretrained import IMAGENET_MEAN, IMAGENET_STD, read_weights
+from hubel.nn.loading import load_into, pretrained, shared_classes
+from hubel.nn.saved import save_model
+from hubel.nn.weights import IMAGENET_MEAN, IMAGENET_STD, read_weights
 from hubel.nn.zoo import build
 from hubel.records import ModelCard, Preprocess
 
