@@ -92,8 +92,8 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         device=device,
         dtype=dtype,
     )
-    network = Quick(classes=10, channels=3, side=32, **shape, mirror=True, fixed=True)
-    network.whiten(normalise(loader.sample(5_000), preprocess))
+    network = Quick(classes=10, channels=3, size=(32, 32), **shape, mirror=True, fixed=True)
+    network.prepare(normalise(loader.sample(5_000), preprocess))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig(
         optimizer="muon", momentum=0.6, schedule="linear", warmup=0.0, label_smoothing=0.2, weight_decay=0.0,

@@ -23,10 +23,9 @@ from hubel.jobs.rules import some_of
 from hubel.jobs.transfer import Start
 from hubel.learning.distributed import rank, world_size
 from hubel.learning.transfer import Phase
-from hubel.nn.loading import Fitted, load_into
-from hubel.nn.quick import Quick
+from hubel.nn.loading import LoadReport, load_into
 from hubel.nn.stages import Stages, find_stages
-from hubel.nn.zoo import build, outline
+from hubel.nn.zoo import Prepared, build, outline
 from hubel.records import ModelCard, Preprocess
 
 FITTED = 20_000  # training images that the baselines are fitted on
@@ -69,14 +68,14 @@ class Plan:
         names = ("card", "size", "rows", "speed", "reserve", "phases", "shares", "views", "notes")
         return {name: to_json(getattr(self, name)) for name in names}
 
-    def initial_model(self) -> tuple[nn.Module, Fitted | None]:
+    def initial_model(self) -> tuple[nn.Module, LoadReport | None]:
         """Build the network with weights that depend on the seed, and on the data where it asks to see some."""
         return new_model(self.card, self.recipe, self.loader, self.device, self.start)
 
 
 def new_model(
     card: ModelCard, recipe: Recipe, loader: Loader, device: torch.device, start: Start
-) -> tuple[nn.Module, Fitted | None]:
+) -> tuple[nn.Module, LoadReport | None]:
     """Build a card's network and load what it starts from; `quick` is shown up to 2,000 training images instead."""
     torch.manual_seed(recipe.seed)
     size, channels = card.preprocess.size, card.preprocess.channels
@@ -91,8 +90,8 @@ def new_model(
     fitted = None
     if start.weights is not None:
         fitted = load_into(model, start.weights, shape=(channels, *size), classes=card.classes)
-    elif isinstance(model, Quick):
-        model.whiten(normalise(loader.sample(SAMPLE), card.preprocess))
+    elif isinstance(model, Prepared):
+        model.prepare(normalise(loader.sample(SAMPLE), card.preprocess))
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model.to(device), fitted
@@ -185,6 +184,8 @@ def loader_for(
 
 def check_model(recipe: Recipe, size: int, channels: int, classes: int, start: Start) -> None:
     """Build the network without weights now: a wrong name or size is refused before minutes of decoding."""
-    name = recipe.model.model if start.weights is None else start.weights.architecture
-    if name != "auto":
-        outline(name, classes=classes, channels=channels, size=(size, size), code=start.code)
+    name, given = recipe.model.model, recipe.model.given
+    if start.weights is not None:
+        name, given = start.weights.architecture, {**start.weights.arguments, **given}
+    name = "quick" if name == "auto" else name
+    outline(name, classes=classes, channels=channels, size=(size, size), code=start.code, **given)

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from hubel.dataset.loader import Loader
 from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
-from hubel.errors import UsageError
 from hubel.evaluation.baseline import FittedBaseline
 from hubel.evaluation.mirror import MirrorTest, mirror_test
 from hubel.evaluation.predict import predict
@@ -50,7 +48,7 @@ from hubel.learning.transfer import CHUNK, FEATURE_LIMIT, Phase, depth_name, fea
 from hubel.nn.loading import shared_classes
 from hubel.nn.stages import Stages, features_are_enough, find_stages, set_trainable
 from hubel.nn.weights import Weights
-from hubel.nn.zoo import accepted
+from hubel.nn.zoo import arguments_for, check_arguments
 from hubel.records import Event, ModelCard, Preprocess, Progress
 
 SMALL = ("quick", "speed")  # networks that whiten, and are as wide as the time allows
@@ -183,7 +181,7 @@ class _Draft:
 
     def settle_width(self, clock: Clock) -> Generator[int, None, None]:
         """The widest network that still passes over the images often enough in the time that is left."""
-        if self.recipe.model.model not in SMALL or self.recipe.model.width is not None:
+        if self.recipe.model.model not in SMALL or "width" in self.recipe.model.given:
             self._measure()
             return
         wanted = self.recipe.train.epochs or wanted_epochs(self.count)
@@ -257,17 +255,11 @@ class _Draft:
 
     def _card(self) -> ModelCard:
         model = self.recipe.model
-        given: dict[str, Any] = {n: v for n in ("width", "dropout") if (v := getattr(model, n)) is not None}
-        known = accepted(model.model)
-        for name in given:
-            if name not in known:
-                raise UsageError(f"The network {model.model} has no {name}: leave --{name} out.")
+        given = check_arguments(model.model, model.given)
+        suited = arguments_for(model.model, side=max(self.preprocess.size), flips=self.augmentation.flip)
         if self.start.weights is not None:
-            given = {**self.start.weights.arguments, **given}
-        elif "stem" in known and max(self.preprocess.size) <= NATIVE:
-            given["stem"] = "small"  # without it, five halvings would leave one pixel of a small image
-        if "mirror" in known and self.augmentation.flip:
-            given["mirror"] = True
+            suited = {**{k: v for k, v in suited.items() if k != "stem"}, **self.start.weights.arguments}
+        given = {**suited, **given}
         classes = self.dataset.catalog.classes
         return ModelCard(architecture=model.model, arguments=given, classes=classes, preprocess=self.preprocess)
 

@@ -45,7 +45,7 @@ def start_for(recipe: Recipe, code: Builder | None) -> Start:
         return Start(code=code)
     if train.find_lr:
         raise UsageError("--find-lr is for training from scratch: with --weights, --stages and --lr set the rates.")
-    return Start(weights=read_weights(model.weights, model.model, code=code), code=code)
+    return Start(weights=read_weights(model.weights, model.model, arguments=model.given, code=code), code=code)
 
 
 def phases_for(recipe: Recipe, affordable: Callable[[], float], *, known: bool = False) -> tuple[Phase, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,6 +12,71 @@ from typing import Any
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
+
+Before = Callable[[str, nn.Module, tuple[Any, ...]], None]
+After = Callable[[str, nn.Module, tuple[Any, ...], Any], Any]
+Gradient = Callable[[str, Tensor], None]
+
+
+@contextmanager
+def watch(
+    model: nn.Module,
+    after: After | None = None,
+    names: Iterable[str] | None = None,
+    *,
+    before: Before | None = None,
+    gradient: Gradient | None = None,
+    first: bool = False,
+) -> Iterator[None]:
+    """Call functions as modules run, while the block does. Train flags are not touched, and all hooks go in the end.
+
+    `inputs` are what a module was called with, its keyword arguments last. A module that runs twice is seen twice.
+
+    Args:
+        after: ``after(name, module, inputs, output)`` once a module has run; what it returns, unless that is None,
+            takes the place of the output.
+        names: as in ``model.named_modules()``; None is every module, the model itself (called "") included.
+        before: ``before(name, module, inputs)`` when a module is called.
+        gradient: ``gradient(name, tensor)`` when a backward pass, inside of the block, has reached a module's output:
+            the gradient with respect to it. Outputs that are not tensors have none.
+        first: look before the hooks that the modules have already.
+
+    Raises:
+        UsageError: the model has no module of that name.
+
+    >>> import torch
+    >>> shapes = {}
+    >>> model = nn.Sequential(nn.Linear(3, 2))
+    >>> with watch(model, lambda name, module, inputs, output: shapes.update({name: output.shape}), ["0"]):
+    ...     _ = model(torch.zeros(1, 3))
+    >>> shapes
+    {'0': torch.Size([1, 2])}
+    """
+    every = dict(model.named_modules())
+    modules = every if names is None else {name: find_module(model, name) for name in names}
+    with ExitStack() as hooks:
+
+        def enter(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert before is not None
+            before(name, module, (*args, *kwargs.values()))
+
+        def leave(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            if gradient is not None and isinstance(output, Tensor) and output.requires_grad:
+                hooks.callback(output.register_hook(partial(_pass_on, gradient, name)).remove)
+            return None if after is None else after(name, module, (*args, *kwargs.values()), output)
+
+        for name, module in modules.items():
+            if before is not None:
+                seen = module.register_forward_pre_hook(partial(enter, name), with_kwargs=True, prepend=first)
+                hooks.callback(seen.remove)
+            done = module.register_forward_hook(partial(leave, name), with_kwargs=True, prepend=first)
+            hooks.callback(done.remove)
+        yield
+
+
+def _pass_on(gradient: Gradient, name: str, tensor: Tensor) -> None:
+    """A hook's answer would replace the gradient, so it has none."""
+    gradient(name, tensor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,30 +98,22 @@ class Activations:
 
 @contextmanager
 def capture(model: nn.Module, names: Iterable[str], *, gradients: bool = False) -> Iterator[Activations]:
-    """Keep the outputs of modules, and on request their gradients, while the block runs.
+    """Keep the outputs of modules, and on request their gradients, while the block runs; see `watch`.
 
     Later modules receive a copy, so an in-place activation doesn't change what was kept. Outputs that are not tensors
-    are left out. Train flags are not touched, and the hooks go even when the block raises.
-
-    Args:
-        names: as in ``model.named_modules()``.
-
-    Raises:
-        UsageError: the model has no module of that name.
-
-    >>> with capture(nn.Sequential(nn.ReLU()), ["0"]) as activations:
-    ...     pass
+    are left out.
     """
-    modules = {name: find_module(model, name) for name in names}
-    activations = Activations()
-    handles = []
-    try:
-        for name, module in modules.items():
-            handles.append(module.register_forward_hook(_keeper(activations, name, gradients)))
-        yield activations
-    finally:
-        for handle in handles:
-            handle.remove()
+    kept = Activations()
+
+    def keep(name: str, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Tensor | None:
+        if not isinstance(output, Tensor):
+            return None
+        kept.outputs.pop(name, None)  # so that the order is that of the last calls
+        kept.outputs[name] = output
+        return output.clone()
+
+    with watch(model, keep, names, gradient=kept.gradients.__setitem__ if gradients else None):
+        yield kept
 
 
 def find_module(model: nn.Module, name: str) -> nn.Module:
@@ -83,17 +140,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags.items():
             module.training = training
-
-
-def _keeper(activations: Activations, name: str, gradients: bool) -> Callable[[nn.Module, Any, Any], Tensor | None]:
-    def keep(module: nn.Module, inputs: Any, output: Any) -> Tensor | None:  # noqa: ARG001
-        if not isinstance(output, Tensor):
-            return None
-        activations.outputs.pop(name, None)  # so that the order is that of the last calls
-        activations.outputs[name] = output
-        if gradients and output.requires_grad:
-            remember = partial(activations.gradients.__setitem__, name)
-            output.register_hook(remember)
-        return output.clone()
-
-    return keep

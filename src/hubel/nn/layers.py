@@ -78,6 +78,21 @@ def make_activation(activation: Activation) -> nn.Module:
     return ACTIVATIONS[activation]()
 
 
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow's ``SAME``: to ceil(n / stride) outputs, an odd row or column at the end.
+
+    At even sizes and stride 2, its windows lie one pixel further on than with the same padding at both ends.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for axis in (1, 0):
+            n, kernel, stride = x.shape[axis + 2], self.kernel_size[axis], self.stride[axis]
+            missing = max((-(-n // stride) - 1) * stride + self.dilation[axis] * (kernel - 1) + 1 - n, 0)
+            pads += [missing // 2, missing - missing // 2]
+        return super().forward(F.pad(x, pads))
+
+
 def conv(
     inputs: int,
     outputs: int,
@@ -87,8 +102,12 @@ def conv(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = False,
+    same: bool = False,
 ) -> nn.Conv2d:
     """Return a convolution that keeps the size at stride 1 (padding d(k-1)/2), with He's initialisation.
+
+    Args:
+        same: with a stride, pad as TensorFlow does.
 
     Raises:
         UsageError: kernel not 1, 3, 5 or 7; a number below 1; channels that `groups` doesn't divide.
@@ -103,9 +122,8 @@ def conv(
         raise UsageError(
             f"groups must divide both channel counts, but {groups} does not divide {inputs} and {outputs}."
         )
-    layer = nn.Conv2d(
-        inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation=dilation, groups=groups, bias=bias
-    )
+    kind, padding = (SameConv2d, 0) if same and stride > 1 else (nn.Conv2d, dilation * (kernel - 1) // 2)
+    layer = kind(inputs, outputs, kernel, stride, padding, dilation=dilation, groups=groups, bias=bias)
     return he_init(layer)
 
 

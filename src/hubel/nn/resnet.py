@@ -153,15 +153,5 @@ resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
 resnet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))
 
 # Depth is the number of layers with weights; 0.27, 0.46, 0.66, 0.85 and 1.7 million parameters (paper, table 6).
-resnet20 = partial(CifarResNet, 20)
-resnet32 = partial(CifarResNet, 32)
-resnet44 = partial(CifarResNet, 44)
-resnet56 = partial(CifarResNet, 56)
-resnet110 = partial(CifarResNet, 110)
-
-# The same layers without the shortcuts, for the degradation experiment.
-plain20 = partial(CifarResNet, 20, shortcut="none")
-plain32 = partial(CifarResNet, 32, shortcut="none")
-plain44 = partial(CifarResNet, 44, shortcut="none")
-plain56 = partial(CifarResNet, 56, shortcut="none")
-plain110 = partial(CifarResNet, 110, shortcut="none")
+CIFAR_DEPTHS = (20, 32, 44, 56, 110)
+PlainNet = partial(CifarResNet, shortcut="none")  # the same layers without shortcuts, for the degradation experiment

@@ -6,8 +6,7 @@ gives the logits. Both are found by running the network on meta tensors, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from hubel.errors import UsageError
 from hubel.nn.dry_run import answer
-from hubel.nn.hooks import evaluating, find_module
+from hubel.nn.hooks import evaluating, find_module, watch
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -52,12 +51,13 @@ def find_stages(model: nn.Module, shape: tuple[int, int, int]) -> Stages:
     """
     outputs: dict[str, tuple[int, ...]] = {}
 
-    def look(name: str, output: Any) -> None:
+    def look(name: str, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
         outputs.pop(name, None)  # a module that runs twice counts where it ran last
         outputs[name] = tuple(output.shape) if isinstance(output, Tensor) else ()
 
-    with _watching(model, look):
+    with watch(model, look):
         logits = answer(model, shape)
+    outputs.pop("", None)
     final = _final(model, outputs, logits)
     units = [unit for unit in _units(model, "", outputs, final) if _has_parameters(find_module(model, unit))]
     head = next(unit for unit in units if final == unit or final.startswith(unit + "."))
@@ -112,18 +112,14 @@ def answer_from_features(model: nn.Module, head: str, features: Tensor) -> Tenso
 
 
 def _features_and_logits(model: nn.Module, head: str, images: Tensor) -> tuple[Tensor | None, Tensor]:
-    kept: list[Tensor] = []
+    given: list[Tensor | None] = []
 
-    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
-            kept.append(inputs[0])
+    def keep(_name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        given.append(inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else None)
 
-    handle = find_module(model, head).register_forward_pre_hook(keep)
-    try:
+    with watch(model, names=[head], before=keep):
         logits: Tensor = model(images)
-    finally:
-        handle.remove()
-    return (kept[0] if len(kept) == 1 else None), logits
+    return (given[0] if len(given) == 1 else None), logits
 
 
 def _final(model: nn.Module, outputs: dict[str, tuple[int, ...]], answer: Any) -> str:
@@ -188,17 +184,3 @@ def _inside(name: str, order: dict[str, int]) -> bool:
 
 def _when(name: str, order: dict[str, int]) -> int:
     return order.get(name, max((n for known, n in order.items() if known.startswith(name + ".")), default=0))
-
-
-@contextmanager
-def _watching(model: nn.Module, look: Callable[[str, Any], None]) -> Iterator[None]:
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: look(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

