@@ -61,7 +61,7 @@ def test_width_and_classes_decide_the_parameters() -> None:
 
 
 def test_too_small_an_image_is_one_sentence() -> None:
-    with pytest.raises(UsageError, match="at least 8×8 pixels"):
+    with pytest.raises(UsageError, match="smallest size is 8x8"):
         quick(classes=2, size=(6, 20))
 
 

@@ -31,6 +31,7 @@ RUN = [
     "mobilenet_v2",
     "mobilenet_v3_small",
     "efficientnet_b0",
+    "efficientnet_lite0",
     "convnext_tiny",
 ]
 SIZES: dict[str, tuple[int, int]] = {"two-block": (28, 28), "simple-cnn-gap": (64, 48)}
@@ -111,7 +112,7 @@ def test_cifar_networks_have_the_papers_size_and_depth(depth: int, millions: flo
     assert count(model) / 1e6 == pytest.approx(millions, abs=0.03)
     assert count(plain) == count(model)
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == depth
-    assert not any(block.residual for block in plain.layer1)
+    assert all(block.add is None for block in plain.layer1)
 
 
 def test_smallest_sizes() -> None:
@@ -133,7 +134,7 @@ def test_course_options() -> None:
 def test_a_small_stem_keeps_the_map() -> None:
     model = build("resnet18", classes=4, stem="small")
     assert model.layer4(model.layer3(model.layer2(torch.randn(1, 64, 32, 32)))).shape == (1, 512, 4, 4)
-    with pytest.raises(UsageError, match="unknown stem"):
+    with pytest.raises(UsageError, match="stem: expected one of imagenet, small"):
         build("resnet18", classes=4, stem="cifar")
     with pytest.raises(UsageError, match="6n\\+2 layers"):
         CifarResNet(21, classes=4)

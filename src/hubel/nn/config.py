@@ -85,6 +85,7 @@ class Defaults:
         label_smoothing: share of a label that is spread over all classes.
         small_first: side of the first epochs' images as a share of the last ones', where images are photos.
         widths: channels of the first stage to choose from by the time there is, from narrow to wide; empty for none.
+        mirror: whether it should judge mirror images, too, where they mean the same.
     """
 
     optimizer: str | None = None
@@ -94,3 +95,4 @@ class Defaults:
     label_smoothing: float | None = None
     small_first: float | None = None
     widths: tuple[int, ...] = ()
+    mirror: bool = False

@@ -11,13 +11,14 @@ moved by a pixel.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hubel.errors import UsageError
-from hubel.nn.layers import Activation, Norm, make_activation, make_norm
+from hubel.nn.assembly import check_size
+from hubel.nn.layers import Activation, Norm, make_activation, make_dropout, make_norm
 
 SMALLEST = 8  # pixels; less can't be halved three times
 MAP = 32  # the stem's stride brings larger images near this side: the stages cost the same at any image size
@@ -54,7 +55,8 @@ class Quick(nn.Module):
     """(N, channels, H, W) → (N, classes) logits, for sides near the one it was built for.
 
     Args:
-        size: of the images, in pixels; decides the stem's stride. widths: channels of the three stages.
+        size: height and width of the images in pixels; decides the stem's stride.
+        width: channels of the first stage. growth: how many times as wide the other two are.
         norm: of the stages. activation: of the stem and after each norm; GELU learns more from an image in long
             trainings.
         mirror: outside of training, add the mirror image's logits: twice the work, and better by about a point.
@@ -70,9 +72,10 @@ class Quick(nn.Module):
         self,
         *,
         classes: int,
-        channels: int,
-        size: tuple[int, int],
-        widths: tuple[int, int, int],
+        channels: int = 3,
+        size: tuple[int, int] = (32, 32),
+        width: int = 32,
+        growth: tuple[int, int] = (2, 4),
         norm: Norm = "batch",
         activation: Activation = "relu",
         dropout: float = 0.0,
@@ -81,21 +84,17 @@ class Quick(nn.Module):
         fixed: bool = False,
     ) -> None:
         super().__init__()
-        if min(size) < SMALLEST:
-            raise UsageError(
-                "The networks quick and speed need images of at least "
-                f"{SMALLEST}×{SMALLEST} pixels, not {size[0]}×{size[1]}: raise --size."
-            )
+        check_size("quick and speed", size, SMALLEST)
         self.mirror, self.moved, self.fixed = mirror, moved, fixed
         stride = max(1, round(max(size) / MAP))
         kernel = max(stride, 3 if channels == 1 else 2)  # a grey patch of four pixels says little
         features = min(FEATURES, 2 * channels * kernel * kernel)
         self.stem = nn.Conv2d(channels, features, kernel, stride, padding=0)
         self.act = make_activation(activation)
-        pairs = itertools.pairwise((features, *widths))
-        self.stages = nn.Sequential(*(Stage(inputs, width, norm, activation) for inputs, width in pairs))
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(widths[-1], classes, bias=False)
+        pairs = itertools.pairwise((features, width, width * growth[0], width * growth[1]))
+        self.stages = nn.Sequential(*(Stage(inputs, outputs, norm, activation) for inputs, outputs in pairs))
+        self.dropout = make_dropout(dropout)
+        self.head = nn.Linear(width * growth[1], classes, bias=False)
 
     @torch.no_grad()
     def prepare(self, images: Tensor) -> None:
@@ -133,56 +132,5 @@ class Quick(nn.Module):
         return logits
 
 
-def quick(
-    *,
-    classes: int,
-    channels: int = 3,
-    size: tuple[int, int] = (32, 32),
-    width: int = 32,
-    norm: Norm = "batch",
-    activation: Activation = "relu",
-    dropout: float = 0.0,
-) -> Quick:
-    """Build the network for images of about `size` pixels; each stage is twice as wide as the one before.
-
-    Args:
-        width: channels of the first stage. norm: of the stages. activation: of the stem and after each norm.
-    """
-    return Quick(
-        classes=classes,
-        channels=channels,
-        size=size,
-        widths=(width, 2 * width, 4 * width),
-        norm=norm,
-        activation=activation,
-        dropout=dropout,
-    )
-
-
-def speed(
-    *,
-    classes: int,
-    channels: int = 3,
-    size: tuple[int, int] = (32, 32),
-    width: int = 64,
-    norm: Norm = "batch",
-    activation: Activation = "relu",
-    mirror: bool = False,
-    moved: bool = False,
-) -> Quick:
-    """Build Jordan's (2024) proportions: both later stages are four times as wide as the first.
-
-    Args:
-        width: channels of the first stage. The others are those of `Quick`.
-    """
-    return Quick(
-        classes=classes,
-        channels=channels,
-        size=size,
-        widths=(width, 4 * width, 4 * width),
-        norm=norm,
-        activation=activation,
-        mirror=mirror,
-        moved=moved,
-        fixed=True,
-    )
+quick = Quick
+speed = partial(Quick, width=64, growth=(4, 4), fixed=True)  # Jordan's (2024) proportions

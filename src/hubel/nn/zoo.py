@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hubel.as_json import from_json
 from hubel.errors import UsageError
-from hubel.nn import convnext, courses, efficientnet, foreign, lenet, mobilenet, resnet, vgg
+from hubel.nn import convnext, courses, efficientnet, foreign, mobilenet, resnet, vgg
 from hubel.nn.config import SET_BY_HUBEL, Defaults
 from hubel.nn.dry_run import Shapes
 from hubel.nn.quick import quick, speed
@@ -59,19 +59,13 @@ QUICK = Defaults(
 )
 NETWORKS: dict[str, Network] = {
     "quick": Network(quick, CIFAR, defaults=QUICK),
-    "speed": Network(speed, CIFAR, defaults=dataclasses.replace(QUICK, optimizer="muon")),
+    "speed": Network(speed, CIFAR, defaults=dataclasses.replace(QUICK, optimizer="muon", mirror=True)),
     "simple-cnn": Network(courses.simple_cnn, CIFAR),
     "simple-cnn-gap": Network(courses.simple_cnn_gap),
     "two-block": Network(courses.two_block, (28, 28), 1),
-    "lenet5": Network(lenet.lenet5, CIFAR, 1),
-    "vgg11": Network(vgg.vgg11),
-    "vgg13": Network(vgg.vgg13),
-    "vgg16": Network(vgg.vgg16),
-    "vgg19": Network(vgg.vgg19),
-    "vgg11_bn": Network(vgg.vgg11_bn),
-    "vgg13_bn": Network(vgg.vgg13_bn),
-    "vgg16_bn": Network(vgg.vgg16_bn),
-    "vgg19_bn": Network(vgg.vgg19_bn),
+    "lenet5": Network(courses.lenet5, CIFAR, 1),
+    **{name: Network(partial(vgg.vgg, depths)) for name, depths in vgg.DEPTHS.items()},
+    **{f"{name}_bn": Network(partial(vgg.vgg, depths, norm="batch")) for name, depths in vgg.DEPTHS.items()},
     "resnet18": Network(resnet.resnet18),
     "resnet34": Network(resnet.resnet34),
     "resnet50": Network(resnet.resnet50),
@@ -169,9 +163,8 @@ def arguments_for(name: str, *, side: int, flips: bool) -> dict[str, Any]:
     >>> arguments_for("resnet18", side=32, flips=True), arguments_for("speed", side=32, flips=True)
     ({'stem': 'small'}, {'mirror': True})
     """
-    takes = accepted(name)
-    small = {"stem": "small"} if "stem" in takes and side <= SMALL else {}
-    return {**small, **({"mirror": True} if "mirror" in takes and flips else {})}
+    small = {"stem": "small"} if "stem" in accepted(name) and side <= SMALL else {}
+    return small | ({"mirror": True} if defaults_of(name).mirror and flips else {})
 
 
 def accepted(name: str) -> set[str]:
