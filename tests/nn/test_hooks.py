@@ -95,7 +95,7 @@ def test_outputs_are_those_of_the_modules() -> None:
     with capture(model.eval(), ["2", "0"]) as activations:
         model(x)
     torch.testing.assert_close(activations["0"], model[0](x))
-    assert list(activations.outputs) == ["0", "2"]  # as they ran
+    assert list(activations) == ["0", "2"]  # as they ran
     assert hooks(model) == 0
 
 
@@ -111,11 +111,12 @@ def test_an_inplace_activation_does_not_change_what_was_kept() -> None:
 @pytest.mark.parametrize("inplace", [True, False])
 def test_gradients_equal_autograd(inplace: bool) -> None:
     model, x = net(inplace=inplace).eval(), torch.randn(2, 1, 4, 4)
-    with capture(model, ["1"], gradients=True) as activations:
+    gradients: dict[str, torch.Tensor] = {}
+    with watch(model, names=["1"], gradient=gradients.__setitem__):
         model(x)[:, 1].sum().backward()
     z = model[1](model[0](x)).detach().requires_grad_()
     (expected,) = torch.autograd.grad(model[4](torch.relu(z).flatten(1))[:, 1].sum(), z)
-    torch.testing.assert_close(activations.gradients["1"], expected)
+    torch.testing.assert_close(gradients["1"], expected)
 
 
 def test_hooks_go_after_an_exception_and_flags_stay() -> None:
@@ -143,7 +144,7 @@ def test_outputs_that_are_no_tensors_are_left_out() -> None:
     model = nn.Sequential(Pair())
     with capture(model, ["0"]) as activations:
         assert model(torch.ones(1))[1] == 1
-    assert not activations.outputs
+    assert not activations
 
 
 def test_evaluating_gives_each_module_its_flag_back() -> None:

@@ -19,6 +19,7 @@ from hubel.nn.layers import (
     Norm,
     SqueezeExcitation,
     StochasticDepth,
+    check_name,
     check_positive,
     conv,
     he_init,
@@ -26,7 +27,6 @@ from hubel.nn.layers import (
     make_attention,
     make_dropout,
     make_norm,
-    unknown_name,
 )
 
 Down = Literal["none", "max", "average", "stride"]
@@ -65,14 +65,12 @@ def conv_block(
     >>> [name for name, _ in conv_block(3, 32, down="max").named_children()]
     ['conv', 'norm', 'act', 'pool']
     """
-    if down not in get_args(Down):
-        raise UsageError(unknown_name("down", down, get_args(Down)))
+    check_name("down", down, get_args(Down))
     stride = 2 * stride if down == "stride" else stride
     with_bias = norm == "none" if bias is None else bias
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = conv(
-        inputs, outputs, kernel, stride=stride, dilation=dilation, groups=groups, bias=with_bias, same=same
-    )
+    how = {"stride": stride, "dilation": dilation, "groups": groups}
+    layers["conv"] = conv(inputs, outputs, kernel, **how, bias=with_bias, same=same)
     if norm != "none":
         layers["norm"] = make_norm(norm, outputs)
     if activation != "none":
@@ -107,11 +105,9 @@ def depthwise_separable(
     >>> sum(p.numel() for p in depthwise_separable(32, 64, norm="none").parameters()) == 32 * 10 + 64 * 33
     True
     """
-    depthwise = conv_block(
-        inputs, inputs, kernel=kernel, stride=stride, groups=inputs, norm=norm, activation=activation
-    )
-    pointwise = conv_block(inputs, outputs, kernel=1, norm=norm, activation=activation)
-    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))
+    block = partial(conv_block, norm=norm, activation=activation)
+    depthwise = block(inputs, inputs, kernel=kernel, stride=stride, groups=inputs)
+    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=block(inputs, outputs, kernel=1)))
 
 
 class Add(nn.Module):
@@ -133,9 +129,7 @@ class PadShortcut(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         if outputs < inputs:
-            raise UsageError(
-                f"a parameter-free shortcut can't go from {inputs} to {outputs} channels: use a projection."
-            )
+            raise UsageError(f"a shortcut that pads can't go from {inputs} to {outputs} channels: use a projection.")
         self.stride = stride
         self.before = (outputs - inputs) // 2
         self.after = outputs - inputs - self.before
@@ -152,8 +146,7 @@ def make_shortcut(kind: Shortcut, inputs: int, outputs: int, stride: int, norm: 
     Raises:
         UsageError: ``identity`` between different shapes, or an unknown kind.
     """
-    if kind not in get_args(Shortcut):
-        raise UsageError(unknown_name("shortcut", kind, get_args(Shortcut)))
+    check_name("shortcut", kind, get_args(Shortcut))
     if kind == "none" or (inputs == outputs and stride == 1):
         return None
     if kind == "identity":
@@ -319,8 +312,7 @@ def head(
         hidden: width of a dense layer before the last one, followed by the activation; None for none.
         dropout: probability that an input of the last layer is zeroed while training.
     """
-    if kind not in get_args(HeadKind):
-        raise UsageError(unknown_name("head", kind, get_args(HeadKind)))
+    check_name("head", kind, get_args(HeadKind))
     check_positive("features", features)
     check_positive("classes", classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict()

@@ -11,7 +11,7 @@ from torch import nn
 from hubel.errors import UsageError
 from hubel.nn.assembly import check_size
 from hubel.nn.blocks import Down, HeadKind, conv_block, head
-from hubel.nn.layers import Activation, Norm, check_positive, he_init, make_activation, unknown_name
+from hubel.nn.layers import Activation, Norm, check_name, check_positive, he_init, make_activation
 
 
 def simple_cnn(
@@ -114,8 +114,7 @@ def lenet5(
     61706
     """
     check_size("lenet5", size, 16)
-    if pool not in ("max", "average"):
-        raise UsageError(unknown_name("pool", pool, ("max", "average")))
+    check_name("pool", pool, ("max", "average"))
     height, width = (((n - 4) // 2 - 4) // 2 for n in size)
     subsample = nn.MaxPool2d if pool == "max" else nn.AvgPool2d
     layers: OrderedDict[str, nn.Module] = OrderedDict(

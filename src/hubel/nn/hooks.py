@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -60,9 +59,13 @@ def watch(
             assert before is not None
             before(name, module, (*args, *kwargs.values()))
 
+        def reach(name: str, tensor: Tensor) -> None:
+            assert gradient is not None
+            gradient(name, tensor)  # what it returns would take the gradient's place
+
         def leave(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
             if gradient is not None and isinstance(output, Tensor) and output.requires_grad:
-                hooks.callback(output.register_hook(partial(_pass_on, gradient, name)).remove)
+                hooks.callback(output.register_hook(partial(reach, name)).remove)
             return None if after is None else after(name, module, (*args, *kwargs.values()), output)
 
         for name, module in modules.items():
@@ -74,45 +77,23 @@ def watch(
         yield
 
 
-def _pass_on(gradient: Gradient, name: str, tensor: Tensor) -> None:
-    """A hook's answer would replace the gradient, so it has none."""
-    gradient(name, tensor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Activations:
-    """What the chosen modules gave out, in the order they finished.
-
-    Attributes:
-        outputs: module name → its output, as part of the graph; of a module that ran several times, the last.
-        gradients: module name → gradient of what was differentiated with respect to that output, once a backward pass
-            has run; empty unless asked for.
-    """
-
-    outputs: dict[str, Tensor] = field(default_factory=dict)
-    gradients: dict[str, Tensor] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.outputs[name]
-
-
 @contextmanager
-def capture(model: nn.Module, names: Iterable[str], *, gradients: bool = False) -> Iterator[Activations]:
-    """Keep the outputs of modules, and on request their gradients, while the block runs; see `watch`.
+def capture(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Keep the outputs of modules, as parts of the graph, while the block runs: by name, in the order they finished.
 
-    Later modules receive a copy, so an in-place activation doesn't change what was kept. Outputs that are not tensors
-    are left out.
+    Later modules receive a copy, so an in-place activation doesn't change what was kept. Of a module that runs several
+    times, the last output is kept; outputs that are not tensors are left out. Errors are those of `watch`.
     """
-    kept = Activations()
+    kept: dict[str, Tensor] = {}
 
     def keep(name: str, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Tensor | None:
         if not isinstance(output, Tensor):
             return None
-        kept.outputs.pop(name, None)  # so that the order is that of the last calls
-        kept.outputs[name] = output
+        kept.pop(name, None)  # so that the order is that of the last calls
+        kept[name] = output
         return output.clone()
 
-    with watch(model, keep, names, gradient=kept.gradients.__setitem__ if gradients else None):
+    with watch(model, keep, names):
         yield kept
 
 

@@ -21,7 +21,7 @@ Activation = Literal[
 ]
 Attention = Literal["none", "spatial", "cbam"]
 KERNELS = (1, 3, 5, 7)
-GROUP_SIZE_LIMIT = 32  # groups of a group norm, as in Wu and He 2018
+MOST_GROUPS = 32  # groups of a group norm, as in Wu and He 2018
 REDUCTION = 16  # channels per channel inside of a squeeze-and-excitation (Hu et al. 2018, table 10)
 SMALLEST_SQUEEZE = 8  # channels; narrow stages would be left with one or two
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -42,16 +42,12 @@ M = TypeVar("M", bound=nn.Module)
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
     """Return the normalisation of `channels` channels; group norm takes as many groups, up to 32, as divide them."""
+    check_name("norm", norm, get_args(Norm))
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":
-        groups = max(g for g in range(1, GROUP_SIZE_LIMIT + 1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels)
-    if norm == "layer":
-        return LayerNorm2d(channels)
-    if norm == "none":
-        return nn.Identity()
-    raise UsageError(unknown_name("norm", norm, get_args(Norm)))
+        return nn.GroupNorm(max(g for g in range(1, MOST_GROUPS + 1) if channels % g == 0), channels)
+    return LayerNorm2d(channels) if norm == "layer" else nn.Identity()
 
 
 class LayerNorm2d(nn.Module):
@@ -73,8 +69,7 @@ class LayerNorm2d(nn.Module):
 
 def make_activation(activation: Activation) -> nn.Module:
     """Return the named activation function as a module."""
-    if activation not in ACTIVATIONS:
-        raise UsageError(unknown_name("activation", activation, tuple(ACTIVATIONS)))
+    check_name("activation", activation, tuple(ACTIVATIONS))
     return ACTIVATIONS[activation]()
 
 
@@ -114,10 +109,9 @@ def conv(
     """
     if kernel not in KERNELS:
         raise UsageError(f"kernel must be one of 1, 3, 5, 7 (odd, so that padding can keep the size), got {kernel!r}.")
-    for name, value in (("input channels", inputs), ("output channels", outputs), ("stride", stride)):
+    numbers = {"input channels": inputs, "output channels": outputs, "stride": stride, "dilation": dilation}
+    for name, value in {**numbers, "groups": groups}.items():
         check_positive(name, value)
-    check_positive("dilation", dilation)
-    check_positive("groups", groups)
     if inputs % groups or outputs % groups:
         raise UsageError(
             f"groups must divide both channel counts, but {groups} does not divide {inputs} and {outputs}."
@@ -188,8 +182,7 @@ def make_attention(kind: Attention, channels: int, *, se: bool = False) -> nn.Mo
         kind: ``spatial`` weighs positions, ``cbam`` channels by their means and maxima, then positions.
         se: begin with a squeeze-and-excitation.
     """
-    if kind not in get_args(Attention):
-        raise UsageError(unknown_name("attention", kind, get_args(Attention)))
+    check_name("attention", kind, get_args(Attention))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if se:
         layers["se"] = SqueezeExcitation(channels)
@@ -256,6 +249,6 @@ def check_probability(name: str, value: float) -> float:
     return value
 
 
-def unknown_name(what: str, name: object, known: tuple[str, ...]) -> str:
-    """Say that a name is unknown, and which are known."""
-    return f"unknown {what} {name!r}: choose one of {', '.join(known)}."
+def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UsageError(f"unknown {what} {name!r}: choose one of {', '.join(known)}.")

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from hubel.errors import UsageError
 from hubel.nn.assembly import Stem, check_stem
 from hubel.nn.blocks import BasicBlock, Bottleneck, Down, Shortcut
-from hubel.nn.layers import RISING, Activation, Attention, Norm, conv, make_activation, make_dropout, make_norm
+from hubel.nn.layers import (
+    RISING,
+    Activation,
+    Attention,
+    Norm,
+    check_name,
+    conv,
+    make_activation,
+    make_dropout,
+    make_norm,
+)
 
 
 class ResNet(nn.Module):
@@ -130,8 +140,7 @@ class CifarResNet(nn.Module):
 
 
 def _stem_pool(down: Down) -> nn.Module:
-    if down not in get_args(Down):
-        raise UsageError(f"unknown down {down!r}: choose one of {', '.join(get_args(Down))}.")
+    check_name("down", down, get_args(Down))
     if down == "max":
         return nn.MaxPool2d(3, 2, 1)
     return nn.AvgPool2d(3, 2, 1) if down == "average" else nn.Identity()
