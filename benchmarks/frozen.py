@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hubel.dataset.find import scan
 from hubel.dataset.config import Augmentation
+from hubel.dataset.find import scan
 from hubel.dataset.loader import Loader
 from hubel.dataset.pack import pack
 from hubel.jobs.hardware import best_precision
@@ -26,9 +26,9 @@ from hubel.learning.config import TrainConfig
 from hubel.learning.engine import PRECISIONS, TrainState, fit
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, backbone_features
-from hubel.nn.fitting import load_into
-from hubel.nn.pretrained import read_weights
+from hubel.nn.loading import load_into
 from hubel.nn.stages import find_stages, set_trainable
+from hubel.nn.weights import read_weights
 from hubel.nn.zoo import build
 from hubel.records import EpochEnd, Preprocess, outcome
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import errno
+import hashlib
 import json
 import mmap
 import os
@@ -48,7 +49,7 @@ from hubel.jobs import state_file
 from hubel.jobs import training as training_state
 from hubel.learning import distributed
 from hubel.nn import tensor_file
-from hubel.nn.tensor_file import digest_of, read_tensors
+from hubel.nn.tensor_file import read_tensors
 from hubel.runs import STATE
 
 EACH = 60  # images of each of four digits
@@ -165,7 +166,11 @@ def digest(run: Path) -> str:
     """SHA-256 over everything that training depends on, and the model that was kept."""
     tensors = dict(read_tensors(run / STATE)[0])
     tensors |= {f"kept.{name}": value for name, value in read_tensors(run / "model" / "model.safetensors")[0].items()}
-    return digest_of(tensors)
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def is_refused(file: Path) -> bool:

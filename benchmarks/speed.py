@@ -27,9 +27,10 @@ from typing import Any
 from measuring import environment, machine, matrix_gflops, training_flops, versions, write
 
 SCHEDULES: dict[str, dict[str, Any]] = {
-    "85": {"widths": (32, 64, 128), "epochs": 2, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
+    "85": {"width": 32, "epochs": 2, "batch_size": 250, "lr": 0.15, "small_first": 0.75},
     "94": {
-        "widths": (64, 256, 256),
+        "width": 64,
+        "growth": (4, 4),
         "activation": "gelu",
         "moved": True,
         "epochs": 11,
@@ -75,7 +76,7 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     read = time.perf_counter() - began
 
     plan = dict(SCHEDULES[to])
-    shape = {name: plan.pop(name) for name in ("widths", "activation", "moved") if name in plan}
+    shape = {name: plan.pop(name) for name in ("width", "growth", "activation", "moved") if name in plan}
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = best_precision(device)
@@ -92,8 +93,8 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
         device=device,
         dtype=dtype,
     )
-    network = Quick(classes=10, channels=3, side=32, **shape, mirror=True, fixed=True)
-    network.whiten(normalise(loader.sample(5_000), preprocess))
+    network = Quick(classes=10, channels=3, size=(32, 32), **shape, mirror=True, fixed=True)
+    network.prepare(normalise(loader.sample(5_000), preprocess))
     network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     config = TrainConfig(
         optimizer="muon", momentum=0.6, schedule="linear", warmup=0.0, label_smoothing=0.2, weight_decay=0.0,

@@ -7,6 +7,8 @@ import types
 import typing
 from typing import Any
 
+from hubel.nn.config import parse_argument
+
 
 def add_weights(to: argparse.ArgumentParser) -> None:
     """Flags for published weights in the place of RUN."""
@@ -73,9 +75,17 @@ def add_settings(to: argparse.ArgumentParser, sections: set[str], only: set[str]
     groups = {section: to.add_argument_group(title) for section, title in titles.items() if section in sections}
     for setting in settings():
         if setting.section in groups and (only is None or setting.name in only):
-            default = "" if setting.default is None else f" (default {_word(setting.default)})"
-            flag, options = f"--{setting.name.replace('_', '-')}", _options(setting.kind)
-            groups[setting.section].add_argument(flag, help=(setting.help + default).replace("%", "%%"), **options)
+            default = "" if setting.default in (None, {}) else f" (default {_word(setting.default)})"
+            help_ = (setting.help + default).replace("%", "%%")
+            groups[setting.section].add_argument(setting.flag, dest=setting.name, help=help_, **_options(setting.kind))
+
+
+class _AddArgument(argparse.Action):
+    """Adds one NAME=VALUE to a mapping."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:  # noqa: ARG002
+        name, value = parse_argument(values)
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest, {}), name: value})
 
 
 def _word(value: Any) -> str:
@@ -91,6 +101,8 @@ def _options(kind: Any) -> dict[str, Any]:
         return _options(next(k for k in inner if k is not type(None)))
     if origin is typing.Literal:
         return {"choices": inner, "type": type(inner[0])}
+    if origin is dict:
+        return {"action": _AddArgument, "metavar": "NAME=VALUE"}
     if origin is tuple:
         return {"nargs": len(inner), "type": inner[0], "metavar": "N"}
     if kind is bool:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hubel.errors import UsageError
 from hubel.geometry.rows import IMAGE, ForwardError, Trace
 from hubel.geometry.trace import follow
-from hubel.nn import calls, shapes
+from hubel.nn import meta, ops
 
 IMAGE_SIZE = (3, 24, 20)
 
@@ -260,7 +260,7 @@ class _Compare(TorchDispatchMode):
         self.compared = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        quick = shapes.quick(func, calls.named(func, args, kwargs or {}))
+        quick = meta.output_of(func, ops.named(func, args, kwargs or {}))
         own = func(*args, **kwargs or {})
         if quick is not None:
             self.compared += 1

@@ -20,7 +20,7 @@ from hubel.evaluation.onnx_model import onnx_bytes
 from hubel.jobs import exporting as module
 from hubel.jobs.answer import Classifier, OnnxClassifier, evaluating, load
 from hubel.jobs.exporting import Exported, exporting
-from hubel.nn.model_folder import save_model
+from hubel.nn.saved import save_model
 from hubel.nn.zoo import build
 from hubel.records import Event, ModelCard, Note, Preprocess, Progress
 from hubel.runs import verify

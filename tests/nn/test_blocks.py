@@ -231,9 +231,9 @@ def test_inverted_residual_equals_its_formula() -> None:
 
 
 def test_inverted_residual_has_a_shortcut_only_where_the_shape_stays() -> None:
-    assert InvertedResidual(8, 48, 8).residual
+    assert InvertedResidual(8, 48, 8).add is not None
     for block in (InvertedResidual(8, 48, 16), InvertedResidual(8, 48, 8, stride=2)):
-        assert not block.residual
+        assert block.add is None
     assert len(InvertedResidual(8, 8, 16).block) == 2  # nothing to expand
     assert names(InvertedResidual(8, 48, 8, key="conv").conv) == ["0", "1", "2", "3"]
 

@@ -90,6 +90,25 @@ def test_bad_code_is_one_sentence(file: Path, what: str, classes: int, message: 
         build(what.format(file=file), classes=classes, size=(8, 8))
 
 
+def test_arguments_reach_the_constructor_or_are_named(file: Path) -> None:
+    with pytest.raises(UsageError, match="mine.py:Small has no argument 'norm': it takes num_classes, in_channels"):
+        build(f"{file}:Small", classes=2, size=(8, 8), norm="group")
+    made = build("notebook.py:Wide", classes=2, size=(8, 8), code=Wide, width=5)
+    assert made.fc.in_features == 5
+    with pytest.raises(UsageError, match="exists already, so it can't be given width"):
+        build("notebook.py:Wide", classes=2, size=(8, 8), code=made, width=6)
+
+
+class Wide(nn.Module):
+    def __init__(self, classes: int, width: int = 4) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, width, 1), nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc(self.conv(x).mean((2, 3)))
+        return y
+
+
 class Own(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3))

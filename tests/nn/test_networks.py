@@ -14,32 +14,30 @@ from hubel.errors import UsageError
 from hubel.nn.blocks import InvertedResidual
 from hubel.nn.convnext import convnext_tiny
 from hubel.nn.courses import simple_cnn
-from hubel.nn.efficientnet import efficientnet_b0, efficientnet_b7
 from hubel.nn.layers import SqueezeExcitation, StochasticDepth
-from hubel.nn.mobilenet import mobilenet_v1, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
-from hubel.nn.vgg import vgg11, vgg11_bn
+from hubel.nn.mobilenet import mobilenet_v1, mobilenet_v2, mobilenet_v3_large
+from hubel.nn.zoo import NETWORKS as ZOO
 
-NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "vgg11": vgg11,
-    "vgg11_bn": vgg11_bn,
-    "mobilenet_v1": mobilenet_v1,
-    "mobilenet_v2": mobilenet_v2,
-    "mobilenet_v3_small": mobilenet_v3_small,
-    "mobilenet_v3_large": mobilenet_v3_large,
-    "efficientnet_b0": efficientnet_b0,
-    "convnext_tiny": convnext_tiny,
-}
-MOBILE = ("mobilenet_v1", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0")
+MOBILE = (
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilenet_v3_small",
+    "mobilenet_v3_large",
+    "efficientnet_b0",
+    "efficientnet_lite0",
+)
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
-    "vgg11": ({"down": "average"}, {"down": "stride"}, {"kernel": 5}, {"dropout": 0.0}),
+    "vgg11": ({"down": "average"}, {"down": "stride"}, {"kernel": 5}, {"dropout": 0.0}, {"se": True}),
     "vgg11_bn": ({"kernel": 1}, {"norm": "none"}),
     "mobilenet_v1": ({"kernel": 5}, {"separable": False}, {"multiplier": 0.25}, {"dropout": 0.1}),
     "mobilenet_v2": ({"kernel": 7}, {"multiplier": 1.4}, {"dropout": 0.0}),
     "mobilenet_v3_small": ({"se": False}, {"multiplier": 0.5}),
     "mobilenet_v3_large": ({"se": False}, {"multiplier": 0.75}),
     "efficientnet_b0": ({"se": False}, {"stochastic_depth": 0.0}, {"dropout": 0.5}),
+    "efficientnet_lite0": ({"se": True}, {"dropout": 0.5}),
     "convnext_tiny": ({"kernel": 3}, {"norm": "layer"}, {"stochastic_depth": 0.0}),
 }
+NETWORKS: dict[str, Callable[..., nn.Module]] = {name: ZOO[name].build for name in OPTIONS}
 ALL = ({}, {"stem": "small"}, {"norm": "batch"}, {"norm": "group"}, {"norm": "none"}, {"activation": "tanh"})
 
 
@@ -126,7 +124,7 @@ def test_a_small_stem_divides_the_side_by_8_and_not_by_32(name: str) -> None:
 
 
 def test_vgg_with_a_small_stem_keeps_one_halving_and_shrinks_the_head() -> None:
-    usual, small = (on_meta(vgg11, classes=1000, stem=stem) for stem in ("imagenet", "small"))
+    usual, small = (on_meta(NETWORKS["vgg11"], classes=1000, stem=stem) for stem in ("imagenet", "small"))
     x = torch.empty(1, 3, 64, 64, device="meta")
     assert usual.features(x).shape[2:] == (2, 2)
     assert small.features(x).shape[2:] == (4, 4)
@@ -157,7 +155,7 @@ def test_others_take_any_size(name: str) -> None:
 
 
 def test_strided_vgg_takes_any_size() -> None:
-    model = on_meta(vgg11, classes=2, down="stride", size=(3, 3))
+    model = on_meta(NETWORKS["vgg11"], classes=2, down="stride", size=(3, 3))
     assert model(torch.empty(2, 3, 3, 3, device="meta")).shape == (2, 2)
 
 
@@ -171,14 +169,14 @@ def test_stochastic_depth_rises_with_depth() -> None:
     def rates(model: nn.Module) -> list[float]:
         return [m.probability for m in model.modules() if isinstance(m, StochasticDepth)]
 
-    efficient, tiny = rates(on_meta(efficientnet_b0, classes=2)), rates(on_meta(convnext_tiny, classes=2))
+    efficient, tiny = rates(on_meta(NETWORKS["efficientnet_b0"], classes=2)), rates(on_meta(convnext_tiny, classes=2))
     assert efficient == pytest.approx([0.2 * i / 16 for i in range(16)])  # as the released ones, it ends below 0.2
     assert tiny == pytest.approx([0.1 * i / 17 for i in range(18)])
     assert not any(rates(on_meta(mobilenet_v2, classes=2)))
 
 
 def test_compound_scaling_of_b7() -> None:
-    model = on_meta(efficientnet_b7, classes=1000)
+    model = on_meta(ZOO["efficientnet_b7"].build, classes=1000)
     blocks = [len(stage) for stage in model.features[1:-1]]
     assert blocks == [4, 7, 7, 10, 10, 13, 4]  # ceil(3.1 n)
     assert [stage[0].block[-1][0].out_channels for stage in model.features[1:-1]] == [32, 48, 80, 160, 224, 384, 640]

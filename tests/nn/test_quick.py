@@ -19,7 +19,7 @@ def smooth_images(n: int = 200, side: int = 32) -> torch.Tensor:
 
 def test_whitened_responses_are_uncorrelated_and_of_unit_variance() -> None:
     model, images = quick(classes=10), smooth_images()
-    model.whiten(images)
+    model.prepare(images)
     half = model.stem.out_channels // 2
     responses = model.stem(images).transpose(0, 1).flatten(1)[:half]
     second_moments = (responses @ responses.T / responses.shape[1]).detach()
@@ -34,7 +34,7 @@ def test_only_speed_keeps_its_filters_once_they_whiten() -> None:
     for build, trained in ((quick, True), (speed, False)):
         model = build(classes=10)
         assert model.stem.weight.requires_grad
-        model.whiten(smooth_images())
+        model.prepare(smooth_images())
         assert model.stem.weight.requires_grad == trained
 
 
@@ -61,7 +61,7 @@ def test_width_and_classes_decide_the_parameters() -> None:
 
 
 def test_too_small_an_image_is_one_sentence() -> None:
-    with pytest.raises(UsageError, match="at least 8×8 pixels"):
+    with pytest.raises(UsageError, match="smallest size is 8x8"):
         quick(classes=2, size=(6, 20))
 
 

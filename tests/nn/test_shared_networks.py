@@ -12,22 +12,21 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth as TheirStochasticDepth
 
-from hubel.nn import convnext, efficientnet, mobilenet, resnet, vgg
+from hubel.nn import zoo
 from hubel.nn.layers import StochasticDepth
 
-VGGS = [f"vgg{depth}{norm}" for depth in (11, 13, 16, 19) for norm in ("", "_bn")]
-NETWORKS: dict[str, Any] = {
-    **{f"resnet{depth}": getattr(resnet, f"resnet{depth}") for depth in (18, 34, 50, 101, 152)},
-    **{name: getattr(vgg, name) for name in VGGS},
-    "mobilenet_v2": mobilenet.mobilenet_v2,
-    "mobilenet_v3_small": mobilenet.mobilenet_v3_small,
-    "mobilenet_v3_large": mobilenet.mobilenet_v3_large,
-    **{f"efficientnet_b{n}": getattr(efficientnet, f"efficientnet_b{n}") for n in range(8)},
-    "convnext_tiny": convnext.convnext_tiny,
+NETWORKS = {
+    name: network.build
+    for name, network in zoo.NETWORKS.items()
+    if name in torchvision.models.list_models(module=torchvision.models)
 }
 SIZE = (33, 40)  # the last map is 2x2 in most: with two images, eight numbers for each batch norm
 TOLERANCE = 1e-9
 LARGE = 20_000_000  # numbers; VGG's first dense matrix has 103 million
+
+
+def test_they_are_all_here() -> None:
+    assert len(NETWORKS) == 5 + 8 + 3 + 8 + 1
 
 
 def pair(name: str, classes: int, **options: Any) -> tuple[nn.Module, nn.Module]:

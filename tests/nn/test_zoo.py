@@ -11,8 +11,9 @@ import torchvision
 from torch import nn
 
 from hubel.errors import UsageError
+from hubel.nn.config import Defaults
 from hubel.nn.resnet import CifarResNet
-from hubel.nn.zoo import NETWORKS, build, native, outline
+from hubel.nn.zoo import NETWORKS, Prepared, arguments_for, build, check_arguments, defaults_of, native, outline
 
 # One network a family is run with numbers; the deeper ones of a family are the same code, and are run on shapes alone.
 RUN = [
@@ -31,6 +32,7 @@ RUN = [
     "mobilenet_v2",
     "mobilenet_v3_small",
     "efficientnet_b0",
+    "efficientnet_lite0",
     "convnext_tiny",
 ]
 SIZES: dict[str, tuple[int, int]] = {"two-block": (28, 28), "simple-cnn-gap": (64, 48)}
@@ -111,7 +113,7 @@ def test_cifar_networks_have_the_papers_size_and_depth(depth: int, millions: flo
     assert count(model) / 1e6 == pytest.approx(millions, abs=0.03)
     assert count(plain) == count(model)
     assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in model.modules()) == depth
-    assert not any(block.residual for block in plain.layer1)
+    assert all(block.add is None for block in plain.layer1)
 
 
 def test_smallest_sizes() -> None:
@@ -133,7 +135,7 @@ def test_course_options() -> None:
 def test_a_small_stem_keeps_the_map() -> None:
     model = build("resnet18", classes=4, stem="small")
     assert model.layer4(model.layer3(model.layer2(torch.randn(1, 64, 32, 32)))).shape == (1, 512, 4, 4)
-    with pytest.raises(UsageError, match="unknown stem"):
+    with pytest.raises(UsageError, match="stem: expected one of imagenet, small"):
         build("resnet18", classes=4, stem="cifar")
     with pytest.raises(UsageError, match="6n\\+2 layers"):
         CifarResNet(21, classes=4)
@@ -143,6 +145,59 @@ def test_a_small_stem_keeps_the_map() -> None:
 def test_an_unknown_name_brings_near_ones(asked: str, near: str) -> None:
     with pytest.raises(UsageError, match=near):
         build(asked, classes=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("quick", {"norm": "group", "activation": "silu"}),
+        ("quick", {"norm": "none", "growth": [1, 2]}),
+        ("speed", {"norm": "layer", "activation": "gelu", "moved": True}),
+        (
+            "simple-cnn",
+            {"norm": "group", "kernel": 5, "down": "stride", "se": True, "head_kind": "gap", "widths": [8, 9]},
+        ),
+        ("resnet20", {"shortcut": "none", "se": True, "activation": "leaky_relu", "dropout": 0}),
+        ("resnet18", {"down": "average", "norm": "none", "attention": "cbam", "stem": "small"}),
+        ("vgg11", {"norm": "batch", "kernel": 5, "down": "average", "se": True}),
+    ],
+)
+def test_what_the_lab_varies_is_an_argument(name: str, arguments: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = build(name, classes=3, size=(32, 32), **check_arguments(name, arguments))
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 0]))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    if arguments.get("norm", "batch") != "batch":
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "says"),
+    [
+        ("resnet20", {"nrm": "group"}, "resnet20 has no argument 'nrm': it takes .*norm"),
+        ("resnet20", {"norm": "instance"}, "resnet20.norm: expected one of batch, group, layer, none, got 'instance'"),
+        ("simple-cnn", {"se": "yes"}, "simple-cnn.se: expected bool, got 'yes'"),
+        ("simple-cnn", {"widths": 3}, "simple-cnn.widths: expected a list, got 3"),
+        ("resnet20", {"kernel": 4}, "kernel must be one of 1, 3, 5, 7"),
+        ("resnet20", {"classes": 4}, "has no argument 'classes'"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence_with_the_right_ones(name: str, arguments: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        build(name, **{"classes": 2, **check_arguments(name, arguments)})
+
+
+def test_rows_say_what_a_network_wants() -> None:
+    assert defaults_of("speed").optimizer == "muon"
+    assert defaults_of("quick").widths
+    assert defaults_of("resnet18") == defaults_of("torchvision/resnet18") == Defaults()
+    assert isinstance(build("quick", classes=2), Prepared)
+    assert not isinstance(build("resnet20", classes=2), Prepared)
+    for side, flips, expected in ((64, True, {"stem": "small"}), (65, True, {})):
+        assert arguments_for("resnet18", side=side, flips=flips) == expected
+    assert arguments_for("speed", side=32, flips=True) == {"mirror": True}
+    assert arguments_for("speed", side=32, flips=False) == arguments_for("quick", side=32, flips=True) == {}
 
 
 def test_refusals() -> None:

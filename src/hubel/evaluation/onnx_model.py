@@ -31,7 +31,7 @@ from hubel.dataset.tensors import normalise
 from hubel.errors import ModelError
 from hubel.evaluation.onnx_graph import Graph, Value, needed
 from hubel.evaluation.onnx_pixels import preprocessing
-from hubel.nn.capture import evaluating
+from hubel.nn.hooks import evaluating
 from hubel.records import ModelCard, Preprocess
 
 OPSET = 18

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hubel.dataset.pack import Images
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
-from hubel.nn.capture import evaluating
+from hubel.nn.hooks import evaluating
 from hubel.records import Preprocess
 
 

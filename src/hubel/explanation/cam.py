@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.nn.capture import evaluating, find_module
+from hubel.nn.hooks import evaluating, find_module
 
 SMALLEST_MAP = 4  # positions a side, below which a heatmap hardly points anywhere
 POOLING = (

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from hubel.geometry.rows import IMAGE, Row, Trace
-from hubel.nn.calls import CONVOLUTIONS, TRANSPOSED
+from hubel.nn.ops import CONVOLUTIONS, TRANSPOSED
 from hubel.records import Finding, Layer, Summary
 
 SMALLEST_MAP = 2  # positions a side that a 3×3 window needs to see more than its own padding

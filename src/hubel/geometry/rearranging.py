@@ -24,7 +24,7 @@ from hubel.geometry.sight import (
     regrouped,
     resolved,
 )
-from hubel.nn.calls import Call
+from hubel.nn.ops import Call
 
 See = Callable[[Tensor], Sight | None]
 Rule = Callable[[Call, See, int], Sight]  # the index says which output is asked for

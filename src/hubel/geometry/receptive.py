@@ -23,8 +23,8 @@ from hubel.geometry.reach import Reach
 from hubel.geometry.rows import ForwardError, Trace
 from hubel.geometry.sight import Sight
 from hubel.geometry.trace import follow
-from hubel.nn.capture import capture, evaluating, find_module
 from hubel.nn.dry_run import moved
+from hubel.nn.hooks import capture, evaluating, find_module
 
 MASS = 0.95  # of the gradient, inside of the effective radius
 Size = tuple[int, int, int]

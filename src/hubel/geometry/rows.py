@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hubel.geometry.sight import Sight
-from hubel.nn.calls import Window
+from hubel.nn.ops import Window
 
 IMAGE = -1  # among the inputs of a row
 

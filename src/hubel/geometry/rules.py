@@ -28,8 +28,8 @@ from hubel.geometry.rearranging import (
     without,
 )
 from hubel.geometry.sight import MIXED, POOLED, Dim, Sight, merged, positions, resolved
-from hubel.nn.calls import CONVOLUTIONS, TRANSPOSED, Call, Window, factors, window
-from hubel.nn.shapes import POINTWISE
+from hubel.nn.meta import POINTWISE
+from hubel.nn.ops import CONVOLUTIONS, TRANSPOSED, Call, Window, factors, window
 
 STAGE = 3  # a pooling window that covers the whole map is global if it is larger; up to this it is a stage's
 

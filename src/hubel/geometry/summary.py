@@ -13,8 +13,8 @@ from hubel.geometry import timing
 from hubel.geometry.pitfalls import pitfalls
 from hubel.geometry.rows import ForwardError, Row, Trace
 from hubel.geometry.trace import follow
-from hubel.nn.calls import CONVOLUTIONS
 from hubel.nn.dry_run import LARGEST, bare, smallest_square
+from hubel.nn.ops import CONVOLUTIONS
 from hubel.records import Layer, Summary
 
 BYTES = 4  # of a float32

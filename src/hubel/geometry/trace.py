@@ -24,9 +24,9 @@ from hubel.errors import UsageError
 from hubel.geometry import rearranging, rules
 from hubel.geometry.rows import IMAGE, ForwardError, Row, Trace
 from hubel.geometry.sight import Sight, of_image, positions
-from hubel.nn import calls, shapes
-from hubel.nn.calls import Call
+from hubel.nn import meta, ops
 from hubel.nn.dry_run import Beside, blank, copies, needs_numbers, undisturbed
+from hubel.nn.ops import Call
 
 # One row each, although some have modules inside.
 WHOLE = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.MultiheadAttention)
@@ -196,12 +196,12 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = self.beside(args, kwargs or {})
         self.attempt = next((tuple(a.shape) for a in tree_leaves(args) if self._is_seen(a)), ())
-        arguments = calls.named(func, args, kwargs)
-        output = shapes.quick(func, arguments)
+        arguments = ops.named(func, args, kwargs)
+        output = meta.output_of(func, arguments)
         if output is None:
             output = func(*args, **kwargs)
         self.attempt = ()
-        call = calls.make_call(func, arguments, output)
+        call = ops.make_call(func, arguments, output)
         if call.outputs:
             self._record(call)
         return output
@@ -216,7 +216,7 @@ class _Recorder(TorchDispatchMode):
         learned = tuple(dict.fromkeys(name for mark in marks for name in mark.learned))
         index = len(self.rows)
         inside = self.open is not None
-        if inside and (any(sights) or calls.macs(call)):  # else it is a constant of the layer's own
+        if inside and (any(sights) or ops.macs(call)):  # else it is a constant of the layer's own
             self._add(call, sources, learned, index)
             sources = (index,)
         elif not inside and self._has_row(call, sights):
@@ -228,7 +228,7 @@ class _Recorder(TorchDispatchMode):
             self._spread(tensor)
 
     def _has_row(self, call: Call, sights: Sequence[Sight | None]) -> bool:
-        if calls.macs(call):
+        if ops.macs(call):
             return True
         if sights[0] is None:
             return False
@@ -264,16 +264,16 @@ class _Recorder(TorchDispatchMode):
         """Add a call's figures to a row."""
         return replace(
             row,
-            detail=row.detail or calls.detail(call),
+            detail=row.detail or ops.detail(call),
             operations=(*row.operations, call.name),
-            macs=row.macs + calls.macs(call),
-            window=row.window or calls.window(call),
+            macs=row.macs + ops.macs(call),
+            window=row.window or ops.window(call),
             positions=max(row.positions, self._read(call)),
         )
 
     def _read(self, call: Call) -> int:
         """How many positions a dense layer reads at once."""
-        sight = self._mark(calls.factors(call)[0]).sight if call.name == "linear" else None
+        sight = self._mark(ops.factors(call)[0]).sight if call.name == "linear" else None
         return math.prod(len(r) for r in positions(sight.dims[-1:])) if sight is not None and sight.dims else 1
 
     def _first_use(self, learned: Sequence[str]) -> tuple[str, ...]:

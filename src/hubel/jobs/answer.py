@@ -23,10 +23,10 @@ from hubel.evaluation.onnx_model import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.jobs.hardware import find_device
 from hubel.jobs.recipe import Recipe, with_settings
-from hubel.nn.fitting import pretrained, shared_classes
 from hubel.nn.foreign import code_name, is_code, load_code
-from hubel.nn.model_folder import load_model
-from hubel.nn.pretrained import read_weights
+from hubel.nn.loading import pretrained, shared_classes
+from hubel.nn.saved import load_model
+from hubel.nn.weights import read_weights
 from hubel.nn.zoo import Builder
 from hubel.records import PARTS, Event, Measured, ModelCard, Note, Progress
 from hubel.runs import read_json, verify

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hubel.dataset.config import DataConfig
 from hubel.dataset.cache import cache_clear, cache_entries
+from hubel.dataset.config import DataConfig
 from hubel.errors import RunError, UsageError
 from hubel.jobs.prepare import Dataset, audited
 from hubel.jobs.recipe import Recipe, as_flags, read_recipe, with_settings

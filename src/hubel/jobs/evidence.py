@@ -18,11 +18,11 @@ from hubel.evaluation.metrics import score, worst_errors
 from hubel.evaluation.predict import predict
 from hubel.evaluation.suspects import label_suspects, suspect_findings
 from hubel.explanation.cam import grad_cam
-from hubel.jobs.prepare import Dataset
 from hubel.jobs.hardware import environment
+from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import to_yaml
 from hubel.jobs.training import Training, filters
-from hubel.nn.model_folder import save_model
+from hubel.nn.saved import save_model
 from hubel.records import PARTS, Event, Finding, Finished, Measured, Preprocess, Progress
 from hubel.report.evidence import Evidence, Explained
 from hubel.report.html import write
@@ -44,7 +44,7 @@ def report(
     yield Progress(task="measuring", done=0, total=3)
     logits = predict(model, images, card.preprocess, device=plan.device)
     scores = score(logits, labels, classes)
-    baselines = plan.fitted.on(images, labels)
+    baselines = plan.baseline.on(images, labels)
     metrics = {f"{division.reported}_accuracy": scores.accuracy, f"{division.reported}_n": float(scores.n)}
     card = replace(card, metrics={**metrics, **_chosen(training)})
     save_model(run.model, model.state_dict(), card)

@@ -9,7 +9,7 @@ from hubel.errors import UsageError
 from hubel.jobs.recipe import Recipe
 from hubel.learning.transfer import COURSE, NAMED, Phase, parse_phases
 from hubel.nn.foreign import is_code, load_code
-from hubel.nn.pretrained import Weights, read_weights
+from hubel.nn.weights import Weights, read_weights
 from hubel.nn.zoo import Builder
 
 HEAD_EPOCHS = (
@@ -45,7 +45,7 @@ def start_for(recipe: Recipe, code: Builder | None) -> Start:
         return Start(code=code)
     if train.find_lr:
         raise UsageError("--find-lr is for training from scratch: with --weights, --stages and --lr set the rates.")
-    return Start(weights=read_weights(model.weights, model.model, code=code), code=code)
+    return Start(weights=read_weights(model.weights, model.model, arguments=model.given, code=code), code=code)
 
 
 def phases_for(recipe: Recipe, affordable: Callable[[], float], *, known: bool = False) -> tuple[Phase, ...]:

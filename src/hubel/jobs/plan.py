@@ -111,7 +111,7 @@ class Plan:
         return model.to(self.device), loaded
 
     def settle_card(self) -> None:
-        """Write the network and its arguments into the card: those asked for, over the weights' own, or over the usual."""
+        """Write the network into the card, with the arguments asked for and, beside them, the weights' or the usual."""
         name, side = self.recipe.model.model, max(self.preprocess.size)
         weights, flips = self.start.weights, self.augmentation.flip
         usual = arguments_for(name, side=side, flips=flips) if weights is None else weights.arguments

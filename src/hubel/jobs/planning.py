@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Generator
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from hubel.jobs.rules import (
     some_of,
     wanted_epochs,
 )
+from hubel.learning.config import Optimizer
 from hubel.learning.engine import PRECISIONS, TrainState
 from hubel.learning.optim import optimizers
 from hubel.learning.schedule import mean_area
@@ -127,7 +129,8 @@ def settle_training(plan: Plan) -> None:
     name = plan.recipe.model.model if plan.start.weights is None else plan.start.weights.architecture
     model = replace(plan.recipe.model, model="quick" if name == "auto" else name)
     wants = defaults_of(model.model)
-    optimizer = train.optimizer or ("adam" if train.stages == "course" else wants.optimizer or "adamw")
+    usual = "adam" if train.stages == "course" else cast(Optimizer, wants.optimizer or "adamw")
+    optimizer: Optimizer = train.optimizer or usual
     fitting = batch_size_for(count, tuned=tuned, muon=optimizer == "muon")
     batch = min(train.batch_size or fitting, count)
     decay = {"sgd": wants.sgd_weight_decay or 5e-4, "muon": 5e-4, "adam": 1e-4, "adamw": 0.01}[optimizer]

@@ -16,7 +16,7 @@ from hubel.as_json import from_json, to_json
 from hubel.dataset.config import DataConfig
 from hubel.errors import UsageError
 from hubel.learning.config import TrainConfig
-from hubel.nn.config import ModelConfig
+from hubel.nn.config import ModelConfig, argument_text
 
 DEFAULT_MINUTES = 5.0
 NAMED: dict[str, dict[str, Any]] = {
@@ -68,6 +68,11 @@ class Setting:
     help: str
     default: Any
 
+    @property
+    def flag(self) -> str:
+        """What the command line calls it."""
+        return "--arg" if self.name == "arguments" else f"--{self.name.replace('_', '-')}"
+
 
 def settings() -> Iterator[Setting]:
     """Every setting of a recipe, in order; names are unique."""
@@ -82,7 +87,8 @@ def _settings_of(section: str, kind: Any) -> Iterator[Setting]:
         hint = hints[entry.name]
         if typing.get_origin(hint) is Annotated:
             inner, text = typing.get_args(hint)[:2]
-            yield Setting(section=section, name=entry.name, kind=inner, help=text, default=entry.default)
+            default = {} if entry.default is dataclasses.MISSING else entry.default
+            yield Setting(section=section, name=entry.name, kind=inner, help=text, default=default)
 
 
 def with_settings(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
@@ -155,13 +161,15 @@ def as_flags(recipe: Recipe) -> list[str]:
     flags: list[str] = []
     for setting in settings():
         holder = getattr(recipe, setting.section) if setting.section else recipe
-        value, name = getattr(holder, setting.name), setting.name.replace("_", "-")
+        value, flag = getattr(holder, setting.name), setting.flag
         if value == setting.default:
             continue
         if isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
+            flags.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, dict):
+            flags += [word for name, inner in value.items() for word in (flag, argument_text(name, inner))]
         elif isinstance(value, tuple):
-            flags += [f"--{name}", *map(str, value)]
+            flags += [flag, *map(str, value)]
         else:
-            flags += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
+            flags += [flag, f"{value:g}" if isinstance(value, float) else str(value)]
     return flags

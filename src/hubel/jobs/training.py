@@ -23,8 +23,8 @@ from hubel.evaluation.metrics import score
 from hubel.evaluation.predict import predict
 from hubel.explanation.features import first_filters
 from hubel.jobs.clock import Clock
-from hubel.jobs.prepare import Dataset
 from hubel.jobs.plan import Plan
+from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.signals import Stop
 from hubel.learning.average import averaged
@@ -34,8 +34,8 @@ from hubel.learning.engine import PRECISIONS, Batches, TrainState
 from hubel.learning.finder import find_lr
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
-from hubel.nn.capture import evaluating
-from hubel.nn.model_folder import model_writer
+from hubel.nn.hooks import evaluating
+from hubel.nn.saved import model_writer
 from hubel.nn.stages import answer_from_features, set_trainable
 from hubel.records import EpochEnd, EpochRow, Note, Progress, Scores, Step
 from hubel.runs import RunFolder

@@ -20,7 +20,7 @@ from hubel.dataset.loader import Batch, Loader
 from hubel.dataset.pack import Images
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
-from hubel.nn.capture import evaluating, find_module
+from hubel.nn.hooks import evaluating, find_module
 from hubel.nn.stages import answer_from_features, features_of
 from hubel.records import Preprocess, Progress
 

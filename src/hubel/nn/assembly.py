@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from hubel.errors import UsageError
-from hubel.nn.layers import M, unknown_name
+from hubel.nn.layers import M, check_name
 
 Stem = Literal["imagenet", "small"]
 EARLY_HALVINGS = 2  # that a small stem leaves out, so that the total stride is 8 and not 32
@@ -52,8 +52,7 @@ def stem_strides(stem: Stem, strides: Iterable[int]) -> list[int]:
 
 def check_stem(stem: Stem) -> None:
     """Refuse an unknown stem."""
-    if stem not in get_args(Stem):
-        raise UsageError(unknown_name("stem", stem, get_args(Stem)))
+    check_name("stem", stem, get_args(Stem))
 
 
 def check_size(network: str, size: tuple[int, int], smallest: int, *, stem: Stem = "small") -> None:

@@ -6,6 +6,7 @@ Tensors are (N, C, H, W) float. Activations are never in place, so that a hook k
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from hubel.nn.layers import (
     Norm,
     SqueezeExcitation,
     StochasticDepth,
+    check_name,
     check_positive,
     conv,
     he_init,
@@ -25,7 +27,6 @@ from hubel.nn.layers import (
     make_attention,
     make_dropout,
     make_norm,
-    unknown_name,
 )
 
 Down = Literal["none", "max", "average", "stride"]
@@ -47,6 +48,7 @@ def conv_block(
     down: Down = "none",
     pool_first: bool = False,
     se: bool = False,
+    same: bool = False,
 ) -> nn.Sequential:
     """Convolution, norm, activation and, if `down` says so, a halving of height and width.
 
@@ -55,7 +57,7 @@ def conv_block(
         down: ``max`` or ``average`` pools 2x2 windows, ``stride`` doubles the convolution's own stride.
         pool_first: pool before the activation instead of after it (the same for max pooling with a rising activation,
             and cheaper).
-        se: end with a squeeze-and-excitation.
+        se: end with a squeeze-and-excitation. same: with a stride, pad as TensorFlow does.
 
     Raises:
         UsageError: an unknown name or an impossible number.
@@ -63,12 +65,12 @@ def conv_block(
     >>> [name for name, _ in conv_block(3, 32, down="max").named_children()]
     ['conv', 'norm', 'act', 'pool']
     """
-    if down not in get_args(Down):
-        raise UsageError(unknown_name("down", down, get_args(Down)))
+    check_name("down", down, get_args(Down))
     stride = 2 * stride if down == "stride" else stride
     with_bias = norm == "none" if bias is None else bias
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["conv"] = conv(inputs, outputs, kernel, stride=stride, dilation=dilation, groups=groups, bias=with_bias)
+    how = {"stride": stride, "dilation": dilation, "groups": groups}
+    layers["conv"] = conv(inputs, outputs, kernel, **how, bias=with_bias, same=same)
     if norm != "none":
         layers["norm"] = make_norm(norm, outputs)
     if activation != "none":
@@ -103,11 +105,19 @@ def depthwise_separable(
     >>> sum(p.numel() for p in depthwise_separable(32, 64, norm="none").parameters()) == 32 * 10 + 64 * 33
     True
     """
-    depthwise = conv_block(
-        inputs, inputs, kernel=kernel, stride=stride, groups=inputs, norm=norm, activation=activation
-    )
-    pointwise = conv_block(inputs, outputs, kernel=1, norm=norm, activation=activation)
-    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=pointwise))
+    block = partial(conv_block, norm=norm, activation=activation)
+    depthwise = block(inputs, inputs, kernel=kernel, stride=stride, groups=inputs)
+    return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=block(inputs, outputs, kernel=1)))
+
+
+class Add(nn.Module):
+    """The addition at the end of a residual branch: a module without parameters, so that hooks see both addends.
+
+    Shape: twice (N, C, H, W) → (N, C, H, W).
+    """
+
+    def forward(self, shortcut: Tensor, branch: Tensor) -> Tensor:
+        return shortcut + branch
 
 
 class PadShortcut(nn.Module):
@@ -119,9 +129,7 @@ class PadShortcut(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         if outputs < inputs:
-            raise UsageError(
-                f"a parameter-free shortcut can't go from {inputs} to {outputs} channels: use a projection."
-            )
+            raise UsageError(f"a shortcut that pads can't go from {inputs} to {outputs} channels: use a projection.")
         self.stride = stride
         self.before = (outputs - inputs) // 2
         self.after = outputs - inputs - self.before
@@ -138,8 +146,7 @@ def make_shortcut(kind: Shortcut, inputs: int, outputs: int, stride: int, norm: 
     Raises:
         UsageError: ``identity`` between different shapes, or an unknown kind.
     """
-    if kind not in get_args(Shortcut):
-        raise UsageError(unknown_name("shortcut", kind, get_args(Shortcut)))
+    check_name("shortcut", kind, get_args(Shortcut))
     if kind == "none" or (inputs == outputs and stride == 1):
         return None
     if kind == "identity":
@@ -183,14 +190,14 @@ class BasicBlock(nn.Module):
         self.bn2 = make_norm(norm, channels)
         self.attention = make_attention(attention, channels, se=se)
         self.downsample = make_shortcut(shortcut, inputs, channels, stride, norm)
+        self.add = None if shortcut == "none" else Add()
         self.act2 = make_activation(activation)
-        self.residual = shortcut != "none"
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.attention(self.bn2(self.conv2(y)))
-        if self.residual:
-            y = y + (x if self.downsample is None else self.downsample(x))
+        if self.add is not None:
+            y = self.add(x if self.downsample is None else self.downsample(x), y)
         return self.act2(y)  # type: ignore[no-any-return]
 
 
@@ -227,15 +234,15 @@ class Bottleneck(nn.Module):
         self.bn3 = make_norm(norm, outputs)
         self.attention = make_attention(attention, outputs, se=se)
         self.downsample = make_shortcut(shortcut, inputs, outputs, stride, norm)
+        self.add = None if shortcut == "none" else Add()
         self.act3 = make_activation(activation)
-        self.residual = shortcut != "none"
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.act1(self.bn1(self.conv1(x)))
         y = self.act2(self.bn2(self.conv2(y)))
         y = self.attention(self.bn3(self.conv3(y)))
-        if self.residual:
-            y = y + (x if self.downsample is None else self.downsample(x))
+        if self.add is not None:
+            y = self.add(x if self.downsample is None else self.downsample(x), y)
         return self.act3(y)  # type: ignore[no-any-return]
 
 
@@ -250,6 +257,7 @@ class InvertedResidual(nn.Module):
         expanded: channels of the depthwise convolution; there is no expansion where it equals `inputs`.
         gate: a squeeze-and-excitation for `expanded` channels, or None.
         stochastic_depth: probability that the branch is left out while training.
+        same: with a stride, pad as TensorFlow does.
         key: how the state dict calls the layers; in MobileNet V2's ``conv`` the projection is not a part by itself.
     """
 
@@ -265,28 +273,27 @@ class InvertedResidual(nn.Module):
         activation: Activation = "relu6",
         gate: nn.Module | None = None,
         stochastic_depth: float = 0.0,
+        same: bool = False,
         key: Literal["block", "conv"] = "block",
     ) -> None:
         super().__init__()
+        convolution = partial(conv_block, norm=norm, activation=activation, same=same)
         layers: list[nn.Module] = []
         if expanded != inputs:
-            layers.append(numbered(conv_block(inputs, expanded, kernel=1, norm=norm, activation=activation)))
-        depthwise = conv_block(
-            expanded, expanded, kernel=kernel, stride=stride, groups=expanded, norm=norm, activation=activation
-        )
-        layers.append(numbered(depthwise))
+            layers.append(numbered(convolution(inputs, expanded, kernel=1)))
+        layers.append(numbered(convolution(expanded, expanded, kernel=kernel, stride=stride, groups=expanded)))
         if gate is not None:
             layers.append(gate)
         project = numbered(conv_block(expanded, outputs, kernel=1, norm=norm, activation="none"))
         layers.extend(project if key == "conv" else [project])
         self.add_module(key, nn.Sequential(*layers))
         self.key = key
-        self.residual = stride == 1 and inputs == outputs
         self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.add = Add() if stride == 1 and inputs == outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = getattr(self, self.key)(x)
-        return x + self.stochastic_depth(y) if self.residual else y
+        return y if self.add is None else self.add(x, self.stochastic_depth(y))
 
 
 def head(
@@ -305,8 +312,7 @@ def head(
         hidden: width of a dense layer before the last one, followed by the activation; None for none.
         dropout: probability that an input of the last layer is zeroed while training.
     """
-    if kind not in get_args(HeadKind):
-        raise UsageError(unknown_name("head", kind, get_args(HeadKind)))
+    check_name("head", kind, get_args(HeadKind))
     check_positive("features", features)
     check_positive("classes", classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict()

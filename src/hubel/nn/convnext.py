@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hubel.nn.assembly import Stem, check_size, check_stem
+from hubel.nn.blocks import Add
 from hubel.nn.layers import Activation, Norm, StochasticDepth, conv, make_activation, make_norm
 
 DEPTHS, WIDTHS = (3, 3, 9, 3), (96, 192, 384, 768)  # ConvNeXt-Tiny
@@ -57,9 +58,10 @@ class ConvNeXtBlock(nn.Module):
         self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), LAYER_SCALE))
         self.block = nn.Sequential(layers)
         self.stochastic_depth = StochasticDepth(stochastic_depth)
+        self.add = Add()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.stochastic_depth(self.layer_scale * self.block(x))  # type: ignore[no-any-return]
+        return self.add(x, self.stochastic_depth(self.layer_scale * self.block(x)))  # type: ignore[no-any-return]
 
 
 def convnext_tiny(

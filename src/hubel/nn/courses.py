@@ -1,15 +1,17 @@
-"""The small networks of introductory courses, for any input size, channels and classes."""
+"""The small networks of introductory courses and LeNet-5, for any input size, channels and classes."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from functools import partial
+from typing import Literal
 
 from torch import nn
 
 from hubel.errors import UsageError
+from hubel.nn.assembly import check_size
 from hubel.nn.blocks import Down, HeadKind, conv_block, head
-from hubel.nn.layers import Activation, Norm
+from hubel.nn.layers import Activation, Norm, check_name, check_positive, he_init, make_activation
 
 
 def simple_cnn(
@@ -47,8 +49,7 @@ def simple_cnn(
     """
     if not widths:
         raise UsageError("widths must name the channels of at least one block, such as (32, 64, 128).")
-    if repeats < 1:
-        raise UsageError(f"repeats must be a whole number of at least 1, got {repeats!r}.")
+    check_positive("repeats", repeats)
     height, width = _after_halvings(size, 0 if down == "none" else len(widths), rounds_up=down == "stride")
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     block = partial(conv_block, kernel=kernel, bias=True, norm=norm, activation=activation, se=se)
@@ -90,15 +91,52 @@ def two_block(
     return nn.Sequential(layers)
 
 
+def lenet5(
+    *,
+    classes: int,
+    channels: int = 1,
+    size: tuple[int, int] = (32, 32),
+    activation: Activation = "relu",
+    pool: Literal["max", "average"] = "max",
+) -> nn.Sequential:
+    """LeCun et al. 1998 with every connection of C3 present and a softmax layer instead of the fixed codes.
+
+    The paper's network has 60,000 parameters, trained subsampling layers and a squashing function; this form has
+    61,706 at (1, 32, 32) and 10 classes. Its 5x5 convolutions don't pad.
+
+    Args:
+        size: height and width in pixels; the first dense layer is made for it.
+
+    Raises:
+        UsageError: images below 16x16.
+
+    >>> sum(p.numel() for p in lenet5(classes=10).parameters())
+    61706
+    """
+    check_size("lenet5", size, 16)
+    check_name("pool", pool, ("max", "average"))
+    height, width = (((n - 4) // 2 - 4) // 2 for n in size)
+    subsample = nn.MaxPool2d if pool == "max" else nn.AvgPool2d
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=he_init(nn.Conv2d(channels, 6, 5)),
+        act1=make_activation(activation),
+        pool1=subsample(2),
+        conv2=he_init(nn.Conv2d(6, 16, 5)),
+        act2=make_activation(activation),
+        pool2=subsample(2),
+        flatten=nn.Flatten(),
+        fc1=he_init(nn.Linear(16 * height * width, 120)),
+        act3=make_activation(activation),
+        fc2=he_init(nn.Linear(120, 84)),
+        act4=make_activation(activation),
+        fc3=nn.Linear(84, classes),
+    )
+    return nn.Sequential(layers)
+
+
 def _after_halvings(size: tuple[int, int], halvings: int, *, rounds_up: bool = False) -> tuple[int, int]:
     """Height and width after that many 2x2 poolings (rounded down) or strides of 2 (rounded up)."""
-    height, width = size
-    smallest = 1 if rounds_up else 2**halvings
-    if min(height, width) < smallest:
-        raise UsageError(
-            f"images of {height}x{width} are too small for {halvings} halvings: "
-            f"the smallest size is {smallest}x{smallest}."
-        )
-    if rounds_up:
-        return -(-height // 2**halvings), -(-width // 2**halvings)
-    return height // 2**halvings, width // 2**halvings
+    step = 2**halvings
+    check_size(f"{halvings} halvings", size, 1 if rounds_up else step)
+    height, width = (-(-n // step) if rounds_up else n // step for n in size)
+    return height, width

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hubel.errors import UsageError
-from hubel.nn import calls, shapes
-from hubel.nn.capture import evaluating
+from hubel.nn import meta, ops
+from hubel.nn.hooks import evaluating
 
 # Sizes to try for a network that no power of two fits: those that networks are commonly made for.
 COMMON = (28, 48, 96, 112, 160, 192, 224, 227, 240, 256, 260, 288, 299, 320, 384, 448, 480, 528, 600)
@@ -114,7 +114,7 @@ class Shapes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         args, kwargs = self.beside(args, kwargs or {})
-        output = shapes.quick(func, calls.named(func, args, kwargs))
+        output = meta.output_of(func, ops.named(func, args, kwargs))
         return func(*args, **kwargs) if output is None else output
 
 

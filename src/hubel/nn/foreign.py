@@ -51,10 +51,7 @@ def build_torchvision(
     try:
         model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **merged)
     except (TypeError, ValueError) as error:
-        why = str(error).splitlines()[0].rstrip(".:")
-        raise UsageError(
-            f"torchvision's {name} can't be built for {size[0]}x{size[1]} with {merged}: {why}."
-        ) from error
+        raise _cant_build(f"torchvision's {name}", size, merged, error) from error
     check_size(model, name, size)
     if channels != 3:
         adapt_channels(model, channels)
@@ -77,10 +74,14 @@ def build_timm(name: str, classes: int, channels: int, size: tuple[int, int], ar
         if not takes(model, (channels, *size)):  # networks with position embeddings have to be told
             model = timm.create_model(name, num_classes=classes, in_chans=channels, img_size=size, **arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0].rstrip(".:")
-        raise UsageError(f"timm's {name} can't be built for {size[0]}x{size[1]} with {arguments}: {why}.") from error
+        raise _cant_build(f"timm's {name}", size, arguments, error) from error
     check_size(model, TIMM + name, size, channels)
     return model
+
+
+def _cant_build(what: str, size: tuple[int, int], arguments: dict[str, Any], error: Exception) -> UsageError:
+    why = str(error).splitlines()[0].rstrip(".:")
+    return UsageError(f"{what} can't be built for {size[0]}x{size[1]} with {arguments}: {why}.")
 
 
 def is_code(name: str) -> bool:
@@ -118,15 +119,14 @@ def load_code(name: str) -> Callable[..., nn.Module]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UsageError(f"{path} could not be run ({what}): try it with `python {path}`.") from error
+        raise UsageError(f"{path} could not be run ({_kind(error)}): try it with `python {path}`.") from error
     finally:
         sys.path.pop(0)
     found = getattr(module, wanted, None)
     if not callable(found):
         own = [n for n, v in vars(module).items() if inspect.isclass(v) and issubclass(v, nn.Module)]
-        said = f"its networks are {', '.join(own)}" if own else "it defines no nn.Module"
-        raise UsageError(f"{path} has no class or function {wanted!r}: {said}.")
+        hint = f"its networks are {', '.join(own)}" if own else "it defines no nn.Module"
+        raise UsageError(f"{path} has no class or function {wanted!r}: {hint}.")
     return cast(Callable[..., nn.Module], found)
 
 
@@ -146,14 +146,15 @@ def build_own(
         UsageError: it can't be made, can't take the images, or doesn't return logits (N, classes).
     """
     if isinstance(maker, nn.Module):
+        if arguments:
+            raise UsageError(f"{name} exists already, so it can't be given {', '.join(arguments)}: give its class.")
         model = copy.deepcopy(maker)
     else:
-        given = {**_known_arguments(maker, classes, channels, size), **arguments}
+        given = _constructor_arguments(maker, name, classes, channels, size, arguments)
         try:
             model = maker(**given)
         except Exception as error:
-            what = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UsageError(f"{name} could not be built with {given or 'no arguments'} ({what}).") from error
+            raise UsageError(f"{name} could not be built with {given or 'no arguments'} ({_kind(error)}).") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} made a {type(model).__name__}: expected an nn.Module.")
     _check_answer(model, name, classes, channels, size)
@@ -220,31 +221,42 @@ def import_timm() -> Any:
     return timm
 
 
-def _known_arguments(
-    maker: Callable[..., nn.Module], classes: int, channels: int, size: tuple[int, int]
+def _constructor_arguments(
+    maker: Callable[..., nn.Module],
+    name: str,
+    classes: int,
+    channels: int,
+    size: tuple[int, int],
+    arguments: dict[str, Any],
 ) -> dict[str, Any]:
-    """The arguments of a constructor that are called as hubel knows them."""
+    """What hubel knows, as far as a constructor has arguments called so, and what else was asked for."""
     taken = inspect.signature(maker).parameters
-    told: dict[str, Any] = {}
+    unknown = [key for key in arguments if key not in taken]
+    if unknown and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in taken.values()):
+        raise UsageError(f"{name} has no argument {unknown[0]!r}: it takes {', '.join(taken) or 'none'}.")
+    known: dict[str, Any] = {}
     for names, value in ((CLASSES, classes), (CHANNELS, channels), (SIZES, size)):
         called = next((name for name in names if name in taken), None)
         if called is not None:
-            told[called] = value
-    return told
+            known[called] = value
+    return {**known, **arguments}
 
 
 def _check_answer(model: nn.Module, name: str, classes: int, channels: int, size: tuple[int, int]) -> None:
     try:
-        got = answer(model, (channels, *size))
+        logits = answer(model, (channels, *size))
     except Exception as error:
-        what = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UsageError(
-            f"{name} can't take images of {channels}x{size[0]}x{size[1]} ({what}): give another --size, or let its "
-            f"constructor take {CHANNELS[0]} and {SIZES[0]}."
+            f"{name} can't take images of {channels}x{size[0]}x{size[1]} ({_kind(error)}): give another --size, or let "
+            f"its constructor take {CHANNELS[0]} and {SIZES[0]}."
         ) from error
-    shape = tuple(got.shape) if isinstance(got, Tensor) else type(got).__name__
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (1, classes):
         raise UsageError(
             f"{name} must return logits (N, {classes}), one a class, but for one image it returned {shape}: "
             f"let its constructor take the argument {CLASSES[0]}."
         )
+
+
+def _kind(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]

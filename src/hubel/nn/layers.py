@@ -21,7 +21,7 @@ Activation = Literal[
 ]
 Attention = Literal["none", "spatial", "cbam"]
 KERNELS = (1, 3, 5, 7)
-GROUP_SIZE_LIMIT = 32  # groups of a group norm, as in Wu and He 2018
+MOST_GROUPS = 32  # groups of a group norm, as in Wu and He 2018
 REDUCTION = 16  # channels per channel inside of a squeeze-and-excitation (Hu et al. 2018, table 10)
 SMALLEST_SQUEEZE = 8  # channels; narrow stages would be left with one or two
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -42,16 +42,12 @@ M = TypeVar("M", bound=nn.Module)
 
 def make_norm(norm: Norm, channels: int) -> nn.Module:
     """Return the normalisation of `channels` channels; group norm takes as many groups, up to 32, as divide them."""
+    check_name("norm", norm, get_args(Norm))
     if norm == "batch":
         return nn.BatchNorm2d(channels)
     if norm == "group":
-        groups = max(g for g in range(1, GROUP_SIZE_LIMIT + 1) if channels % g == 0)
-        return nn.GroupNorm(groups, channels)
-    if norm == "layer":
-        return LayerNorm2d(channels)
-    if norm == "none":
-        return nn.Identity()
-    raise UsageError(unknown_name("norm", norm, get_args(Norm)))
+        return nn.GroupNorm(max(g for g in range(1, MOST_GROUPS + 1) if channels % g == 0), channels)
+    return LayerNorm2d(channels) if norm == "layer" else nn.Identity()
 
 
 class LayerNorm2d(nn.Module):
@@ -73,9 +69,23 @@ class LayerNorm2d(nn.Module):
 
 def make_activation(activation: Activation) -> nn.Module:
     """Return the named activation function as a module."""
-    if activation not in ACTIVATIONS:
-        raise UsageError(unknown_name("activation", activation, tuple(ACTIVATIONS)))
+    check_name("activation", activation, tuple(ACTIVATIONS))
     return ACTIVATIONS[activation]()
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution that pads as TensorFlow's ``SAME``: to ceil(n / stride) outputs, an odd row or column at the end.
+
+    At even sizes and stride 2, its windows lie one pixel further on than with the same padding at both ends.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        pads: list[int] = []
+        for axis in (1, 0):
+            n, kernel, stride = x.shape[axis + 2], self.kernel_size[axis], self.stride[axis]
+            missing = max((-(-n // stride) - 1) * stride + self.dilation[axis] * (kernel - 1) + 1 - n, 0)
+            pads += [missing // 2, missing - missing // 2]
+        return super().forward(F.pad(x, pads))
 
 
 def conv(
@@ -87,25 +97,27 @@ def conv(
     dilation: int = 1,
     groups: int = 1,
     bias: bool = False,
+    same: bool = False,
 ) -> nn.Conv2d:
     """Return a convolution that keeps the size at stride 1 (padding d(k-1)/2), with He's initialisation.
+
+    Args:
+        same: with a stride, pad as TensorFlow does.
 
     Raises:
         UsageError: kernel not 1, 3, 5 or 7; a number below 1; channels that `groups` doesn't divide.
     """
     if kernel not in KERNELS:
         raise UsageError(f"kernel must be one of 1, 3, 5, 7 (odd, so that padding can keep the size), got {kernel!r}.")
-    for name, value in (("input channels", inputs), ("output channels", outputs), ("stride", stride)):
+    numbers = {"input channels": inputs, "output channels": outputs, "stride": stride, "dilation": dilation}
+    for name, value in {**numbers, "groups": groups}.items():
         check_positive(name, value)
-    check_positive("dilation", dilation)
-    check_positive("groups", groups)
     if inputs % groups or outputs % groups:
         raise UsageError(
             f"groups must divide both channel counts, but {groups} does not divide {inputs} and {outputs}."
         )
-    layer = nn.Conv2d(
-        inputs, outputs, kernel, stride, dilation * (kernel - 1) // 2, dilation=dilation, groups=groups, bias=bias
-    )
+    kind, padding = (SameConv2d, 0) if same and stride > 1 else (nn.Conv2d, dilation * (kernel - 1) // 2)
+    layer = kind(inputs, outputs, kernel, stride, padding, dilation=dilation, groups=groups, bias=bias)
     return he_init(layer)
 
 
@@ -170,8 +182,7 @@ def make_attention(kind: Attention, channels: int, *, se: bool = False) -> nn.Mo
         kind: ``spatial`` weighs positions, ``cbam`` channels by their means and maxima, then positions.
         se: begin with a squeeze-and-excitation.
     """
-    if kind not in get_args(Attention):
-        raise UsageError(unknown_name("attention", kind, get_args(Attention)))
+    check_name("attention", kind, get_args(Attention))
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     if se:
         layers["se"] = SqueezeExcitation(channels)
@@ -238,6 +249,6 @@ def check_probability(name: str, value: float) -> float:
     return value
 
 
-def unknown_name(what: str, name: object, known: tuple[str, ...]) -> str:
-    """Say that a name is unknown, and which are known."""
-    return f"unknown {what} {name!r}: choose one of {', '.join(known)}."
+def check_name(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UsageError(f"unknown {what} {name!r}: choose one of {', '.join(known)}.")

@@ -11,14 +11,16 @@ moved by a pixel.
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hubel.errors import UsageError
-from hubel.nn.layers import Activation, make_activation
+from hubel.nn.assembly import check_size
+from hubel.nn.layers import Activation, Norm, make_activation, make_dropout, make_norm
 
+SMALLEST = 8  # pixels; less can't be halved three times
 MAP = 32  # the stem's stride brings larger images near this side: the stages cost the same at any image size
 FEATURES = 48  # of the stem: principal patches and their negatives
 PATCHES = 200_000  # that the stem is whitened with, about
@@ -29,13 +31,14 @@ EPSILON = 5e-4  # added to the variances before whitening: patches of hardly any
 class Stage(nn.Module):
     """conv - max pool - norm - activation - conv - norm - activation: (N, C, H, W) → (N, K, H/2, W/2)."""
 
-    def __init__(self, channels: int, width: int, activation: Activation = "relu") -> None:
+    def __init__(self, channels: int, width: int, norm: Norm = "batch", activation: Activation = "relu") -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(width)
+        bias = norm == "none"
+        self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=bias)
+        self.norm1 = make_norm(norm, width)
         self.act1 = make_activation(activation)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.norm2 = make_norm(norm, width)
         self.act2 = make_activation(activation)
         for conv in (self.conv1, self.conv2):  # the first filters pass their input on, the others are random
             with torch.no_grad():
@@ -49,24 +52,31 @@ class Stage(nn.Module):
 
 
 class Quick(nn.Module):
-    """(N, channels, S, S) → (N, classes) logits, for sides near the one it was built for.
+    """(N, channels, H, W) → (N, classes) logits, for sides near the one it was built for.
 
     Args:
-        side: of the images, in pixels; decides the stem's stride. widths: channels of the three stages.
-        activation: of the stem and after each norm; GELU learns more from an image in long trainings.
+        size: height and width of the images in pixels; decides the stem's stride.
+        width: channels of the first stage. growth: how many times as wide the other two are.
+        norm: of the stages. activation: of the stem and after each norm; GELU learns more from an image in long
+            trainings.
         mirror: outside of training, add the mirror image's logits: twice the work, and better by about a point.
         moved: outside of training, the image moved by a pixel either way along the diagonal counts for half: three
             times the work, with `mirror` six passes.
-        fixed: leave the stem's filters as `whiten` set them, which Muon, making all filters equally large, would undo.
+        fixed: leave the stem's filters as `prepare` set them, which Muon, making all filters equally large, would undo.
+
+    Raises:
+        UsageError: images of less than 8 pixels can't be halved three times.
     """
 
     def __init__(
         self,
         *,
         classes: int,
-        channels: int,
-        side: int,
-        widths: tuple[int, int, int],
+        channels: int = 3,
+        size: tuple[int, int] = (32, 32),
+        width: int = 32,
+        growth: tuple[int, int] = (2, 4),
+        norm: Norm = "batch",
         activation: Activation = "relu",
         dropout: float = 0.0,
         mirror: bool = False,
@@ -74,18 +84,20 @@ class Quick(nn.Module):
         fixed: bool = False,
     ) -> None:
         super().__init__()
+        check_size("quick and speed", size, SMALLEST)
         self.mirror, self.moved, self.fixed = mirror, moved, fixed
-        stride = max(1, round(side / MAP))
+        stride = max(1, round(max(size) / MAP))
         kernel = max(stride, 3 if channels == 1 else 2)  # a grey patch of four pixels says little
         features = min(FEATURES, 2 * channels * kernel * kernel)
         self.stem = nn.Conv2d(channels, features, kernel, stride, padding=0)
         self.act = make_activation(activation)
-        self.stages = nn.Sequential(*(Stage(a, b, activation) for a, b in itertools.pairwise((features, *widths))))
-        self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(widths[-1], classes, bias=False)
+        pairs = itertools.pairwise((features, width, width * growth[0], width * growth[1]))
+        self.stages = nn.Sequential(*(Stage(inputs, outputs, norm, activation) for inputs, outputs in pairs))
+        self.dropout = make_dropout(dropout)
+        self.head = nn.Linear(width * growth[1], classes, bias=False)
 
     @torch.no_grad()
-    def whiten(self, images: Tensor) -> None:
+    def prepare(self, images: Tensor) -> None:
         """Set the stem to the principal patches of `images` (N, C, S, S), at unit variance, and their negatives."""
         kernel, half = self.stem.kernel_size[0], self.stem.out_channels // 2
         each = max(PATCHES / len(images), 1)  # of an image, from a grid as wide as that allows
@@ -120,57 +132,5 @@ class Quick(nn.Module):
         return logits
 
 
-def quick(
-    *, classes: int, channels: int = 3, size: tuple[int, int] = (32, 32), width: int = 32, dropout: float = 0.0
-) -> Quick:
-    """Build the network for images of about `size` pixels; each stage is twice as wide as the one before.
-
-    Args:
-        width: channels of the first stage.
-
-    Raises:
-        UsageError: images of less than 8 pixels can't be halved three times.
-    """
-    _check("quick", size)
-    widths = (width, 2 * width, 4 * width)
-    return Quick(classes=classes, channels=channels, side=max(size), widths=widths, dropout=dropout)
-
-
-def speed(
-    *,
-    classes: int,
-    channels: int = 3,
-    size: tuple[int, int] = (32, 32),
-    width: int = 64,
-    activation: Activation = "relu",
-    mirror: bool = False,
-    moved: bool = False,
-) -> Quick:
-    """Build Jordan's (2024) proportions: both later stages are four times as wide as the first.
-
-    Args:
-        width: channels of the first stage. activation: of the stem and after each norm; GELU learns more from an image
-            in long trainings. mirror: judge the mirror image, too. moved: judge the image moved by a pixel, too.
-
-    Raises:
-        UsageError: images of less than 8 pixels can't be halved three times.
-    """
-    _check("speed", size)
-    widths = (width, 4 * width, 4 * width)
-    return Quick(
-        classes=classes,
-        channels=channels,
-        side=max(size),
-        widths=widths,
-        activation=activation,
-        mirror=mirror,
-        moved=moved,
-        fixed=True,
-    )
-
-
-def _check(name: str, size: tuple[int, int]) -> None:
-    if min(size) < 8:
-        raise UsageError(
-            f"The network {name} needs images of at least 8×8 pixels, not {size[0]}×{size[1]}: raise --size."
-        )
+quick = Quick
+speed = partial(Quick, width=64, growth=(4, 4), fixed=True)  # Jordan's (2024) proportions

@@ -12,7 +12,17 @@ from torch import Tensor, nn
 from hubel.errors import UsageError
 from hubel.nn.assembly import Stem, check_stem
 from hubel.nn.blocks import BasicBlock, Bottleneck, Down, Shortcut
-from hubel.nn.layers import RISING, Activation, Attention, Norm, conv, make_activation, make_dropout, make_norm
+from hubel.nn.layers import (
+    RISING,
+    Activation,
+    Attention,
+    Norm,
+    check_name,
+    conv,
+    make_activation,
+    make_dropout,
+    make_norm,
+)
 
 
 class ResNet(nn.Module):
@@ -130,8 +140,7 @@ class CifarResNet(nn.Module):
 
 
 def _stem_pool(down: Down) -> nn.Module:
-    if down not in get_args(Down):
-        raise UsageError(f"unknown down {down!r}: choose one of {', '.join(get_args(Down))}.")
+    check_name("down", down, get_args(Down))
     if down == "max":
         return nn.MaxPool2d(3, 2, 1)
     return nn.AvgPool2d(3, 2, 1) if down == "average" else nn.Identity()
@@ -153,15 +162,5 @@ resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
 resnet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))
 
 # Depth is the number of layers with weights; 0.27, 0.46, 0.66, 0.85 and 1.7 million parameters (paper, table 6).
-resnet20 = partial(CifarResNet, 20)
-resnet32 = partial(CifarResNet, 32)
-resnet44 = partial(CifarResNet, 44)
-resnet56 = partial(CifarResNet, 56)
-resnet110 = partial(CifarResNet, 110)
-
-# The same layers without the shortcuts, for the degradation experiment.
-plain20 = partial(CifarResNet, 20, shortcut="none")
-plain32 = partial(CifarResNet, 32, shortcut="none")
-plain44 = partial(CifarResNet, 44, shortcut="none")
-plain56 = partial(CifarResNet, 56, shortcut="none")
-plain110 = partial(CifarResNet, 110, shortcut="none")
+CIFAR_DEPTHS = (20, 32, 44, 56, 110)
+PlainNet = partial(CifarResNet, shortcut="none")  # the same layers without shortcuts, for the degradation experiment

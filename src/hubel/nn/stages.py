@@ -6,19 +6,20 @@ gives the logits. Both are found by running the network on meta tensors, so that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.nn.capture import evaluating, find_module
 from hubel.nn.dry_run import answer
+from hubel.nn.hooks import evaluating, find_module, watch
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+Shapes = dict[str, tuple[int, ...]]  # module name → shape of its output, in the order in which they finish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,26 +51,21 @@ def find_stages(model: nn.Module, shape: tuple[int, int, int]) -> Stages:
     >>> find_stages(build("resnet18", classes=5), (3, 224, 224)).groups
     (('conv1', 'bn1'), ('layer1',), ('layer2',), ('layer3',), ('layer4',), ('fc',))
     """
-    outputs: dict[str, tuple[int, ...]] = {}
+    outputs: Shapes = {}
 
-    def look(name: str, output: Any) -> None:
+    def look(name: str, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
         outputs.pop(name, None)  # a module that runs twice counts where it ran last
         outputs[name] = tuple(output.shape) if isinstance(output, Tensor) else ()
 
-    with _watching(model, look):
+    with watch(model, look):
         logits = answer(model, shape)
+    outputs.pop("", None)
     final = _final(model, outputs, logits)
-    units = [unit for unit in _units(model, "", outputs, final) if _has_parameters(find_module(model, unit))]
+    units = [unit for unit in _units(model, "", outputs, final) if [*find_module(model, unit).parameters()]]
     head = next(unit for unit in units if final == unit or final.startswith(unit + "."))
-    groups: list[list[str]] = []
-    sizes: list[tuple[int, ...]] = []
-    for unit in units[: units.index(head)]:
-        size = outputs.get(unit, ())[2:]
-        if not sizes or size != sizes[-1]:
-            groups.append([])
-            sizes.append(size)
-        groups[-1].append(unit)
-    return Stages(groups=(*map(tuple, groups), tuple(units[units.index(head) :])), head=head, final=final)
+    before = units[: units.index(head)]
+    groups = [tuple(group) for _, group in groupby(before, key=lambda unit: outputs.get(unit, ())[2:])]
+    return Stages(groups=(*groups, tuple(units[len(before) :])), head=head, final=final)
 
 
 def set_trainable(model: nn.Module, stages: Stages, depth: int | None) -> None:
@@ -112,21 +108,17 @@ def answer_from_features(model: nn.Module, head: str, features: Tensor) -> Tenso
 
 
 def _features_and_logits(model: nn.Module, head: str, images: Tensor) -> tuple[Tensor | None, Tensor]:
-    kept: list[Tensor] = []
+    given: list[Tensor | None] = []
 
-    def keep(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        if len(inputs) == 1 and isinstance(inputs[0], Tensor):
-            kept.append(inputs[0])
+    def keep(_name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        given.append(inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else None)
 
-    handle = find_module(model, head).register_forward_pre_hook(keep)
-    try:
+    with watch(model, names=[head], before=keep):
         logits: Tensor = model(images)
-    finally:
-        handle.remove()
-    return (kept[0] if len(kept) == 1 else None), logits
+    return (given[0] if len(given) == 1 else None), logits
 
 
-def _final(model: nn.Module, outputs: dict[str, tuple[int, ...]], answer: Any) -> str:
+def _final(model: nn.Module, outputs: Shapes, answer: Any) -> str:
     """The last layer with weights that gives as many numbers as the network answers with."""
     classes = answer.shape[1] if isinstance(answer, Tensor) and answer.ndim == 2 else None
     for name in reversed(outputs):
@@ -141,64 +133,38 @@ def _final(model: nn.Module, outputs: dict[str, tuple[int, ...]], answer: Any) -
     )
 
 
-def _units(model: nn.Module, prefix: str, outputs: dict[str, tuple[int, ...]], final: str) -> Iterator[str]:
+def _units(model: nn.Module, prefix: str, outputs: Shapes, final: str) -> Iterator[str]:
     """Names of the largest modules that don't mix stages, in the order in which they finish."""
-    order = {name: number for number, name in enumerate(outputs)}
+    when: dict[str, int] = {}  # of a module that isn't called itself, when the last one inside of it finished
+    for number, name in enumerate(outputs):
+        when |= {name[:dot]: number for dot, letter in enumerate(name) if letter == "." and name[:dot] not in outputs}
+        when[name] = number
     names = [f"{prefix}{name}" for name, _ in model.named_children()]
-    for name in sorted((n for n in names if n in order or _inside(n, order)), key=lambda n: _when(n, order)):
-        module = find_module(model, name[len(prefix) :])
+    for name in sorted((name for name in names if name in when), key=when.__getitem__):
+        module = find_module(model, name.removeprefix(prefix))
         if _mixes(module, name, outputs, final):
             yield from _units(module, f"{name}.", outputs, final)
         else:
             yield name
 
 
-def _mixes(module: nn.Module, name: str, outputs: dict[str, tuple[int, ...]], final: str) -> bool:
+def _mixes(module: nn.Module, name: str, outputs: Shapes, final: str) -> bool:
     """Whether a module holds more than one stage: its children give out maps of several sizes, or maps and logits."""
-    children = [outputs[f"{name}.{child}"][2:] for child, _ in module.named_children() if f"{name}.{child}" in outputs]
-    maps = {size for size in children if size and max(size) > 1}
+    sizes = {
+        child: outputs[f"{name}.{child}"][2:] for child, _ in module.named_children() if f"{name}.{child}" in outputs
+    }
+    maps = {size for size in sizes.values() if _is_map(size)}
     holds_final = final.startswith(name + ".")
-    if holds_final and maps and any(not _has_map(size) for size in children):
-        return bool(_weights_before(module, name, outputs))
+    if holds_final and maps and any(not _is_map(size) for size in sizes.values()):
+        return any(_is_map(size) and _has_filters(module.get_submodule(child)) for child, size in sizes.items())
     return len(maps) > (1 if isinstance(module, CONTAINERS) else 2) or (holds_final and len(maps) > 1)
 
 
-def _weights_before(module: nn.Module, name: str, outputs: dict[str, tuple[int, ...]]) -> list[str]:
-    """Children with weights whose maps are larger than one position, other than 1x1 convolutions."""
-    found = []
-    for child, part in module.named_children():
-        size = outputs.get(f"{name}.{child}", ())[2:]
-        filters = [m for m in part.modules() if isinstance(m, nn.Conv2d) and set(m.kernel_size) != {1}]
-        if _has_map(size) and filters:
-            found.append(child)
-    return found
-
-
-def _has_map(size: tuple[int, ...]) -> bool:
+def _is_map(size: tuple[int, ...]) -> bool:
+    """Whether a height and width are those of a map of more than one position."""
     return bool(size) and max(size) > 1
 
 
-def _has_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None
-
-
-def _inside(name: str, order: dict[str, int]) -> bool:
-    return any(known.startswith(name + ".") for known in order)
-
-
-def _when(name: str, order: dict[str, int]) -> int:
-    return order.get(name, max((n for known, n in order.items() if known.startswith(name + ".")), default=0))
-
-
-@contextmanager
-def _watching(model: nn.Module, look: Callable[[str, Any], None]) -> Iterator[None]:
-    handles = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: look(name, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+def _has_filters(module: nn.Module) -> bool:
+    """Whether there are convolutions other than 1x1 in it."""
+    return any(isinstance(part, nn.Conv2d) and set(part.kernel_size) != {1} for part in module.modules())

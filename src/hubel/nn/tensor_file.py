@@ -35,24 +35,18 @@ TYPES = {
 }  # as safetensors calls them
 
 
-def write_tensors(file: Path, tensors: Mapping[str, Tensor], said: Mapping[str, str] | None = None) -> None:
-    """Write tensors and texts as one file, whole or not at all.
+def tensor_writer(
+    file: Path, tensors: Mapping[str, Tensor], texts: Mapping[str, str] | None = None
+) -> Callable[[], None]:
+    """Return what writes tensors as they are now, and texts, as one file, whole or not at all.
 
     Args:
-        tensors: any device and strides; they are stored contiguous.
-        said: texts that are stored with them.
+        tensors: any device and strides; they are stored contiguous. They may change before the function is called.
 
     Raises:
-        ModelError: a tensor's type is none of `TYPES`. RunError: the file can't be written.
+        ModelError: a tensor's type is none of `TYPES`. RunError, by what is returned: the file can't be written.
     """
-    tensor_writer(file, tensors, said)()
-
-
-def tensor_writer(
-    file: Path, tensors: Mapping[str, Tensor], said: Mapping[str, str] | None = None
-) -> Callable[[], None]:
-    """Return what does the same with the tensors as they are now: they may change before it is called."""
-    content = _content(tensors, {"sha256": ZEROS.decode(), "format": "pt", **(said or {})})
+    content = _content(tensors, {"sha256": ZEROS.decode(), "format": "pt", **(texts or {})})
     return lambda: _write(file, content)
 
 
@@ -70,19 +64,15 @@ def _content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Tens
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     content = torch.empty(start + end, dtype=torch.uint8)
-    _bytes(content)[:start] = len(text).to_bytes(8, "little") + text
+    content.numpy().data[:start] = len(text).to_bytes(8, "little") + text
     for name, value in tensors.items():
         begin, end = header[name]["data_offsets"]
         content[start + begin : start + end].view(value.dtype).view(value.shape).copy_(value)
     return content
 
 
-def _bytes(content: Tensor) -> memoryview:
-    return memoryview(content.numpy().data)
-
-
 def _write(file: Path, content: Tensor) -> None:
-    everything = _bytes(content)
+    everything = content.numpy().data
     begin = 8 + int.from_bytes(everything[:8], "little")
     place = bytes(everything[:begin]).index(ZEROS, 8)
     everything[place : place + 64] = hashlib.sha256(everything).hexdigest().encode()
@@ -90,7 +80,7 @@ def _write(file: Path, content: Tensor) -> None:
 
 
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read what `write_tensors` wrote: the tensors, on the CPU, and the texts.
+    """Read what `tensor_writer` wrote: the tensors, on the CPU, and the texts.
 
     Raises:
         ModelError: the file is missing, no such file, or not one byte as it was written.
@@ -99,37 +89,28 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         content = bytearray(file.read_bytes())
         begin = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:begin])
-        said: dict[str, str] = header.get("__metadata__", {})
-        whole = begin + max(
-            (value["data_offsets"][1] for name, value in header.items() if value is not said), default=0
-        )
-        digest = said.get("sha256", "")
+        texts: dict[str, str] = header.pop("__metadata__", {})
+        whole = begin + max((value["data_offsets"][1] for value in header.values()), default=0)
+        digest = texts.pop("sha256", "")
         place = content.index(digest.encode(), 8) if len(digest) == 64 else -1
     except FileNotFoundError as error:
         raise ModelError(f"{file} does not exist: the folder is incomplete.") from error
     except OSError as error:
-        raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
+        raise _unreadable(file, f"can't be read ({error})") from error
     except (ValueError, AttributeError, LookupError, TypeError) as error:
-        why = "its header is damaged, or it is no safetensors file"
-        raise ModelError(f"{file} can't be read ({why}): restore it from a copy.") from error
+        raise _unreadable(file, "can't be read (its header is damaged, or it is no safetensors file)") from error
     if len(content) < whole:
-        raise ModelError(f"{file} is cut off ({len(content):,} of {whole:,} bytes): restore it from a copy.")
+        raise _unreadable(file, f"is cut off ({len(content):,} of {whole:,} bytes)")
     if place >= 0:
         content[place : place + 64] = ZEROS
     if place < 0 or hashlib.sha256(content).hexdigest() != digest:
-        raise ModelError(f"{file} was changed or damaged (its checksum is wrong): restore it from a copy.")
+        raise _unreadable(file, "was changed or damaged (its checksum is wrong)")
+    texts.pop("format", None)
     try:
-        tensors = load(bytes(content))
+        return load(bytes(content)), texts
     except SafetensorError as error:
-        raise ModelError(f"{file} can't be read ({error}): restore it from a copy.") from error
-    return tensors, {name: text for name, text in said.items() if name not in ("format", "sha256")}
+        raise _unreadable(file, f"can't be read ({error})") from error
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes, in the order of the names: equal where weights are."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _unreadable(file: Path, why: str) -> ModelError:
+    return ModelError(f"{file} {why}: restore it from a copy.")

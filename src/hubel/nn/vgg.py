@@ -11,6 +11,12 @@ from hubel.nn.blocks import Down, conv_block
 from hubel.nn.layers import Activation, Norm, he_init, make_activation, make_dropout
 
 WIDTHS = (64, 128, 256, 512, 512)
+DEPTHS = {  # convolutions in each stage; the name counts the layers with weights
+    "vgg11": (1, 1, 2, 2, 2),  # 132,863,336 parameters at 1000 classes; batch norms add 5,504
+    "vgg13": (2, 2, 2, 2, 2),  # 133,047,848 and 5,888
+    "vgg16": (2, 2, 3, 3, 3),  # 138,357,544 and 8,448
+    "vgg19": (2, 2, 4, 4, 4),  # 143,667,240 and 11,008
+}
 
 
 def vgg(
@@ -25,6 +31,7 @@ def vgg(
     activation: Activation = "relu",
     kernel: int = 3,
     down: Down = "max",
+    se: bool = False,
     dropout: float = 0.5,
 ) -> nn.Sequential:
     """Five stages of convolutions, each ending in a halving, and three dense layers (Simonyan and Zisserman 2015).
@@ -33,36 +40,29 @@ def vgg(
     convolutions keep their biases beside a norm, as torchvision has them.
 
     Args:
-        depths: convolutions in each stage.
+        depths: as in `DEPTHS`.
         size: height and width in pixels, only to refuse images that are too small.
         stem: ``imagenet`` brings the last map to 7x7 for the dense layers. ``small``, for images of about 32 pixels,
             leaves out the first halving and gives the dense layers the mean over the map.
-        down: how a stage halves its map.
+        down: how a stage halves its map. se: end each convolution with a squeeze-and-excitation.
         dropout: before the second and the third dense layer.
 
     Raises:
         UsageError: images so small that nothing would be left.
 
-    >>> vgg16(classes=10, stem="small", size=(32, 32)).classifier[0].in_features
+    >>> vgg(DEPTHS["vgg11"], classes=10, stem="small", size=(32, 32)).classifier[0].in_features
     512
     """
     check_stem(stem)
     if down in ("max", "average"):
         check_size("VGG", size, 32 if stem == "imagenet" else 16, stem=stem)
+    block = partial(conv_block, kernel=kernel, bias=True, norm=norm, activation=activation, se=se)
     layers: list[nn.Module] = []
     inputs = channels
     for stage, (depth, width) in enumerate(zip(depths, WIDTHS, strict=True)):
         for number in range(depth):
             halves = number == depth - 1 and (stem == "imagenet" or stage > 0)
-            layers += conv_block(
-                inputs,
-                width,
-                kernel=kernel,
-                bias=True,
-                norm=norm,
-                activation=activation,
-                down=down if halves else "none",
-            )
+            layers += block(inputs, width, down=down if halves else "none")
             inputs = width
     side = 7 if stem == "imagenet" else 1
     classifier = (
@@ -75,15 +75,3 @@ def vgg(
         nn.Linear(4096, classes),
     )
     return assemble(layers, *classifier, side=side)
-
-
-# The number counts the layers with weights. Parameters at 1000 classes: 132,863,336, 133,047,848, 138,357,544 and
-# 143,667,240; the batch norms add 5,504, 5,888, 8,448 and 11,008.
-vgg11 = partial(vgg, (1, 1, 2, 2, 2))
-vgg13 = partial(vgg, (2, 2, 2, 2, 2))
-vgg16 = partial(vgg, (2, 2, 3, 3, 3))
-vgg19 = partial(vgg, (2, 2, 4, 4, 4))
-vgg11_bn = partial(vgg11, norm="batch")
-vgg13_bn = partial(vgg13, norm="batch")
-vgg16_bn = partial(vgg16, norm="batch")
-vgg19_bn = partial(vgg19, norm="batch")

@@ -2,75 +2,85 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from hubel.as_json import from_json
 from hubel.errors import UsageError
-from hubel.nn import convnext, courses, efficientnet, foreign, lenet, mobilenet, resnet, vgg
+from hubel.nn import convnext, courses, efficientnet, foreign, mobilenet, resnet, vgg
+from hubel.nn.config import SET_BY_HUBEL, Defaults
 from hubel.nn.dry_run import Shapes
 from hubel.nn.quick import quick, speed
 
 Builder = Callable[..., nn.Module]
+GENERAL = Defaults()
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A network that wants to see images before it is trained from scratch."""
+
+    def prepare(self, images: Tensor) -> None:
+        """Set first weights from training images, (N, C, H, W) float32, normalised."""
 
 
 @dataclass(frozen=True)
 class Network:
-    """A function that builds a network, and the images that its publication used: height and width, channels."""
+    """A function that builds a network, the images of its publication, and what it wants from its training.
+
+    Attributes:
+        size: height and width in pixels.
+    """
 
     build: Builder
     size: tuple[int, int] = (224, 224)
     channels: int = 3
+    defaults: Defaults = GENERAL
 
 
 CIFAR = (32, 32)
+SMALL = 64  # pixels; up to this side, networks that have a small stem take it
+QUICK = Defaults(
+    optimizer="sgd",
+    sgd_rate=0.0015,
+    sgd_momentum=0.85,
+    sgd_weight_decay=1.3e-3,
+    label_smoothing=0.2,
+    small_first=0.625,
+    widths=(16, 24, 32, 48, 64, 96, 128),
+)
 NETWORKS: dict[str, Network] = {
-    "quick": Network(quick, CIFAR),
-    "speed": Network(speed, CIFAR),
+    "quick": Network(quick, CIFAR, defaults=QUICK),
+    "speed": Network(speed, CIFAR, defaults=dataclasses.replace(QUICK, optimizer="muon", mirror=True)),
     "simple-cnn": Network(courses.simple_cnn, CIFAR),
     "simple-cnn-gap": Network(courses.simple_cnn_gap),
     "two-block": Network(courses.two_block, (28, 28), 1),
-    "lenet5": Network(lenet.lenet5, CIFAR, 1),
-    "vgg11": Network(vgg.vgg11),
-    "vgg13": Network(vgg.vgg13),
-    "vgg16": Network(vgg.vgg16),
-    "vgg19": Network(vgg.vgg19),
-    "vgg11_bn": Network(vgg.vgg11_bn),
-    "vgg13_bn": Network(vgg.vgg13_bn),
-    "vgg16_bn": Network(vgg.vgg16_bn),
-    "vgg19_bn": Network(vgg.vgg19_bn),
+    "lenet5": Network(courses.lenet5, CIFAR, 1),
+    **{name: Network(partial(vgg.vgg, depths)) for name, depths in vgg.DEPTHS.items()},
+    **{f"{name}_bn": Network(partial(vgg.vgg, depths, norm="batch")) for name, depths in vgg.DEPTHS.items()},
     "resnet18": Network(resnet.resnet18),
     "resnet34": Network(resnet.resnet34),
     "resnet50": Network(resnet.resnet50),
     "resnet101": Network(resnet.resnet101),
     "resnet152": Network(resnet.resnet152),
-    "resnet20": Network(resnet.resnet20, CIFAR),
-    "resnet32": Network(resnet.resnet32, CIFAR),
-    "resnet44": Network(resnet.resnet44, CIFAR),
-    "resnet56": Network(resnet.resnet56, CIFAR),
-    "resnet110": Network(resnet.resnet110, CIFAR),
-    "plain20": Network(resnet.plain20, CIFAR),
-    "plain32": Network(resnet.plain32, CIFAR),
-    "plain44": Network(resnet.plain44, CIFAR),
-    "plain56": Network(resnet.plain56, CIFAR),
-    "plain110": Network(resnet.plain110, CIFAR),
+    **{f"resnet{depth}": Network(partial(resnet.CifarResNet, depth), CIFAR) for depth in resnet.CIFAR_DEPTHS},
+    **{f"plain{depth}": Network(partial(resnet.PlainNet, depth), CIFAR) for depth in resnet.CIFAR_DEPTHS},
     "mobilenet_v1": Network(mobilenet.mobilenet_v1),
     "mobilenet_v2": Network(mobilenet.mobilenet_v2),
     "mobilenet_v3_small": Network(mobilenet.mobilenet_v3_small),
     "mobilenet_v3_large": Network(mobilenet.mobilenet_v3_large),
-    "efficientnet_b0": Network(efficientnet.efficientnet_b0, efficientnet.B0.size),
-    "efficientnet_b1": Network(efficientnet.efficientnet_b1, efficientnet.B1.size),
-    "efficientnet_b2": Network(efficientnet.efficientnet_b2, efficientnet.B2.size),
-    "efficientnet_b3": Network(efficientnet.efficientnet_b3, efficientnet.B3.size),
-    "efficientnet_b4": Network(efficientnet.efficientnet_b4, efficientnet.B4.size),
-    "efficientnet_b5": Network(efficientnet.efficientnet_b5, efficientnet.B5.size),
-    "efficientnet_b6": Network(efficientnet.efficientnet_b6, efficientnet.B6.size),
-    "efficientnet_b7": Network(efficientnet.efficientnet_b7, efficientnet.B7.size),
+    **{
+        name: Network(partial(efficientnet.efficientnet, scale), scale.size)
+        for name, scale in efficientnet.SCALES.items()
+    },
     "convnext_tiny": Network(convnext.convnext_tiny),
 }
 
@@ -108,7 +118,10 @@ def build(
         maker = foreign.load_code(name) if code is None else code
         return foreign.build_own(maker, name, classes, channels, size, arguments)
     if name in NETWORKS:
-        return _build(name, classes, channels, size, arguments)
+        arguments = check_arguments(name, arguments)
+        if "size" in _parameters(name):
+            arguments["size"] = size
+        return NETWORKS[name].build(classes=classes, channels=channels, **arguments)
     if name.startswith(foreign.TIMM):
         return foreign.build_timm(name.removeprefix(foreign.TIMM), classes, channels, size, arguments)
     bare = name.removeprefix(foreign.TORCHVISION)
@@ -136,17 +149,52 @@ def native(name: str) -> tuple[int, int, int]:
     return foreign.native(name)
 
 
+def defaults_of(name: str) -> Defaults:
+    """Return what a network wants from its training: the general rules for those that are not ours."""
+    return NETWORKS[name].defaults if name in NETWORKS else GENERAL
+
+
+def arguments_for(name: str, *, side: int, flips: bool) -> dict[str, Any]:
+    """Return the arguments that suit the images, of those that one of our networks takes.
+
+    Args:
+        side: the longer one, in pixels. flips: whether a mirror image means the same.
+
+    >>> arguments_for("resnet18", side=32, flips=True), arguments_for("speed", side=32, flips=True)
+    ({'stem': 'small'}, {'mirror': True})
+    """
+    small = {"stem": "small"} if "stem" in accepted(name) and side <= SMALL else {}
+    return small | ({"mirror": True} if defaults_of(name).mirror and flips else {})
+
+
 def accepted(name: str) -> set[str]:
     """Return the names of the arguments that one of our own networks takes; empty for others."""
-    return set(inspect.signature(NETWORKS[name].build).parameters) if name in NETWORKS else set()
+    return set(_parameters(name)) - set(SET_BY_HUBEL) if name in NETWORKS else set()
 
 
-def _build(name: str, classes: int, channels: int, size: tuple[int, int], arguments: dict[str, Any]) -> nn.Module:
-    parameters = accepted(name)
-    unknown = [key for key in arguments if key not in parameters]
-    if unknown:
-        options = sorted(parameters - {"classes", "channels", "size"})
-        raise UsageError(f"{name} has no argument {unknown[0]!r}: it takes {', '.join(options)}.")
-    if "size" in parameters:
-        arguments = {**arguments, "size": size}
-    return NETWORKS[name].build(classes=classes, channels=channels, **arguments)
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of one of our networks as it takes them (a list as a tuple); those of others as they are.
+
+    Raises:
+        UsageError: an unknown name, with the known ones; a value of the wrong kind, with the right ones.
+
+    >>> check_arguments("simple-cnn", {"norm": "group", "widths": [16, 32]})
+    {'norm': 'group', 'widths': (16, 32)}
+    """
+    if name not in NETWORKS:
+        return dict(arguments)
+    if unknown := [key for key in arguments if key not in accepted(name)]:
+        takes = ", ".join(sorted(accepted(name)))
+        raise UsageError(f"{name} has no argument {unknown[0]!r}: it takes {takes}.")
+    fields = [(key, kind, None) for key, kind in _parameters(name).items() if key in arguments]
+    try:
+        checked: Any = from_json(dataclasses.make_dataclass(name, fields), dict(arguments))
+    except ValueError as error:
+        raise UsageError(f"{error}.") from error
+    return {key: getattr(checked, key) for key in arguments}
+
+
+def _parameters(name: str) -> dict[str, Any]:
+    """The keyword arguments of a network's function and their types."""
+    signature = inspect.signature(NETWORKS[name].build, eval_str=True)
+    return {key: parameter.annotation for key, parameter in signature.parameters.items()}

@@ -24,6 +24,8 @@ from hubel.nn.zoo import Builder, build
 from hubel.records import ModelCard
 from hubel.runs import json_text, write_json, write_text
 
+OWN = ("arguments", "preprocess", "metrics")  # of a card, what only hubel reads
+
 
 def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
     """Write a state dict and its card as a model folder; an earlier model in it is replaced file by file."""
@@ -36,8 +38,8 @@ def model_writer(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> 
 
     def write() -> None:
         write_weights()
-        said = _config(card)
-        write_json(folder / "config.json", {**said, "sha256": _digest_json(said)})
+        config = _config(card)
+        write_json(folder / "config.json", {**config, "sha256": _digest_json(config)})
         write_text(folder / "README.md", model_card_text(card))
 
     return write
@@ -86,26 +88,20 @@ def read_card(folder: Path) -> ModelCard:
     file = folder / "config.json"
     try:
         text = file.read_text("utf-8")
-        said = json.loads(text)
-        digest = said.pop("sha256", None)
-        if digest != _digest_json(said) or text != json_text({**said, "sha256": digest}):
+        config = json.loads(text)
+        digest = config.pop("sha256", None)
+        if digest != _digest_json(config) or text != json_text({**config, "sha256": digest}):
             raise ValueError("its checksum is wrong: it was changed or damaged")
-        return from_json(
-            ModelCard,
-            {
-                "architecture": said["architecture"],
-                "classes": said["label_names"],
-                **{key: said["hubel"][key] for key in ("arguments", "preprocess", "metrics")},
-            },
-        )
+        own = {key: config["hubel"][key] for key in OWN}
+        return from_json(ModelCard, {"architecture": config["architecture"], "classes": config["label_names"], **own})
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is no model folder: it has no config.json.") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{file} can't be used ({error}): restore it from a copy.") from error
 
 
-def _digest_json(said: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(said, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
+def _digest_json(config: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(config, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
 
 
 def _config(card: ModelCard) -> dict[str, Any]:
@@ -123,7 +119,7 @@ def _config(card: ModelCard) -> dict[str, Any]:
             "crop_mode": {"crop": "center", "pad": "border", "squash": "squash"}[preprocess.fit],
             "num_classes": len(card.classes),
         },
-        "hubel": {key: to_json(getattr(card, key)) for key in ("arguments", "preprocess", "metrics")},
+        "hubel": {key: to_json(getattr(card, key)) for key in OWN},
     }
 
 

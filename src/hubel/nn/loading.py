@@ -1,24 +1,25 @@
-"""Published weights in a network: what of them fits, whose classes keep their rows, and what is left over."""
+"""Loading published weights into a network: what of them fits, whose classes keep their rows, and what is left over."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from hubel.errors import ModelError
-from hubel.nn.pretrained import Weights, matched
 from hubel.nn.stages import find_stages
+from hubel.nn.weights import Weights, matched
 from hubel.nn.zoo import Builder, build
 
 LEAST_SHARE = 0.5  # of the network's numbers, the head left out, that have to fit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fitted:
+class LoadReport:
     """What became of the weights: keys that were loaded, that start anew in the head, or that didn't fit.
 
     Attributes:
@@ -43,14 +44,12 @@ class Fitted:
             lines.append(
                 f"{len(self.kept)} of its classes are known to the weights and keep their rows: {_few(self.kept)}."
             )
-        for what, keys in (
-            ("not in the file, so they start anew", self.missing),
-            ("of another shape, so they start anew", self.reshaped),
-            ("in the file, but not in this network", self.unused),
-        ):
-            if keys:
-                lines.append(f"{len(keys)} keys are {what}: {_few(keys)}.")
-        return lines
+        fates = {
+            "not in the file, so they start anew": self.missing,
+            "of another shape, so they start anew": self.reshaped,
+            "in the file, but not in this network": self.unused,
+        }
+        return lines + [f"{len(keys)} keys are {what}: {_few(keys)}." for what, keys in fates.items() if keys]
 
 
 def _few(names: Sequence[str]) -> str:
@@ -59,7 +58,7 @@ def _few(names: Sequence[str]) -> str:
 
 def load_into(
     model: nn.Module, weights: Weights, *, shape: tuple[int, int, int], classes: Sequence[str] = ()
-) -> Fitted:
+) -> LoadReport:
     """Copy into a network, in place, whatever fits by name and shape.
 
     The layer for the classes starts anew, but for the rows of classes that the weights know by name.
@@ -72,14 +71,14 @@ def load_into(
     """
     own = model.state_dict()
     state = matched(weights.state, own)
-    final = find_stages(model, shape).final
-    others_classes = bool(classes) and weights.classes is not None and tuple(classes) != weights.classes
+    final = find_stages(model, shape).final + "."
+    other_classes = bool(classes) and weights.classes is not None and tuple(classes) != weights.classes
     fits = {
         key: value
         for key, value in state.items()
-        if key in own and own[key].shape == value.shape and not (others_classes and key.startswith(final + "."))
+        if key in own and own[key].shape == value.shape and not (other_classes and key.startswith(final))
     }
-    body = {key: value.numel() for key, value in own.items() if not key.startswith(final + ".")}
+    body = {key: value.numel() for key, value in own.items() if not key.startswith(final)}
     share = sum(count for key, count in body.items() if key in fits) / max(sum(body.values()), 1)
     if share < LEAST_SHARE:
         raise ModelError(
@@ -88,45 +87,37 @@ def load_into(
             "name the network that they were trained with, --model NAME."
         )
     known = shared_classes(classes, weights.classes or ())
-    rows = {
-        key: _with_rows(own[key], state[key], known)
-        for key in own
-        if key.startswith(final + ".") and key in state and key not in fits
-    }
+    head = [key for key in own if key.startswith(final) and key not in fits]
+    rows = {key: _with_rows(own[key], state[key], known) for key in head if key in state}
     model.load_state_dict({**own, **fits, **rows})
-    others = [key for key in own if key not in fits and not key.startswith(final + ".")]
-    return Fitted(
+    others = [key for key in body if key not in fits]
+    return LoadReport(
         loaded=len(fits),
-        head=tuple(key for key in own if key.startswith(final + ".") and key not in fits),
+        head=tuple(head),
         kept=tuple(classes[row] for row in known),
-        missing=tuple(k for k in others if k not in state and not k.endswith("num_batches_tracked")),
+        missing=tuple(key for key in others if key not in state and not key.endswith("num_batches_tracked")),
         unused=tuple(key for key in state if key not in own),
         reshaped=tuple(key for key in others if key in state),
     )
 
 
-def pretrained(weights: Weights, *, code: Builder | None = None) -> tuple[nn.Module, Fitted]:
+def pretrained(weights: Weights, *, code: Builder | None = None) -> tuple[nn.Module, LoadReport]:
     """Build the network that the weights belong to, with all of its own classes, in eval mode.
 
     Raises:
         ModelError: keys are missing or of other shapes: its answers would be worthless.
     """
-    said = weights.preprocess
+    channels, size = weights.preprocess.channels, weights.preprocess.size
     model = build(
-        weights.architecture,
-        classes=weights.count,
-        channels=said.channels,
-        size=said.size,
-        code=code,
-        **weights.arguments,
+        weights.architecture, classes=weights.count, channels=channels, size=size, code=code, **weights.arguments
     )
-    fitted = load_into(model, weights, shape=(said.channels, *said.size))
-    if lost := [*fitted.head, *fitted.missing, *fitted.reshaped]:
+    report = load_into(model, weights, shape=(channels, *size))
+    if lost := [*report.head, *report.missing, *report.reshaped]:
         raise ModelError(
             f"{weights.name} lacks {len(lost)} of the tensors of {weights.architecture} ({', '.join(lost[:3])}, …), so "
             "its answers would be worthless: train it first, or name the right network."
         )
-    return model.eval(), fitted
+    return model.eval(), report
 
 
 def shared_classes(classes: Sequence[str], known: Sequence[str]) -> dict[int, int]:
@@ -147,10 +138,10 @@ def _by_plain_name(names: Sequence[str]) -> dict[str, int]:
     return {name: index for index, name in enumerate(plain) if often[name] == 1}
 
 
-def _with_rows(new: Tensor, old: Tensor, rows: Mapping[int, int]) -> Tensor:
+@torch.no_grad()
+def _with_rows(new: Tensor, old: Tensor, rows: dict[int, int]) -> Tensor:
     """Return `new` (K, …) with the rows of `old` (K', …) that stand for the same classes."""
-    result = new.detach().clone()
+    result = new.clone()
     if new.shape[1:] == old.shape[1:]:
-        for row, known in rows.items():
-            result[row] = old[known]
+        result[list(rows)] = old[list(rows.values())].to(new)
     return result

@@ -6,13 +6,14 @@ following a network. What isn't sure here (another type, an illegal shape) is le
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+
+from hubel.nn.ops import per_axis, tensors_in
 
 # Elementwise, and of the type of their inputs.
 POINTWISE = {
@@ -25,12 +26,11 @@ FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 Arguments = dict[str, Any]
 
 
-def quick(function: OpOverload[..., Any], arguments: Arguments) -> Any | None:
+def output_of(function: OpOverload[..., Any], arguments: Arguments) -> Any | None:
     """Return what the operation gives for these arguments (by schema name) on the meta device; None if not known."""
     packet = function.overloadpacket.__name__
     name = packet.strip("_")
-    tensors = [v for a in arguments.values() for v in (a if isinstance(a, (list, tuple)) else (a,))]
-    tensors = [t for t in tensors if isinstance(t, Tensor)]
+    tensors = tensors_in(arguments)
     if not tensors or len({t.dtype for t in tensors}) > 1 or tensors[0].dtype not in FLOATING or "out" in arguments:
         return None
     if not all(t.is_meta for t in tensors) or arguments.get("dtype") is not None:
@@ -59,7 +59,7 @@ def _pointwise(tensors: list[Tensor], *, in_place: bool) -> Tensor | None:
 
 
 def _convolution(a: Arguments) -> Tensor | None:
-    x, weight = a["input"], a["weight"]
+    x, weight, transposed = a["input"], a["weight"], a["transposed"]
     axes = weight.ndim - 2
     if x.ndim != weight.ndim or axes < 1 or any(len(a[key]) != axes for key in ("stride", "padding", "dilation")):
         return None
@@ -68,38 +68,30 @@ def _convolution(a: Arguments) -> Tensor | None:
         x.shape[2:], weight.shape[2:], a["stride"], a["padding"], a["dilation"], a["output_padding"], strict=True
     ):
         reach = d * (k - 1)
-        sizes.append((n - 1) * s - 2 * p + reach + more + 1 if a["transposed"] else (n + 2 * p - reach - 1) // s + 1)
-        if n + 2 * p <= reach and not a["transposed"]:
-            return None
-    inputs = weight.shape[0] if a["transposed"] else weight.shape[1] * a["groups"]
-    outputs = weight.shape[1] * a["groups"] if a["transposed"] else weight.shape[0]
+        sizes.append((n - 1) * s - 2 * p + reach + more + 1 if transposed else (n + 2 * p - reach - 1) // s + 1)
+    first, second = weight.shape[0], weight.shape[1] * a["groups"]
+    inputs, outputs = (first, second) if transposed else (second, first)
     legal = x.shape[1] == inputs and min(sizes) > 0 and outputs > 0 and x.numel() > 0
     return _like(x, (x.shape[0], outputs, *sizes)) if legal else None
 
 
-def _batch_norm(a: Arguments) -> tuple[Tensor, Tensor, Tensor] | None:
-    x, known = a["input"], a["running_mean"]
-    if a["training"] or known is None or known.shape[0] != x.shape[1]:
+def _norm(a: Arguments) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Batch norm in eval mode, layer norm and group norm. The statistics behind the result are for gradients only."""
+    x, over = a["input"], tuple(a.get("normalized_shape", ()))
+    if "training" in a and (a["training"] or a["running_mean"] is None or len(a["running_mean"]) != x.shape[1]):
+        return None
+    if tuple(x.shape[x.ndim - len(over) :]) != over or x.shape[1] % a.get("group", 1):
         return None
     return _like(x, x.shape), _like(x, (0,)), _like(x, (0,))
 
 
-def _layer_norm(a: Arguments) -> tuple[Tensor, Tensor, Tensor] | None:
-    x, over = a["input"], tuple(a["normalized_shape"])
-    if tuple(x.shape[-len(over) :]) != over:
-        return None
-    rest = (*x.shape[: -len(over)], *(1 for _ in over))
-    return _like(x, x.shape), _like(x, rest), _like(x, rest)
-
-
 def _pooled(a: Arguments) -> Tensor | None:
     x = a["self"]
-    kernel = _pair(a["kernel_size"])
-    stride = _pair(a["stride"]) if a["stride"] else kernel
+    kernel = per_axis(a["kernel_size"], 2)
+    stride = per_axis(a["stride"], 2) if a["stride"] else kernel
+    padding, dilation = per_axis(a["padding"], 2), per_axis(a.get("dilation", 1), 2)
     sizes = []
-    for n, k, s, p, d in zip(
-        x.shape[-2:], kernel, stride, _pair(a["padding"]), _pair(a.get("dilation", 1)), strict=True
-    ):
+    for n, k, s, p, d in zip(x.shape[-2:], kernel, stride, padding, dilation, strict=True):
         span = n + 2 * p - d * (k - 1) - 1
         count = (-(-span // s) if a["ceil_mode"] else span // s) + 1
         if a["ceil_mode"] and (count - 1) * s >= n + p:
@@ -113,11 +105,6 @@ def _pooled(a: Arguments) -> Tensor | None:
 def _max_pool(a: Arguments) -> tuple[Tensor, Tensor] | None:
     out = _pooled(a)
     return None if out is None else (out, _like(out, out.shape, torch.int64))
-
-
-def _pair(value: int | Sequence[int]) -> tuple[int, ...]:
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return values * 2 if len(values) == 1 else values
 
 
 def _adaptive(a: Arguments) -> Tensor | None:
@@ -136,17 +123,11 @@ def _reduced(a: Arguments) -> Tensor | None:
 
 
 def _dense(a: Arguments) -> Tensor | None:
-    x, weight = (a["mat1"], a["mat2"]) if "mat1" in a else (a["self"], a["mat2"])
+    x, weight = a["mat1"] if "mat1" in a else a["self"], a["mat2"]
     legal = x.ndim == weight.ndim == 2 and x.shape[1] == weight.shape[0]
     if "mat1" in a and tuple(a["self"].shape) != (weight.shape[-1],):
         return None
     return _like(x, (x.shape[0], weight.shape[1])) if legal else None
-
-
-def _batched(a: Arguments) -> Tensor | None:
-    x, y = a["self"], a["mat2"]
-    legal = x.ndim == y.ndim == 3 and x.shape[0] == y.shape[0] and x.shape[2] == y.shape[1]
-    return _like(x, (*x.shape[:2], y.shape[2])) if legal else None
 
 
 def _cat(a: Arguments) -> Tensor | None:
@@ -160,22 +141,11 @@ def _cat(a: Arguments) -> Tensor | None:
     return _like(first, (*first.shape[:dim], total, *first.shape[dim + 1 :])) if len(rest) == 1 else None
 
 
-def _same(a: Arguments) -> Tensor:
-    return _like(a["self"], a["self"].shape)
-
-
-def _group_norm(a: Arguments) -> tuple[Tensor, Tensor, Tensor] | None:
-    x, groups = a["input"], a["group"]
-    if math.prod(x.shape) != a["N"] * a["C"] * a["HxW"] or a["C"] % groups:
-        return None
-    return _like(x, x.shape), _like(x, (a["N"], groups)), _like(x, (a["N"], groups))
-
-
 RULES: dict[str, Callable[[Arguments], Any]] = {
     "convolution": _convolution,
-    "native_batch_norm": _batch_norm,
-    "native_layer_norm": _layer_norm,
-    "native_group_norm": _group_norm,
+    "native_batch_norm": _norm,
+    "native_layer_norm": _norm,
+    "native_group_norm": _norm,
     "max_pool2d_with_indices": _max_pool,
     "avg_pool2d": _pooled,
     "adaptive_avg_pool2d": _adaptive,
@@ -183,9 +153,5 @@ RULES: dict[str, Callable[[Arguments], Any]] = {
     "amax": _reduced,
     "addmm": _dense,
     "mm": _dense,
-    "bmm": _batched,
     "cat": _cat,
-    "softmax": _same,
-    "safe_softmax": _same,
-    "roll": _same,
 }

