@@ -281,7 +281,7 @@ def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:
 
 def _conv(given: dict[str, Any]) -> int:
     from hubel.as_json import to_json
-    from hubel.geometry.arithmetic import conv, conv_text
+    from hubel.geometry.layer import conv, conv_text
 
     as_json = given.pop("json", False)
     if "padding" in given:
