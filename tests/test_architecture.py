@@ -85,7 +85,7 @@ LIGHT = [
     "hubel.report.terminal",
     "hubel.report.layers",
     "hubel.report.inspection",
-    "hubel.geometry.arithmetic",
+    "hubel.geometry.layer",
 ]
 
 

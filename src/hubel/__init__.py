@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from hubel.dataset.loader import Loader as Loader
     from hubel.errors import HubelError as HubelError
-    from hubel.geometry.arithmetic import conv as conv
+    from hubel.geometry.layer import conv as conv
     from hubel.jobs.answer import Answer as Answer
     from hubel.jobs.answer import Classifier as Classifier
     from hubel.jobs.answer import load as load

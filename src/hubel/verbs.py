@@ -148,7 +148,7 @@ def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:
 
 def _conv(name: str, given: Given) -> int:
     from hubel.as_json import to_json
-    from hubel.geometry.arithmetic import conv_text
+    from hubel.geometry.layer import conv_text
 
     as_json = given.pop("json", False)
     if "padding" in given:
@@ -288,7 +288,7 @@ VERBS: dict[str, Verb] = {
     ),
     "conv": _row(
         "the arithmetic of one convolution or pooling layer, with the steps written out",
-        "geometry.arithmetic",
+        "geometry.layer",
         _conv_flags,
         _conv,
     ),

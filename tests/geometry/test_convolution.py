@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubel.errors import UsageError
-from hubel.geometry.convolution import direct, explain_pixel, fft, im2col
-from hubel.geometry.pixel import pixel_text
+from hubel.geometry.convolution import direct, explain_pixel, fft, im2col, pixel_text
 
 WAYS = [direct, im2col, fft]
 GRID = torch.tensor([[1, 2, 3, 0, 1], [0, 1, 2, 1, 0], [1, 0, 1, 2, 1], [2, 1, 0, 1, 2], [0, 2, 1, 0, 1]]).double()

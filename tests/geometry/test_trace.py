@@ -132,10 +132,9 @@ def test_in_place_writes_are_seen_through_views() -> None:
     trace = traced(Net(forward, first=conv(), last=conv(6, 2)))
     found = edges(trace)
     assert set(found["last"]) == {"first", "mul"}
-    sight = trace.rows[-1].sight
-    assert sight is not None
-    assert sight.axes is not None
-    assert sight.axes[0].size == 5
+    field = trace.rows[-1].field
+    assert field is not None
+    assert field.size == (5, 5)
 
 
 def test_dropout_and_identity() -> None:
@@ -157,8 +156,8 @@ def test_torchs_own_composites_are_one_row() -> None:
     assert len(row.learned) == 4
     tokens = 6 * 5
     assert row.macs == 4 * tokens * 8 * 8 + 2 * tokens * tokens * 8
-    assert row.sight is not None
-    assert row.sight.kind == "mixed"
+    assert row.field is not None
+    assert row.field.kind == "whole"
 
 
 def test_constants_outside_of_buffers_and_made_on_the_way() -> None:

@@ -56,12 +56,11 @@ def _maker(trace: Trace, index: int) -> Row:
 
 def _side(row: Row) -> int:
     """Shorter side of a map; large for what is no map."""
-    is_map = row.sight is not None and row.sight.is_map and len(row.shape) == 4
-    return min(row.shape[-2:]) if is_map else SMALLEST_MAP
+    return min(row.shape[-2:]) if row.is_map and len(row.shape) == 4 else SMALLEST_MAP
 
 
 def _short_sighted(trace: Trace, summary: Summary, object_size: int | None) -> Iterator[Finding]:
-    last, _ = trace.last_map()
+    last = trace.last_map()
     needed = object_size or min(summary.input[1:])
     if last is None or summary.field is None or min(summary.field) >= needed:
         return

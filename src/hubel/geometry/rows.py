@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hubel.geometry.sight import Sight
+from hubel.geometry.field import Field
 from hubel.nn.ops import Window
 
 IMAGE = -1  # among the inputs of a row
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Row:
     """One leaf module's call, or one operation outside of them.
 
@@ -20,7 +20,7 @@ class Row:
         operations: names of what it computed (``conv2d``, ``batch_norm``), views left out.
         learned: names of the parameters that are used here first.
         window: of a convolution or pooling. positions: how many of the map's a dense layer reads at once; 1 elsewhere.
-        sight: what its output sees of the image; None where the image doesn't matter.
+        field: what its output sees of the image; None where the image doesn't matter.
     """
 
     name: str
@@ -35,7 +35,12 @@ class Row:
     macs: int = 0
     window: Window | None = None
     positions: int = 1
-    sight: Sight | None = None
+    field: Field | None = None
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it gives out a map of positions that see a patch each."""
+        return self.field is not None and self.field.is_map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,44 +55,35 @@ class Trace:
 
     rows: tuple[Row, ...]
     output: tuple[int, ...]
-    modules: dict[str, Sight]
+    modules: dict[str, Field]
 
-    def last_map(self) -> tuple[int | None, int | None]:
-        """Return the rows that made the last map before positions are pooled away, and that pooled them.
-
-        None for a map that doesn't exist, as behind attention.
-        """
-        seen: set[int] = set()
-        front: list[tuple[int, int | None]] = [(index, None) for index in self.output]
-        found: list[tuple[int, int | None]] = []
+    def last_map(self) -> int | None:
+        """Return the row that made the last map before positions are pooled away; None behind attention."""
+        seen, found, front = {IMAGE}, [], list(self.output)
         while front:
-            index, reader = front.pop()
-            if index in seen or index == IMAGE:
+            index = front.pop()
+            if index in seen:
                 continue
             seen.add(index)
             row = self.rows[index]
-            if row.sight is not None and row.sight.kind == "mixed":
-                return None, None
-            if row.sight is not None and row.sight.is_map and not _resizes(row):
-                found.append((index, reader))
+            if row.field is not None and row.field.kind == "whole":
+                return None
+            if row.is_map and not any(name.startswith("adaptive") for name in row.operations):
+                found.append(index)
             else:
-                front += [(before, index) for before in row.inputs]
-        return max(found, key=lambda pair: pair[0], default=(None, None))
+                front += row.inputs
+        return max(found, default=None)
 
     def last_map_module(self) -> str | None:
-        """Return the name of the last module that gives out the last map, or one that it is made from."""
-        names = {id(sight): name for name, sight in self.modules.items()}
-        index, _ = self.last_map()
+        """Return the name of the outermost module that gives out the last map, or one that it is made from."""
+        names = {id(field): name for name, field in self.modules.items()}  # outer modules end after inner ones
+        index = self.last_map()
         while index is not None and index != IMAGE:
             row = self.rows[index]
-            if id(row.sight) in names or row.module:
-                return names.get(id(row.sight), row.name)
-            index = row.inputs[0] if row.inputs else None
+            if row.module or id(row.field) in names:
+                return names.get(id(row.field), row.name)
+            index = next(iter(row.inputs), None)
         return None
-
-
-def _resizes(row: Row) -> bool:
-    return any(name.startswith("adaptive") for name in row.operations)
 
 
 class ForwardError(Exception):

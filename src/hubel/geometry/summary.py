@@ -55,7 +55,7 @@ def summarise(
         raise UsageError(_refusal(model, input, name, error)) from error
     times = timing.measure(model, input) if measure else None
     layers = _layers(model, trace, times)
-    last, _ = trace.last_map()
+    last = trace.last_map()
     seen = Layer(name="", kind="") if last is None else layers[last]
     sizes = [parameter.numel() for parameter in model.parameters()]
     summary = Summary(
@@ -86,7 +86,7 @@ def _layers(model: nn.Module, trace: Trace, times: timing.Timing | None) -> tupl
 
 
 def _layer(row: Row, sizes: dict[str, int], milliseconds: float | None) -> Layer:
-    axes = None if row.sight is None else row.sight.axes
+    field = row.field if row.field is not None and row.field.kind == "local" else None
     before, after = _single(row.input_shape), _single(row.shape)
     convolves = row.operations[:1] != () and row.operations[0] in CONVOLUTIONS
     return Layer(
@@ -100,10 +100,10 @@ def _layer(row: Row, sizes: dict[str, int], milliseconds: float | None) -> Layer
         macs=row.macs,
         activation_bytes=BYTES * math.prod(after),
         dense_weights=math.prod(before) * math.prod(after) if convolves else 0,
-        field=None if axes is None else (axes[0].size, axes[1].size),
-        stride=None if axes is None else (abs(float(axes[0].jump)), abs(float(axes[1].jump))),
-        padding=None if axes is None else (axes[0].padding, axes[1].padding),
-        sees_all=row.sight is not None and row.sight.sees_all,
+        field=None if field is None else field.size,
+        stride=None if field is None else field.stride,
+        padding=None if field is None else field.padding,
+        sees_all=field is not None and field.sees_all,
         milliseconds=milliseconds,
     )
 

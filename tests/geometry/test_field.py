@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from positive_twin import gradient_support
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.geometry.receptive import effective_field, gradient_support, patch
+from hubel.geometry.effective import effective_field, patch
 from hubel.geometry.trace import follow
 
 # Field, stride and padding of the last map, from the table of known figures; None where it has only the field.
@@ -43,16 +44,14 @@ def torchvision_model(name: str, device: str = "meta") -> nn.Module:
 @pytest.mark.parametrize("name", KNOWN)
 def test_published_networks(name: str) -> None:
     trace = follow(torchvision_model(name), (3, 299, 299))
-    index, _ = trace.last_map()
+    index = trace.last_map()
     assert index is not None
-    sight = trace.rows[index].sight
-    assert sight is not None
-    assert sight.axes is not None
-    field, stride, padding = KNOWN[name]
-    for axis in sight.axes:
-        assert axis.size == field
-        assert stride in (None, axis.jump)
-        assert padding in (None, axis.padding)
+    found = trace.rows[index].field
+    assert found is not None
+    size, stride, padding = KNOWN[name]
+    assert found.size == (size, size)
+    assert found.stride == (stride, stride) or stride is None
+    assert found.padding == (padding, padding) or padding is None
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])
@@ -96,6 +95,14 @@ def _shuffled(x: Tensor) -> Tensor:
     return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+def _windows(net: Any, x: Tensor) -> Tensor:
+    """Cut into windows of 5×5 that become a batch, as in Swin, and put together again."""
+    n, c, h, w = x.shape
+    cut = net.a(x).view(n, c, h // 5, 5, w // 5, 5).permute(0, 2, 4, 3, 5, 1).reshape(-1, 25, c)
+    whole = net.dense(cut).view(n, h // 5, w // 5, 5, 5, c).permute(0, 5, 1, 3, 2, 4)
+    return net.b(whole.reshape(n, c, h, w))  # type: ignore[no-any-return]
+
+
 def _tokens(net: Any, x: Tensor) -> Tensor:
     h, w = x.shape[-2:]
     t = net.dense(net.norm(x.flatten(2).transpose(1, 2)))
@@ -132,6 +139,7 @@ FORWARDS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "pixel unshuffle": lambda n, x: n.point(F.pixel_unshuffle(n.a(x), 2)),
     "pixel shuffle": lambda n, x: F.pixel_shuffle(torch.cat([n.stride(x)] * 4, 1), 2),
     "tokens and back": lambda n, x: n.a(_tokens(n, n.stride(x))),
+    "windows cut and put back": _windows,
     "halves swapped": lambda n, x: n.a(torch.cat((x[:, :, 10:], x[:, :, :10]), 2)),
     "mirrored": lambda n, x: n.stride(n.a(x).flip(2, 3)),
     "rolled": lambda n, x: n.a(x).roll((3, -2), (2, 3)),
@@ -153,7 +161,7 @@ def test_arithmetic_equals_the_support_of_gradients(name: str) -> None:
         expected = patch(model, size, "out", position)
         if all(low <= high for low, high in expected):  # else a gap between transposed windows, which sees nothing
             assert gradient_support(model, size, "out", position) == clipped(expected)
-    with contextlib.suppress(UsageError):  # a corner may see padding alone, which arithmetic counts and gradients don't
+    with contextlib.suppress(ValueError):  # a corner may see padding alone, which arithmetic counts and gradients don't
         support = gradient_support(model, size, "out", (0, 0))
         for (top, bottom), (low, high) in zip(support, clipped(patch(model, size, "out", (0, 0))), strict=True):
             assert low <= top <= bottom <= high
@@ -176,11 +184,10 @@ def test_whole_networks_equal_the_support_of_gradients(name: str, long: int) -> 
 
 def test_squeeze_and_excitation_sees_all_beside_its_local_field() -> None:
     trace = follow(torchvision_model("mobilenet_v3_small"), (3, 224, 224))
-    by_name = {row.name: row.sight for row in trace.rows}
+    by_name = {row.name: row.field for row in trace.rows}
     gated = by_name["features.1.block.1.mul"]
     assert gated is not None
-    assert gated.axes is not None
-    assert (gated.axes[0].size, gated.sees_all) == (7, True)
+    assert (gated.size, gated.sees_all) == ((7, 7), True)
     before = by_name["features.1.block.0.2"]
     assert before is not None
     assert not before.sees_all
@@ -192,31 +199,28 @@ def test_gates_written_by_hand(expanded: bool) -> None:
         gate = torch.sigmoid(net.a(x).mean((2, 3), keepdim=True))
         return net.b(x) * (gate.expand(1, 2, 20, 20) if expanded else gate)  # type: ignore[no-any-return]
 
-    sight = follow(Net(forward), (2, 20, 20)).modules["out"]
-    assert sight.sees_all
-    assert sight.axes is not None
-    assert sight.axes[0].size == 3
+    field = follow(Net(forward), (2, 20, 20)).modules["out"]
+    assert (field.size, field.sees_all) == ((3, 3), True)
 
 
 def test_statistics_of_a_map_see_all_of_it() -> None:
     for norm, sees_all in ((nn.GroupNorm(1, 2), True), (nn.InstanceNorm2d(2), True), (nn.BatchNorm2d(2), False)):
-        sight = follow(nn.Sequential(nn.Conv2d(2, 2, 3), norm), (2, 8, 8)).modules["1"]
-        assert sight.sees_all is sees_all
-        assert sight.axes is not None
+        field = follow(nn.Sequential(nn.Conv2d(2, 2, 3), norm), (2, 8, 8)).modules["1"]
+        assert (field.size, field.sees_all) == ((3, 3), sees_all)
 
 
 @pytest.mark.parametrize("name", ["vit_b_32", "swin_t"])
 def test_attention_sees_the_whole_image(name: str) -> None:
     trace = follow(torchvision_model(name), (3, 224, 224))
-    assert trace.last_map() == (None, None)
-    assert trace.rows[0].sight is not None
-    assert trace.rows[0].sight.axes is not None
+    assert trace.last_map() is None
+    assert trace.rows[0].field is not None
+    assert trace.rows[0].field.kind == "local"
 
 
 def test_global_pooling_written_as_a_window() -> None:
     for pool in (nn.AvgPool2d(8), nn.MaxPool2d(8)):
         trace = follow(nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), pool, nn.Flatten(), nn.Linear(4, 2)), (1, 8, 8))
-        assert trace.last_map()[0] == 0
+        assert trace.last_map() == 0
 
 
 @pytest.mark.parametrize(("count", "kernel"), [(1, 3), (4, 3), (10, 3), (3, 5), (2, 7)])
@@ -255,7 +259,7 @@ def test_the_radius_of_many_stacked_convolutions_is_that_of_a_gaussian() -> None
 
 def test_refusals() -> None:
     model = torchvision_model("squeezenet1_1", "cpu")
-    for call in (gradient_support, patch, effective_field):
+    for call in (patch, effective_field):
         with pytest.raises(UsageError, match="no layer called 'features.99'"):
             call(model, (3, 64, 64), layer="features.99")
         with pytest.raises(UsageError, match="gives out no map"):
