@@ -18,7 +18,7 @@ from hubel.dataset.decode import decode, upright
 from hubel.dataset.pack import Rows
 from hubel.errors import DataError, ImageError, ModelError
 from hubel.evaluation.metrics import score
-from hubel.evaluation.onnx_model import OnnxModel, open_onnx
+from hubel.evaluation.onnx import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.jobs.dataset import decoded
 from hubel.jobs.hardware import find_device

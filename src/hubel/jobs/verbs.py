@@ -23,7 +23,7 @@ from hubel.runs import RunFolder, write_json, write_text
 
 if TYPE_CHECKING:
     from hubel.jobs.answering import Answer
-    from hubel.jobs.exporting import Exported
+    from hubel.jobs.export import Exported
 
 
 def train(
@@ -301,7 +301,7 @@ def export(
     Raises:
         ModelError: the file answers differently; then it isn't written.
     """
-    from hubel.jobs.exporting import exporting
+    from hubel.jobs.export import exporting
 
     outcome: list[Exported] = []
 

@@ -4,13 +4,14 @@ Input: ``pixels`` (N, H, W, 3) uint8, upright RGB, transparency composited, any 
 float32 and ``label`` (N,) of strings. The metadata holds ``classes`` (a JSON list), hubel's card (``hubel_card``, JSON)
 and ``hubel_version``; an entry at the end of the file is the SHA-256 of all before it.
 
-The graph goes on where `hubel.dataset.decode.upright` ends. That decodes JPEGs much larger than the network's input at
-a fraction of their size; another decoder, at full size, leads to slightly different answers for such files.
+The file begins where `hubel.dataset.decode.upright` ends. That decodes JPEGs much larger than the network's input at a
+fraction of their size; another decoder, at full size, leads to slightly different answers for such files.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 import logging
@@ -29,8 +30,7 @@ from hubel import __version__
 from hubel.as_json import from_json, to_json
 from hubel.dataset.tensors import normalise
 from hubel.errors import ModelError
-from hubel.evaluation.onnx_graph import Graph, Value, needed
-from hubel.evaluation.onnx_pixels import preprocessing
+from hubel.evaluation.pillow import fitted
 from hubel.nn.capture import evaluating
 from hubel.records import ModelCard, Preprocess
 
@@ -47,21 +47,36 @@ USE = (
 )
 
 
+def needed(package: str) -> Any:
+    """Import a package that only exported models need.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ModelError(
+            f"Exported models need the package {package}, which is not installed: pip install 'hubel[export]'."
+        ) from error
+
+
 class FromPixels(nn.Module):
-    """A network between stored pixels and probabilities: (N, C, H, W) uint8 of the wanted size → (N, K)."""
+    """A network with everything around it: upright pixels (N, H, W, 3) uint8 of any size → probabilities (N, K)."""
 
     def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
         self.model = model
         self.preprocess = preprocess
 
-    def forward(self, images: Tensor) -> Tensor:
-        probabilities: Tensor = self.model(normalise(images, self.preprocess)).float().softmax(1)
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = normalise(fitted(pixels, self.preprocess), self.preprocess)
+        probabilities: Tensor = self.model(images).float().softmax(1)
         return probabilities
 
 
 def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
-    """Write a network with everything around it as an ONNX file.
+    """Write a network on the CPU, with everything around it, as the bytes of an ONNX file.
 
     Raises:
         ModelError: the network can't be exported, or a package is missing.
@@ -69,20 +84,10 @@ def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
     onnx = needed("onnx")
     proto = _exported(model, card.preprocess)
     _forget_origins(proto)
-    graph = proto.graph
-    pixels = Graph()
-    decoded = preprocessing(Value(pixels, "pixels", "uint8"), card.preprocess)
-    nodes = [*pixels.nodes, onnx.helper.make_node("Identity", [decoded.name], ["images"]), *graph.node]
-    del graph.node[:], graph.input[:], graph.output[:]
-    graph.node.extend([*nodes, *_labels(card.classes)])
-    info, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto
-    graph.input.append(info("pixels", kind.UINT8, ["n", "height", "width", 3]))
-    graph.output.append(info("probabilities", kind.FLOAT, ["n", len(card.classes)]))
-    graph.output.append(info("label", kind.STRING, ["n"]))
-    graph.name = "hubel"
+    _add_labels(proto.graph, card.classes)
+    proto.graph.name = "hubel"
     proto.producer_name, proto.producer_version, proto.doc_string = "hubel", __version__, USE
-    said = {"classes": list(card.classes), "hubel_card": to_json(card), "hubel_version": __version__}
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()}
+    texts = {"classes": json.dumps(card.classes), "hubel_card": json.dumps(to_json(card)), "hubel_version": __version__}
     onnx.helper.set_model_props(proto, texts)
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString()
@@ -90,10 +95,10 @@ def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
 
 
 def _exported(model: nn.Module, preprocess: Preprocess) -> Any:
-    """Let torch write the network: ``images`` (n, C, H, W) uint8 → ``probabilities``."""
+    """Let torch write the graph from ``pixels`` to ``probabilities``; it is an ``onnx.ModelProto``."""
     needed("onnxscript")
-    first = next(model.parameters(), torch.empty(0))
-    example = torch.zeros(2, preprocess.channels, *preprocess.size, dtype=torch.uint8, device=first.device)
+    example = torch.zeros(2, 5, 7, 3, dtype=torch.uint8)  # three different sizes, so that torch takes none for another
+    sizes = dict(enumerate(map(torch.export.Dim, ("n", "height", "width"))))
     with evaluating(model), torch.no_grad(), _silence():
         try:
             program = torch.onnx.export(
@@ -101,9 +106,9 @@ def _exported(model: nn.Module, preprocess: Preprocess) -> Any:
                 (example,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["images"],
+                input_names=["pixels"],
                 output_names=["probabilities"],
-                dynamic_shapes=({0: torch.export.Dim("n")},),
+                dynamic_shapes=(sizes,),
                 verbose=False,
             )
         except Exception as error:  # of many kinds, all meaning that torch can't follow the network
@@ -114,7 +119,8 @@ def _exported(model: nn.Module, preprocess: Preprocess) -> Any:
             ) from error
     assert program is not None
     proto: Any = program.model_proto
-    if not all(end.type.tensor_type.shape.dim[0].dim_param for end in (*proto.graph.input, *proto.graph.output)):
+    given, answer = (end.type.tensor_type.shape.dim for end in (proto.graph.input[0], proto.graph.output[0]))
+    if not all(size.dim_param for size in (*given[:3], answer[0])):
         raise ModelError(
             f"{type(model).__name__} can't be exported: its forward works for one number of images only; in a view or "
             "reshape write x.shape[0] instead of a number."
@@ -143,15 +149,21 @@ def _forget_origins(proto: Any) -> None:
         piece.doc_string = ""
 
 
-def _labels(classes: tuple[str, ...]) -> list[Any]:
-    """Name the likeliest class."""
+def _add_labels(graph: Any, classes: tuple[str, ...]) -> None:
+    """Add the likeliest class's name as a second output, and name the sizes of all inputs and outputs."""
     helper, kind = needed("onnx").helper, needed("onnx").TensorProto
     names = helper.make_tensor("classes", kind.STRING, [len(classes)], [name.encode("utf-8") for name in classes])
-    return [
-        helper.make_node("Constant", [], ["label.classes"], value=names),
-        helper.make_node("ArgMax", ["probabilities"], ["label.index"], axis=1, keepdims=0),
-        helper.make_node("Gather", ["label.classes", "label.index"], ["label"]),
-    ]
+    graph.node.extend(
+        [
+            helper.make_node("Constant", [], ["label.classes"], value=names),
+            helper.make_node("ArgMax", ["probabilities"], ["label.index"], axis=1, keepdims=0),
+            helper.make_node("Gather", ["label.classes", "label.index"], ["label"]),
+        ]
+    )
+    del graph.input[:], graph.output[:]
+    graph.input.append(helper.make_tensor_value_info("pixels", kind.UINT8, ["n", "height", "width", 3]))
+    graph.output.append(helper.make_tensor_value_info("probabilities", kind.FLOAT, ["n", len(classes)]))
+    graph.output.append(helper.make_tensor_value_info("label", kind.STRING, ["n"]))
 
 
 @dataclass(frozen=True)
@@ -176,7 +188,7 @@ class OnnxModel:
 
 
 def open_onnx(source: Path | bytes) -> OnnxModel:
-    """Open a file that `onnx_bytes` made, or its bytes; runs on the processor.
+    """Open a file that `onnx_bytes` made, or its bytes; it runs on the CPU.
 
     Raises:
         ModelError: it is missing, damaged, from somewhere else or from a newer hubel; or onnxruntime is missing.
@@ -200,6 +212,7 @@ def open_onnx(source: Path | bytes) -> OnnxModel:
 
 
 def _check_seal(content: bytes, name: str) -> None:
+    """Refuse bytes whose last entry isn't the SHA-256 of all before it."""
     body, end = content[: -len(SEAL) - DIGEST], content[-len(SEAL) - DIGEST :]
     if not end.startswith(SEAL):
         raise ModelError(f"{name} is no model that `hubel export` wrote, or was cut off: export it again.")
