@@ -14,9 +14,7 @@ import hashlib
 import importlib
 import io
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,49 +93,26 @@ def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
 
 
 def _exported(model: nn.Module, preprocess: Preprocess) -> Any:
-    """Let torch write the graph from ``pixels`` to ``probabilities``; it is an ``onnx.ModelProto``."""
+    """Let torch write the graph from ``pixels`` to ``probabilities``, an ``onnx.ModelProto``."""
     needed("onnxscript")
     example = torch.zeros(2, 5, 7, 3, dtype=torch.uint8)  # three different sizes, so that torch takes none for another
     sizes = dict(enumerate(map(torch.export.Dim, ("n", "height", "width"))))
-    with evaluating(model), torch.no_grad(), _silence():
-        try:
-            program = torch.onnx.export(
-                FromPixels(model, preprocess).eval(),
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["pixels"],
-                output_names=["probabilities"],
-                dynamic_shapes=(sizes,),
-                verbose=False,
-            )
+    settings: Any = {"input_names": ["pixels"], "output_names": ["probabilities"], "dynamic_shapes": (sizes,)}
+    whole = FromPixels(model, preprocess)
+    with evaluating(whole), torch.no_grad(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:  # what torch prints when it can't follow a network is pages of its own inner workings
+            program = torch.onnx.export(whole, (example,), dynamo=True, opset_version=OPSET, verbose=False, **settings)
+            assert program is not None
+            proto: Any = program.model_proto
+            given, answers = (end.type.tensor_type.shape.dim for end in (*proto.graph.input, *proto.graph.output))
+            if not all(size.dim_param for size in (*given[:3], answers[0])):
+                raise ValueError("it takes one number of images; in a view or reshape write x.shape[0] instead")
         except Exception as error:  # of many kinds, all meaning that torch can't follow the network
-            what = _first_line(error.__cause__ or error)
             raise ModelError(
-                f"{type(model).__name__} can't be exported ({what}): its forward must do the same for all images "
-                "and for any number of them."
+                f"{type(model).__name__} can't be exported ({_first_line(error.__cause__ or error)}): its forward must "
+                "do the same for all images and for any number of them."
             ) from error
-    assert program is not None
-    proto: Any = program.model_proto
-    given, answer = (end.type.tensor_type.shape.dim for end in (proto.graph.input[0], proto.graph.output[0]))
-    if not all(size.dim_param for size in (*given[:3], answer[0])):
-        raise ModelError(
-            f"{type(model).__name__} can't be exported: its forward works for one number of images only; in a view or "
-            "reshape write x.shape[0] instead of a number."
-        )
     return proto
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep back what torch prints when it can't follow a network, which is pages of its own inner workings."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _forget_origins(proto: Any) -> None:
@@ -150,20 +125,17 @@ def _forget_origins(proto: Any) -> None:
 
 
 def _add_labels(graph: Any, classes: tuple[str, ...]) -> None:
-    """Add the likeliest class's name as a second output, and name the sizes of all inputs and outputs."""
+    """Add the likeliest class's name as a second output, and name the sizes of inputs and outputs."""
     helper, kind = needed("onnx").helper, needed("onnx").TensorProto
-    names = helper.make_tensor("classes", kind.STRING, [len(classes)], [name.encode("utf-8") for name in classes])
-    graph.node.extend(
-        [
-            helper.make_node("Constant", [], ["label.classes"], value=names),
-            helper.make_node("ArgMax", ["probabilities"], ["label.index"], axis=1, keepdims=0),
-            helper.make_node("Gather", ["label.classes", "label.index"], ["label"]),
-        ]
-    )
+    names = helper.make_tensor("label.classes", kind.STRING, [len(classes)], [name.encode("utf-8") for name in classes])
+    graph.initializer.append(names)
+    graph.node.append(helper.make_node("ArgMax", ["probabilities"], ["label.index"], axis=1, keepdims=0))
+    graph.node.append(helper.make_node("Gather", ["label.classes", "label.index"], ["label"]))
     del graph.input[:], graph.output[:]
-    graph.input.append(helper.make_tensor_value_info("pixels", kind.UINT8, ["n", "height", "width", 3]))
-    graph.output.append(helper.make_tensor_value_info("probabilities", kind.FLOAT, ["n", len(classes)]))
-    graph.output.append(helper.make_tensor_value_info("label", kind.STRING, ["n"]))
+    describe = helper.make_tensor_value_info
+    graph.input.append(describe("pixels", kind.UINT8, ["n", "height", "width", 3]))
+    graph.output.append(describe("probabilities", kind.FLOAT, ["n", len(classes)]))
+    graph.output.append(describe("label", kind.STRING, ["n"]))
 
 
 @dataclass(frozen=True)
@@ -182,8 +154,7 @@ class OnnxModel:
         try:
             probabilities, labels = self.session.run(["probabilities", "label"], {"pixels": pixels})
         except Exception as error:  # onnxruntime's own kinds
-            what = _first_line(error)
-            raise ModelError(f"ONNX Runtime can't answer for {pixels.shape} pixels ({what}).") from error
+            raise ModelError(f"ONNX Runtime can't answer for {pixels.shape} pixels ({_first_line(error)}).") from error
         return probabilities, labels.tolist()
 
 

@@ -24,7 +24,7 @@ LUMA = (19595, 38470, 7471)  # of red, green and blue in Pillow's grey, in 1/655
 class Cut(NamedTuple):
     """What of an axis is shown: pixels `start` to `end` of the source become `size`, after `before` of background.
 
-    Tensors () float64, since the picture's size decides; the whole axis is `side` pixels long.
+    These are tensors () float64, since the picture's size decides; the whole axis is `side` pixels long.
     """
 
     start: Tensor
@@ -32,10 +32,6 @@ class Cut(NamedTuple):
     size: Tensor
     before: Tensor
     side: int
-
-    def places(self, count: int) -> Tensor:
-        """(count,) float64: which of the `size` pixels the first pixels of the result are."""
-        return torch.arange(count, dtype=torch.float64) - self.before
 
 
 def fitted(pixels: Tensor, preprocess: Preprocess) -> Tensor:
@@ -53,7 +49,8 @@ def fitted(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     pixels = _resized(pixels, across, preprocess.interpolation).reshape(-1, tall).T
     pixels = _resized(pixels, down, preprocess.interpolation).reshape(rows, columns, 3, count).permute(3, 2, 0, 1)
     if preprocess.fit == "pad":
-        shown = [(cut.places(cut.side) >= 0) & (cut.places(cut.side) < cut.size) for cut in (down, across)]
+        places = [torch.arange(cut.side) - cut.before for cut in (down, across)]
+        shown = [(place >= 0) & (place < cut.size) for place, cut in zip(places, (down, across), strict=True)]
         background = torch.tensor(preprocess.background, dtype=torch.uint8).view(3, 1, 1)
         pixels = torch.where(shown[0][:, None] & shown[1], pixels, background)
     if preprocess.channels == 1:
@@ -89,8 +86,8 @@ def _resized(pixels: Tensor, cut: Cut, interpolation: str) -> Tensor:
     start, end = cut.start.float(), cut.end.float()  # Pillow keeps the box, and its length, in single precision
     scale = (end - start).double() / cut.size
     support = scale.clamp(min=1) * RADIUS[interpolation]
-    places = torch.minimum(cut.places(cut.side + -cut.side % BLOCK).clamp(min=0), cut.size - 1)
-    centres = ((places + 0.5) * scale + start.double()).view(-1, BLOCK, 1)
+    places = (torch.arange(cut.side + -cut.side % BLOCK) - cut.before).clamp(min=0)
+    centres = ((torch.minimum(places, cut.size - 1) + 0.5) * scale + start.double()).view(-1, BLOCK, 1)
     first = (centres[:, 0] - support + 0.5).floor().clamp(min=0)
     last = (centres[:, -1] + support + 0.5).floor().clamp(max=pixels.shape[0])
     positions = first + _counted((last - first).max())  # (blocks, K) of the source, as many for each block
