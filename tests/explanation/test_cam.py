@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from hubel.errors import UsageError
 from hubel.explanation.cam import choose_layer, grad_cam
-from hubel.explanation.features import first_filters
 from hubel.nn.zoo import build
 
 
@@ -207,15 +206,3 @@ def test_models_without_maps_are_refused() -> None:
         grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), torch.randn(1, 1, 4, 4))
     with pytest.raises(UsageError, match="at least one image"):
         grad_cam(gap_net(), torch.randn(3, 8, 8))
-
-
-def test_first_filters() -> None:
-    model = build("resnet20", classes=2)
-    found = first_filters(model)
-    assert found is not None
-    name, weights = found
-    assert name == "conv1"
-    torch.testing.assert_close(weights, model.conv1.weight.detach())
-    weights.zero_()
-    assert model.conv1.weight.any()
-    assert first_filters(nn.Linear(2, 2)) is None

@@ -23,44 +23,42 @@ ITERATIONS = 100
 WORK_LIMIT = 4e10  # multiplications; with very many classes it ends the iterations early
 CHUNK = 512  # images that are float at a time
 
-Labels = npt.NDArray[np.integer[Any]]
+Integers = npt.NDArray[np.integer[Any]]
+Labels = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FittedBaseline:
-    """The two baselines after fitting, ready for other images.
+    """Majority class and logistic regression after fitting, ready for other images.
 
     Attributes:
-        majority: the most frequent training class. n: number of images the line was fitted on.
-        weights, offsets: (K', D) and (K',) of logits over `classes`, the (K',) labels that occur; None when only one
-            does. They apply to flattened thumbnails that are not standardised.
+        majority: the most frequent training class. n: number of images that the regression was fitted on, 0 for none.
+        classes: (K',) the labels that occur among those.
+        line: weights (K', D) and offsets (K',) of the logits of `classes`, for flattened thumbnails as they are; None
+            where only one class occurs.
     """
 
     majority: int
     n: int
-    classes: npt.NDArray[np.int64]
-    weights: Floats | None
-    offsets: Floats | None
+    classes: Labels
+    line: tuple[Floats, Floats] | None
 
-    def predict(self, images: Images) -> npt.NDArray[np.int64]:
+    def predict(self, images: Images) -> Labels:
         """(N, H, W, C) uint8 → (N,) labels by logistic regression, or by majority where none was fitted."""
-        if self.weights is None or self.offsets is None:
+        if self.line is None:
             return np.full(len(images), self.majority, dtype=np.int64)
-        best = (_flat(thumbnails(images)) @ self.weights.T + self.offsets).argmax(axis=1)
+        weights, offsets = self.line
+        best = (thumbnails(images).reshape(len(images), -1) @ weights.T + offsets).argmax(axis=1)
         return np.asarray(self.classes[best], dtype=np.int64)
 
-    def on(self, images: Images, labels: Labels) -> Baselines:
-        """The accuracies on other images, as they stand in a report."""
-        fitted = self.weights is not None
-        return Baselines(
-            majority=float(np.mean(np.asarray(labels) == self.majority)),
-            logistic=float(np.mean(self.predict(images) == np.asarray(labels))) if fitted else None,
-            logistic_n=self.n if fitted else 0,
-        )
+    def on(self, images: Images, labels: Integers) -> Baselines:
+        """Return the accuracies on other images, as they stand in a report."""
+        logistic = None if self.line is None else float(np.mean(self.predict(images) == labels))
+        return Baselines(majority=float(np.mean(labels == self.majority)), logistic=logistic, logistic_n=self.n)
 
 
-def fit_baseline(images: Images, labels: Labels, *, seed: int = 0) -> FittedBaseline:
+def fit_baseline(images: Images, labels: Integers, *, seed: int = 0) -> FittedBaseline:
     """Fit majority class and logistic regression on pixels of at most 12x12, on at most 4,000 stratified images.
 
     Args:
@@ -70,26 +68,25 @@ def fit_baseline(images: Images, labels: Labels, *, seed: int = 0) -> FittedBase
     Raises:
         UsageError: no images, or not one label each.
     """
+    truth = one_label_each(images, labels)
+    chosen = stratified(truth, LIMIT, seed)
+    classes = np.unique(truth[chosen])
+    majority = int(np.bincount(truth).argmax())
+    if len(classes) < 2:
+        return FittedBaseline(majority=majority, n=0, classes=classes, line=None)
+    line = _logistic(thumbnails(images, chosen).reshape(len(chosen), -1), truth[chosen], len(classes))
+    return FittedBaseline(majority=majority, n=len(chosen), classes=classes, line=line)
+
+
+def one_label_each(images: Images, labels: Integers) -> Labels:
+    """Return the labels as (N,) int64; refuse no images, or another number of labels."""
     truth = np.asarray(labels, dtype=np.int64)
     if len(images) == 0 or truth.shape != (len(images),):
         raise UsageError(f"expected one label for each image, got {len(images)} images and labels {truth.shape}.")
-    majority = int(np.bincount(truth).argmax())
-    chosen = stratified(truth, LIMIT, seed)
-    classes = np.unique(truth[chosen])
-    if len(classes) < 2:
-        return FittedBaseline(majority=majority, n=len(chosen), classes=classes, weights=None, offsets=None)
-    weights, offsets = _logistic(_flat(thumbnails(images, chosen)), truth[chosen], len(classes))
-    return FittedBaseline(majority=majority, n=len(chosen), classes=classes, weights=weights, offsets=offsets)
+    return truth
 
 
-def baselines(
-    train_images: Images, train_labels: Labels, images: Images, labels: Labels, *, seed: int = 0
-) -> Baselines:
-    """Fit both baselines on the training images and measure them on `images`."""
-    return fit_baseline(train_images, train_labels, seed=seed).on(images, labels)
-
-
-def stratified(labels: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDArray[np.int64]:
+def stratified(labels: Labels, limit: int, seed: int) -> Labels:
     """Return at most `limit` sorted indices with the classes in proportion, one of each class first."""
     if len(labels) <= limit:
         return np.arange(len(labels))
@@ -101,7 +98,7 @@ def stratified(labels: npt.NDArray[np.int64], limit: int, seed: int) -> npt.NDAr
     return np.sort(np.argsort(place, kind="stable")[:limit])
 
 
-def thumbnails(images: Images, chosen: npt.NDArray[np.int64] | None = None) -> Floats:
+def thumbnails(images: Images, chosen: Labels | None = None) -> Floats:
     """(N, H, W, C) uint8 → (N, C, h, w) float32 in [0, 1]: averages over areas, h and w at most 12."""
     rows = np.arange(len(images)) if chosen is None else chosen
     small = (min(SIDE, images.shape[1]), min(SIDE, images.shape[2]))
@@ -112,12 +109,8 @@ def thumbnails(images: Images, chosen: npt.NDArray[np.int64] | None = None) -> F
     return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
 
 
-def _flat(images: Floats) -> Floats:
-    return images.reshape(len(images), -1)
-
-
-def _logistic(features: Floats, labels: npt.NDArray[np.int64], classes: int) -> tuple[Floats, Floats]:
-    """Fit on standardised features; return weights (K, D) and offsets (K,) for the features as they are."""
+def _logistic(features: Floats, labels: Labels, classes: int) -> tuple[Floats, Floats]:
+    """Fit on standardised features (N, D); return weights (K', D) and offsets (K',) for the features as they are."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 

@@ -33,26 +33,23 @@ def score(logits: Array, labels: Array, classes: Sequence[str]) -> Scores:
     0.5
     """
     values, truth = torch.as_tensor(logits).detach().cpu().double(), torch.as_tensor(labels).detach().cpu().long()
-    _check(values, truth, classes)
+    _check(values, truth, len(classes))
     answered = ~values.isnan().any(dim=1)
-    predicted = values.argmax(dim=1)
-    right = answered & (predicted == truth)
-    confusion = _confusion(truth[answered], predicted[answered], len(classes))
+    right = answered & (values.argmax(dim=1) == truth)
+    top5 = answered & (values.topk(min(5, len(classes))).indices == truth[:, None]).any(dim=1)
+    cells = (truth * len(classes) + values.argmax(dim=1))[answered]
+    confusion = torch.bincount(cells, minlength=len(classes) ** 2).view(len(classes), -1)
     support = torch.bincount(truth, minlength=len(classes))
-    hits, guesses = confusion.diagonal(), confusion.sum(dim=0)
-    recall = hits / support.clamp(min=1)
-    per_class = tuple(
-        _class_score(name, int(hits[k]), int(guesses[k]), int(support[k])) for k, name in enumerate(classes)
-    )
+    per_class = _per_class(confusion.double(), support, classes)
     return Scores(
         n=len(truth),
         loss=float(torch.nn.functional.cross_entropy(values, truth)),
         accuracy=float(right.double().mean()),
         interval=wilson_interval(int(right.sum()), len(truth)),
-        top5=_top5(values, truth, answered) if len(classes) > TOP5_ABOVE else None,
-        balanced_accuracy=float(recall[support > 0].double().mean()),
+        top5=float(top5.double().mean()) if len(classes) > TOP5_ABOVE else None,
+        balanced_accuracy=float(np.mean([each.recall for each in per_class if each.support])),
         per_class=per_class,
-        confusion=tuple(tuple(int(count) for count in row) for row in confusion),
+        confusion=tuple(map(tuple, confusion.tolist())),
     )
 
 
@@ -82,32 +79,19 @@ def worst_errors(probabilities: Array, labels: Array, limit: int) -> npt.NDArray
     return np.asarray(order[wrong[order]][: max(limit, 0)], dtype=np.int64)
 
 
-def _check(logits: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    n, k = len(labels), len(classes)
-    if n == 0 or labels.ndim != 1 or tuple(logits.shape) != (n, k):
+def _check(logits: Tensor, labels: Tensor, classes: int) -> None:
+    if len(labels) == 0 or labels.ndim != 1 or tuple(logits.shape) != (len(labels), classes):
         raise UsageError(
-            f"expected logits (N, {k}) for {k} classes and at least one label, "
+            f"expected logits (N, {classes}) for {classes} classes and at least one label, "
             f"got logits {tuple(logits.shape)} and labels {tuple(labels.shape)}."
         )
-    if int(labels.min()) < 0 or int(labels.max()) >= k:
-        raise UsageError(f"labels must lie in 0..{k - 1}, got {int(labels.min())}..{int(labels.max())}.")
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UsageError(f"labels must lie in 0..{classes - 1}, got {int(labels.min())}..{int(labels.max())}.")
 
 
-def _confusion(truth: Tensor, predicted: Tensor, classes: int) -> Tensor:
-    """(K, K) counts: row is the label, column the prediction."""
-    return torch.bincount(truth * classes + predicted, minlength=classes**2).view(classes, classes)
-
-
-def _class_score(name: str, hits: int, guesses: int, support: int) -> ClassScore:
-    return ClassScore(
-        name=name,
-        precision=hits / guesses if guesses else 0.0,
-        recall=hits / support if support else 0.0,
-        f1=2 * hits / (guesses + support) if guesses + support else 0.0,
-        support=support,
-    )
-
-
-def _top5(logits: Tensor, labels: Tensor, answered: Tensor) -> float:
-    among = (logits.topk(5, dim=1).indices == labels[:, None]).any(dim=1)
-    return float((among & answered).double().mean())
+def _per_class(confusion: Tensor, support: Tensor, classes: Sequence[str]) -> tuple[ClassScore, ...]:
+    """Precision, recall and F1 of each class, from (K, K) counts (row: label, column: prediction) and (K,) labels."""
+    hits, guesses = confusion.diagonal(), confusion.sum(dim=0)
+    ratios = (hits / guesses.clamp(min=1), hits / support.clamp(min=1), 2 * hits / (guesses + support).clamp(min=1))
+    rows = zip(classes, *(ratio.tolist() for ratio in ratios), support.tolist(), strict=True)
+    return tuple(ClassScore(name=n, precision=p, recall=r, f1=f1, support=count) for n, p, r, f1, count in rows)

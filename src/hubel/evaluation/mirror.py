@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.pack import Images
-from hubel.errors import UsageError
-from hubel.evaluation.baseline import stratified, thumbnails
+from hubel.evaluation.baseline import Floats, Integers, Labels, one_label_each, stratified, thumbnails
 
 LIMIT = 1_500  # images: a third of a second, and enough by far
 SMALLEST = 10
@@ -31,8 +30,6 @@ SAFE_BELOW = 0.5  # digits lose 0.76, signing hands 0.88, Fashion-MNIST's shoes 
 CLASS_SMALLEST = 20  # images, for a class to be judged by itself
 
 Matrix = npt.NDArray[np.float64]
-Vector = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
 Verdict = Literal["safe", "unsafe", "undecided"]
 
 
@@ -41,21 +38,15 @@ class MirrorTest:
     """Whether left and right may be exchanged.
 
     Attributes:
-        accuracy, mirrored_accuracy: of the left-out images as they are, and mirrored.
-        n: number of images asked.
-        lost: share of the knowledge that is lost in the mirror (0 none, 1 all), with `interval`, its three standard
-            errors; knowledge is the mean left-out score of the right class above what guessing gives.
         verdict: ``undecided`` when the images are too few or too hard for the classifier to tell.
         reason: one sentence.
+        lost: share of the knowledge that is lost in the mirror (0 none, 1 all); knowledge is the mean left-out score
+            of the right class above what guessing gives.
     """
 
-    accuracy: float
-    mirrored_accuracy: float
-    n: int
-    lost: float
-    interval: tuple[float, float]
     verdict: Verdict
     reason: str
+    lost: float = 0.0
 
     @property
     def safe(self) -> bool:
@@ -63,13 +54,7 @@ class MirrorTest:
         return self.verdict == "safe"
 
 
-def mirror_test(
-    images: Images,
-    labels: npt.NDArray[np.integer[Any]],
-    classes: Sequence[str] | None = None,
-    *,
-    seed: int = 0,
-) -> MirrorTest:
+def mirror_test(images: Images, labels: Integers, classes: Sequence[str] | None = None, *, seed: int = 0) -> MirrorTest:
     """Ask whether the labels of these training images survive a left-right flip.
 
     Args:
@@ -80,23 +65,18 @@ def mirror_test(
     Raises:
         UsageError: no images, or not one label each.
     """
-    truth = np.asarray(labels, dtype=np.int64)
-    if len(images) == 0 or truth.shape != (len(images),):
-        raise UsageError(f"expected one label for each image, got {len(images)} images and labels {truth.shape}.")
+    truth = one_label_each(images, labels)
     chosen = stratified(truth, LIMIT, seed)
     occurring, dense = np.unique(truth[chosen], return_inverse=True)
-    if len(occurring) < 2 or len(chosen) < SMALLEST:
-        return _undecided(0.0, 0.0, len(chosen), "there are too few images or only one class")
+    n = len(chosen)
+    if len(occurring) < 2 or n < SMALLEST:
+        return _undecided("there are too few images or only one class", n)
     names = [str(label) if classes is None else classes[label] for label in occurring]
     small = thumbnails(images, chosen)  # areas lie symmetrically, so a mirrored thumbnail is that of the mirror image
-    flat = (len(small), -1)
-    plain, mirrored = _left_out_scores(small.reshape(flat), small[..., ::-1].reshape(flat), dense)
-    return _judge(plain, mirrored, dense, names)
+    return _judged(*_left_out_scores(small.reshape(n, -1), small[..., ::-1].reshape(n, -1), dense), dense, names)
 
 
-def _left_out_scores(
-    plain: npt.NDArray[np.float32], mirrored: npt.NDArray[np.float32], labels: Labels
-) -> tuple[Matrix, Matrix]:
+def _left_out_scores(plain: Floats, mirrored: Floats, labels: Labels) -> tuple[Matrix, Matrix]:
     """(N, K) scores of each image as it is and mirrored, by the fit to all other images.
 
     With Q = (G + ridge)⁻¹ and a = QY, leaving image i out gives a - Q[:, i] a[i] / Q[i, i]: its own score is
@@ -115,13 +95,18 @@ def _left_out_scores(
     return targets - correction, seen @ coefficients - (seen * inverse).sum(axis=1)[:, None] * correction
 
 
-def _judge(plain: Matrix, mirrored: Matrix, labels: Labels, names: Sequence[str]) -> MirrorTest:
+def _distances(a: Matrix, b: Matrix) -> Matrix:
+    """Squared distances (len(a), len(b))."""
+    squares: Matrix = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    return squares
+
+
+def _judged(plain: Matrix, mirrored: Matrix, labels: Labels, names: Sequence[str]) -> MirrorTest:
+    """Compare the (N, K) scores of the images as they are with those in the mirror."""
     n, own = len(labels), (np.arange(len(labels)), labels)
-    accuracy = float((plain.argmax(axis=1) == labels).mean())
-    mirrored_accuracy = float((mirrored.argmax(axis=1) == labels).mean())
     knowledge, loss = plain[own], plain[own] - mirrored[own]
     if knowledge.mean() <= ERRORS * _standard_error(knowledge):
-        return _undecided(accuracy, mirrored_accuracy, n, "a simple classifier on thumbnails knows too little")
+        return _undecided("a simple classifier on thumbnails knows too little", n)
     lost, low, high = _share_lost(knowledge, loss, ERRORS)
     broken = [name for k, name in enumerate(names) if _class_breaks(knowledge[labels == k], loss[labels == k])]
     verdict: Verdict = "undecided"
@@ -132,46 +117,27 @@ def _judge(plain: Matrix, mirrored: Matrix, labels: Labels, names: Sequence[str]
         reason += f", most clearly for {', '.join(broken[:3])}" if broken else ""
     elif high < SAFE_BELOW:
         verdict, reason = "safe", f"a simple classifier knows mirrored images as well (it loses {max(lost, 0):.0%})"
-    return MirrorTest(
-        accuracy=accuracy,
-        mirrored_accuracy=mirrored_accuracy,
-        n=n,
-        lost=lost,
-        interval=(low, high),
-        verdict=verdict,
-        reason=f"{reason}; {accuracy:.1%} right as they are, {mirrored_accuracy:.1%} mirrored, n = {n}.",
-    )
+    right, in_mirror = ((scores.argmax(axis=1) == labels).mean() for scores in (plain, mirrored))
+    reason += f"; {right:.1%} right as they are, {in_mirror:.1%} mirrored, n = {n}."
+    return MirrorTest(verdict=verdict, reason=reason, lost=lost)
 
 
-def _share_lost(knowledge: Vector, loss: Vector, errors: float) -> tuple[float, float, float]:
-    share, around = loss.mean() / knowledge.mean(), errors * _standard_error(loss) / knowledge.mean()
-    return float(share), float(share - around), float(share + around)
+def _undecided(why: str, n: int) -> MirrorTest:
+    return MirrorTest(verdict="undecided", reason=f"{why} to tell whether left and right matter (n = {n}).")
 
 
-def _class_breaks(knowledge: Vector, loss: Vector) -> bool:
+def _class_breaks(knowledge: Matrix, loss: Matrix) -> bool:
     """Whether this class alone is clearly lost in the mirror, as one of a pair of arrows among many photos."""
     if len(knowledge) < CLASS_SMALLEST or knowledge.mean() <= ERRORS * _standard_error(knowledge):
         return False
     return _share_lost(knowledge, loss, CLASS_ERRORS)[1] > CLASS_UNSAFE_ABOVE
 
 
-def _standard_error(values: Vector) -> float:
+def _share_lost(knowledge: Matrix, loss: Matrix, errors: float) -> tuple[float, float, float]:
+    """The share of the knowledge (N,) that is lost, and that many standard errors around it."""
+    share, around = loss.mean() / knowledge.mean(), errors * _standard_error(loss) / knowledge.mean()
+    return float(share), float(share - around), float(share + around)
+
+
+def _standard_error(values: Matrix) -> float:
     return float(values.std() / np.sqrt(len(values)))
-
-
-def _undecided(accuracy: float, mirrored_accuracy: float, n: int, why: str) -> MirrorTest:
-    return MirrorTest(
-        accuracy=accuracy,
-        mirrored_accuracy=mirrored_accuracy,
-        n=n,
-        lost=0.0,
-        interval=(0.0, 1.0),
-        verdict="undecided",
-        reason=f"{why} to tell whether left and right matter (n = {n}).",
-    )
-
-
-def _distances(a: Matrix, b: Matrix) -> Matrix:
-    """Squared distances (len(a), len(b))."""
-    squares: Matrix = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
-    return squares

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -42,13 +42,17 @@ def predict(
     if len(images) == 0 or batch_size < 1:
         raise UsageError(f"nothing to predict: got {len(images)} images in batches of {batch_size}.")
     target = torch.device(device)
-    channels_last = is_channels_last(model)
+    layout = torch.channels_last if is_channels_last(model) else torch.contiguous_format
+    precision = nullcontext() if autocast is None else torch.autocast(target.type, autocast)
     logits: list[Tensor] = []
-    with evaluating(model), torch.inference_mode(), _precision(target, autocast):
+    with evaluating(model), torch.inference_mode(), precision:
         for start in range(0, len(images), batch_size):
             batch = normalise(to_tensor(images[start : start + batch_size]).to(target), preprocess)
-            batch = batch.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-            logits.append(_answers(model, batch).float().cpu())
+            answer = model(batch.contiguous(memory_format=layout))
+            if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(batch):
+                got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
+                raise UsageError(f"the model must return logits (N, K) for {len(batch)} images, but returned {got}.")
+            logits.append(answer.float().cpu())
             if progress is not None:
                 progress(start + len(batch))
     return torch.cat(logits)
@@ -58,15 +62,3 @@ def is_channels_last(model: nn.Module) -> bool:
     """Whether the convolution weights lie in channels-last order (where the two orders differ at all)."""
     filters = [p for p in model.parameters() if p.ndim == 4 and not p.is_contiguous()]
     return any(p.is_contiguous(memory_format=torch.channels_last) for p in filters)
-
-
-def _precision(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[object]:
-    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
-
-
-def _answers(model: nn.Module, batch: Tensor) -> Tensor:
-    answer = model(batch)
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != len(batch):
-        got = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UsageError(f"the model must return logits (N, K) for {len(batch)} images, but returned {got}.")
-    return answer

@@ -26,8 +26,6 @@ POOLING = (
     nn.AdaptiveMaxPool2d,
     nn.AdaptiveAvgPool2d,
 )
-
-
 MOSTLY = 0.5  # more empty heatmaps than these, and the last layer is asked instead
 LINEAR = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)  # what they give out still waits for its activation
 

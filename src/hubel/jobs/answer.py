@@ -19,7 +19,7 @@ from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.pack import Rows, pack
 from hubel.errors import DataError, ImageError, ModelError, UsageError
 from hubel.evaluation.metrics import score
-from hubel.evaluation.onnx_model import OnnxModel, open_onnx
+from hubel.evaluation.onnx import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.jobs.hardware import find_device
 from hubel.jobs.recipe import Recipe, with_settings

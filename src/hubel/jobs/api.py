@@ -22,7 +22,7 @@ from hubel.runs import RunFolder, write_json, write_text
 
 if TYPE_CHECKING:
     from hubel.jobs.answer import Answer
-    from hubel.jobs.exporting import Exported
+    from hubel.jobs.export import Exported
 
 Source = str | os.PathLike[str]
 Code = Any  # a network's name, an nn.Module, or what makes one; torch is not imported here to say so
@@ -345,7 +345,7 @@ def export(
     Raises:
         ModelError: the file answers differently; then it isn't written.
     """
-    from hubel.jobs.exporting import exporting
+    from hubel.jobs.export import exporting
 
     outcome: list[Exported] = []
 

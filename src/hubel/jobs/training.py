@@ -21,7 +21,7 @@ from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.evaluation.metrics import score
 from hubel.evaluation.predict import predict
-from hubel.explanation.features import first_filters
+from hubel.explanation.filters import first_filters
 from hubel.jobs.clock import Clock
 from hubel.jobs.plan import Plan
 from hubel.jobs.prepare import Dataset

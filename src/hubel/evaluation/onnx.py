@@ -4,18 +4,17 @@ Input: ``pixels`` (N, H, W, 3) uint8, upright RGB, transparency composited, any 
 float32 and ``label`` (N,) of strings. The metadata holds ``classes`` (a JSON list), hubel's card (``hubel_card``, JSON)
 and ``hubel_version``; an entry at the end of the file is the SHA-256 of all before it.
 
-The graph goes on where `hubel.dataset.decode.upright` ends. That decodes JPEGs much larger than the network's input at
-a fraction of their size; another decoder, at full size, leads to slightly different answers for such files.
+The file begins where `hubel.dataset.decode.upright` ends. That decodes JPEGs much larger than the network's input at a
+fraction of their size; another decoder, at full size, leads to slightly different answers for such files.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,8 +28,7 @@ from hubel import __version__
 from hubel.as_json import from_json, to_json
 from hubel.dataset.tensors import normalise
 from hubel.errors import ModelError
-from hubel.evaluation.onnx_graph import Graph, Value, needed
-from hubel.evaluation.onnx_pixels import preprocessing
+from hubel.evaluation.pillow import fitted
 from hubel.nn.hooks import evaluating
 from hubel.records import ModelCard, Preprocess
 
@@ -47,21 +45,36 @@ USE = (
 )
 
 
+def needed(package: str) -> Any:
+    """Import a package that only exported models need.
+
+    Raises:
+        ModelError: the package is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ModelError(
+            f"Exported models need the package {package}, which is not installed: pip install 'hubel[export]'."
+        ) from error
+
+
 class FromPixels(nn.Module):
-    """A network between stored pixels and probabilities: (N, C, H, W) uint8 of the wanted size → (N, K)."""
+    """A network with everything around it: upright pixels (N, H, W, 3) uint8 of any size → probabilities (N, K)."""
 
     def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
         self.model = model
         self.preprocess = preprocess
 
-    def forward(self, images: Tensor) -> Tensor:
-        probabilities: Tensor = self.model(normalise(images, self.preprocess)).float().softmax(1)
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = normalise(fitted(pixels, self.preprocess), self.preprocess)
+        probabilities: Tensor = self.model(images).float().softmax(1)
         return probabilities
 
 
 def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
-    """Write a network with everything around it as an ONNX file.
+    """Write a network on the CPU, with everything around it, as the bytes of an ONNX file.
 
     Raises:
         ModelError: the network can't be exported, or a package is missing.
@@ -69,20 +82,10 @@ def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
     onnx = needed("onnx")
     proto = _exported(model, card.preprocess)
     _forget_origins(proto)
-    graph = proto.graph
-    pixels = Graph()
-    decoded = preprocessing(Value(pixels, "pixels", "uint8"), card.preprocess)
-    nodes = [*pixels.nodes, onnx.helper.make_node("Identity", [decoded.name], ["images"]), *graph.node]
-    del graph.node[:], graph.input[:], graph.output[:]
-    graph.node.extend([*nodes, *_labels(card.classes)])
-    info, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto
-    graph.input.append(info("pixels", kind.UINT8, ["n", "height", "width", 3]))
-    graph.output.append(info("probabilities", kind.FLOAT, ["n", len(card.classes)]))
-    graph.output.append(info("label", kind.STRING, ["n"]))
-    graph.name = "hubel"
+    _add_labels(proto.graph, card.classes)
+    proto.graph.name = "hubel"
     proto.producer_name, proto.producer_version, proto.doc_string = "hubel", __version__, USE
-    said = {"classes": list(card.classes), "hubel_card": to_json(card), "hubel_version": __version__}
-    texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in said.items()}
+    texts = {"classes": json.dumps(card.classes), "hubel_card": json.dumps(to_json(card)), "hubel_version": __version__}
     onnx.helper.set_model_props(proto, texts)
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString()
@@ -90,48 +93,26 @@ def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
 
 
 def _exported(model: nn.Module, preprocess: Preprocess) -> Any:
-    """Let torch write the network: ``images`` (n, C, H, W) uint8 → ``probabilities``."""
+    """Let torch write the graph from ``pixels`` to ``probabilities``, an ``onnx.ModelProto``."""
     needed("onnxscript")
-    first = next(model.parameters(), torch.empty(0))
-    example = torch.zeros(2, preprocess.channels, *preprocess.size, dtype=torch.uint8, device=first.device)
-    with evaluating(model), torch.no_grad(), _silence():
-        try:
-            program = torch.onnx.export(
-                FromPixels(model, preprocess).eval(),
-                (example,),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=["images"],
-                output_names=["probabilities"],
-                dynamic_shapes=({0: torch.export.Dim("n")},),
-                verbose=False,
-            )
+    example = torch.zeros(2, 5, 7, 3, dtype=torch.uint8)  # three different sizes, so that torch takes none for another
+    sizes = dict(enumerate(map(torch.export.Dim, ("n", "height", "width"))))
+    settings: Any = {"input_names": ["pixels"], "output_names": ["probabilities"], "dynamic_shapes": (sizes,)}
+    whole = FromPixels(model, preprocess)
+    with evaluating(whole), torch.no_grad(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        try:  # what torch prints when it can't follow a network is pages of its own inner workings
+            program = torch.onnx.export(whole, (example,), dynamo=True, opset_version=OPSET, verbose=False, **settings)
+            assert program is not None
+            proto: Any = program.model_proto
+            given, answers = (end.type.tensor_type.shape.dim for end in (*proto.graph.input, *proto.graph.output))
+            if not all(size.dim_param for size in (*given[:3], answers[0])):
+                raise ValueError("it takes one number of images; in a view or reshape write x.shape[0] instead")
         except Exception as error:  # of many kinds, all meaning that torch can't follow the network
-            what = _first_line(error.__cause__ or error)
             raise ModelError(
-                f"{type(model).__name__} can't be exported ({what}): its forward must do the same for all images "
-                "and for any number of them."
+                f"{type(model).__name__} can't be exported ({_first_line(error.__cause__ or error)}): its forward must "
+                "do the same for all images and for any number of them."
             ) from error
-    assert program is not None
-    proto: Any = program.model_proto
-    if not all(end.type.tensor_type.shape.dim[0].dim_param for end in (*proto.graph.input, *proto.graph.output)):
-        raise ModelError(
-            f"{type(model).__name__} can't be exported: its forward works for one number of images only; in a view or "
-            "reshape write x.shape[0] instead of a number."
-        )
     return proto
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep back what torch prints when it can't follow a network, which is pages of its own inner workings."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _forget_origins(proto: Any) -> None:
@@ -143,15 +124,18 @@ def _forget_origins(proto: Any) -> None:
         piece.doc_string = ""
 
 
-def _labels(classes: tuple[str, ...]) -> list[Any]:
-    """Name the likeliest class."""
+def _add_labels(graph: Any, classes: tuple[str, ...]) -> None:
+    """Add the likeliest class's name as a second output, and name the sizes of inputs and outputs."""
     helper, kind = needed("onnx").helper, needed("onnx").TensorProto
-    names = helper.make_tensor("classes", kind.STRING, [len(classes)], [name.encode("utf-8") for name in classes])
-    return [
-        helper.make_node("Constant", [], ["label.classes"], value=names),
-        helper.make_node("ArgMax", ["probabilities"], ["label.index"], axis=1, keepdims=0),
-        helper.make_node("Gather", ["label.classes", "label.index"], ["label"]),
-    ]
+    names = helper.make_tensor("label.classes", kind.STRING, [len(classes)], [name.encode("utf-8") for name in classes])
+    graph.initializer.append(names)
+    graph.node.append(helper.make_node("ArgMax", ["probabilities"], ["label.index"], axis=1, keepdims=0))
+    graph.node.append(helper.make_node("Gather", ["label.classes", "label.index"], ["label"]))
+    del graph.input[:], graph.output[:]
+    describe = helper.make_tensor_value_info
+    graph.input.append(describe("pixels", kind.UINT8, ["n", "height", "width", 3]))
+    graph.output.append(describe("probabilities", kind.FLOAT, ["n", len(classes)]))
+    graph.output.append(describe("label", kind.STRING, ["n"]))
 
 
 @dataclass(frozen=True)
@@ -170,13 +154,12 @@ class OnnxModel:
         try:
             probabilities, labels = self.session.run(["probabilities", "label"], {"pixels": pixels})
         except Exception as error:  # onnxruntime's own kinds
-            what = _first_line(error)
-            raise ModelError(f"ONNX Runtime can't answer for {pixels.shape} pixels ({what}).") from error
+            raise ModelError(f"ONNX Runtime can't answer for {pixels.shape} pixels ({_first_line(error)}).") from error
         return probabilities, labels.tolist()
 
 
 def open_onnx(source: Path | bytes) -> OnnxModel:
-    """Open a file that `onnx_bytes` made, or its bytes; runs on the processor.
+    """Open a file that `onnx_bytes` made, or its bytes; it runs on the CPU.
 
     Raises:
         ModelError: it is missing, damaged, from somewhere else or from a newer hubel; or onnxruntime is missing.
@@ -200,6 +183,7 @@ def open_onnx(source: Path | bytes) -> OnnxModel:
 
 
 def _check_seal(content: bytes, name: str) -> None:
+    """Refuse bytes whose last entry isn't the SHA-256 of all before it."""
     body, end = content[: -len(SEAL) - DIGEST], content[-len(SEAL) - DIGEST :]
     if not end.startswith(SEAL):
         raise ModelError(f"{name} is no model that `hubel export` wrote, or was cut off: export it again.")

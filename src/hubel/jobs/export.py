@@ -11,8 +11,7 @@ from typing import TypeAlias
 from hubel.dataset.decode import upright
 from hubel.dataset.hard_cases import hard_cases
 from hubel.errors import DataError, ModelError, UsageError
-from hubel.evaluation.onnx_graph import needed
-from hubel.evaluation.onnx_model import OnnxModel, onnx_bytes, open_onnx
+from hubel.evaluation.onnx import OnnxModel, needed, onnx_bytes, open_onnx
 from hubel.jobs.answer import Answer, Classifier, list_images, load_folder
 from hubel.nn.zoo import Builder
 from hubel.records import Event, Note, Progress

@@ -16,7 +16,7 @@ import hubel
 from hubel.as_json import from_json
 from hubel.dataset.tensors import normalise
 from hubel.errors import ModelError
-from hubel.evaluation.onnx_model import onnx_bytes, open_onnx
+from hubel.evaluation.onnx import onnx_bytes, open_onnx
 from hubel.records import ModelCard, Preprocess
 
 onnx = pytest.importorskip("onnx")

@@ -1,4 +1,4 @@
-"""What a network has learned to look for, as pictures."""
+"""The filters of a network's first convolution, which look at pixels and can therefore be shown as pictures."""
 
 from __future__ import annotations
 
