@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hubel.jobs.recipe import Recipe as Recipe
     from hubel.jobs.run import Run as Run
     from hubel.jobs.train import training as training
+    from hubel.learning.checkpoint import digest as digest
     from hubel.learning.checkpoint import forked as forked
     from hubel.learning.checkpoint import snapshot as snapshot
     from hubel.learning.config import TrainConfig as TrainConfig
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from hubel.nn.zoo import build as build
     from hubel.records import EpochEnd as EpochEnd
     from hubel.records import Finding as Finding
+    from hubel.records import Preprocess as Preprocess
     from hubel.records import Step as Step
 
 _HOMES = {
@@ -62,6 +64,8 @@ _HOMES = {
     "fit": "learning.engine",
     "snapshot": "learning.checkpoint",
     "forked": "learning.checkpoint",
+    "digest": "learning.checkpoint",
+    "Preprocess": "records",
     "Step": "records",
     "EpochEnd": "records",
     "Finding": "records",

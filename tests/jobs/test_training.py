@@ -25,8 +25,9 @@ from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageErr
 from hubel.evaluation import baseline
 from hubel.jobs import training as state
 from hubel.jobs.answer import bind
+from hubel.jobs.prepare import mean_and_std
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
-from hubel.jobs.rules import batch_size_for, mean_and_std, wanted_epochs
+from hubel.jobs.rules import batch_size_for, wanted_epochs
 from hubel.jobs.train import training
 from hubel.records import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress, Step
 

@@ -26,13 +26,12 @@ from hubel.jobs.clock import Clock
 from hubel.jobs.hardware import best_precision, step_seconds
 from hubel.jobs.phases import HEAD_EPOCHS, HEAD_SHARE, Start, phases_for
 from hubel.jobs.plan import FITTED, SAMPLE, Plan
-from hubel.jobs.prepare import Dataset
+from hubel.jobs.prepare import Dataset, mean_and_std
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import (
     MARGIN,
     NATIVE,
     batch_size_for,
-    mean_and_std,
     preset_for,
     rate_for,
     some_of,

@@ -5,21 +5,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.audit import audit, read_exclusions
-from hubel.dataset.config import DataConfig
+from hubel.dataset.config import DataConfig, parse_augmentation
 from hubel.dataset.copies import groups_from
 from hubel.dataset.decode import examine
 from hubel.dataset.find import Catalog, scanning
-from hubel.dataset.pack import Packed, pack
+from hubel.dataset.pack import Images, Packed, Rows, pack
 from hubel.dataset.split import Split, split
 from hubel.errors import DataError, ImageError
 from hubel.records import PARTS, DataSeen, Event, Finding, ImageFacts, Preprocess, Progress
 
+if TYPE_CHECKING:
+    from hubel.dataset.loader import Loader
+
 SAMPLED = 400  # image headers that the view is derived from
+SUMMED = 128  # images that mean and deviation are summed over at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +71,35 @@ class Dataset:
         for path, sha256 in zip(self.catalog.paths, self.packed.facts["sha256"], strict=True):
             digest.update(path.encode(errors="surrogateescape") + b"\0" + sha256 + b"\n")
         return digest.hexdigest()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that the images were brought to, in pixels."""
+        return self.packed.preprocess.size
+
+    def loader(self, *, batch_size: int, augment: str = "none", seed: int = 0, device: str = "cpu") -> Loader:
+        """Return the training part as batches for a loop of one's own, normalised by its own mean and deviation.
+
+        Args:
+            augment: random changes, as ``--augment`` takes them. seed: of the split, the order and the changes.
+        """
+        import torch
+
+        from hubel.dataset.loader import Loader
+
+        rows, labels = self.split(DataConfig(), seed).train, self.catalog.labels
+        mean, std = mean_and_std(Rows(self.packed.images, rows))
+        return Loader(
+            self.packed.images,
+            labels,
+            rows,
+            classes=len(self.catalog.classes),
+            batch_size=batch_size,
+            preprocess=replace(self.packed.preprocess, mean=mean, std=std),
+            augmentation=parse_augmentation(augment, flip=True),
+            seed=seed,
+            device=torch.device(device),
+        )
 
     def split(self, config: DataConfig, seed: int) -> Split:
         """Divide the usable images into parts, by the configuration's own seed where it has one."""
@@ -180,3 +214,16 @@ def audited(source: str, config: DataConfig) -> Generator[Event, None, Dataset]:
     view = look(catalog, config)
     size = config.size or min(view.side, 128)
     return (yield from prepare(catalog, preprocess_for(view, config, max(size, 1)), config))
+
+
+def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per channel, for values in [0, 1], of (N, H, W, C) uint8; a std of zero becomes 1/255."""
+    count, channels = int(np.prod(images.shape[:3])), images.shape[-1]
+    total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+    for start in range(0, len(images), SUMMED):
+        pixels = images[start : start + SUMMED].reshape(-1, channels)
+        total += pixels.sum(0, dtype=np.int64)
+        squares += np.square(pixels, dtype=np.uint16).sum(0, dtype=np.int64)
+    mean = total / count / 255
+    std = np.maximum(np.sqrt((squares / count - (total / count) ** 2).clip(0)) / 255, 1 / 255)
+    return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)

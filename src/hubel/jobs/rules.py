@@ -11,7 +11,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.pack import Images
 from hubel.jobs.prepare import View
 from hubel.records import Preprocess
 
@@ -19,7 +18,6 @@ NATIVE = 64  # images up to this side are used as they are
 TINY = 24  # smaller images are enlarged
 PHOTO = 112  # side that larger images are brought to
 MARGIN = 6 / 7  # a random crop is trained on at this share of the side it is judged at (Touvron et al. 2019)
-SUMMED = 128  # images that mean and deviation are summed over at a time
 
 
 def choose_size(view: View, asked: int | None, weights: Preprocess | None) -> int:
@@ -69,19 +67,6 @@ def rate_for(optimizer: str, batch: int, *, sgd_rate: float | None = None) -> fl
 def wanted_epochs(count: int) -> float:
     """Passes that a network should get before a wider one pays: 8 for 45,000 images, 49 for 1,200."""
     return min(100.0, 8 * math.sqrt(45_000 / max(count, 1)))
-
-
-def mean_and_std(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per channel, for values in [0, 1], of (N, H, W, C) uint8; a std of zero becomes 1/255."""
-    count, channels = int(np.prod(images.shape[:3])), images.shape[-1]
-    total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    for start in range(0, len(images), SUMMED):
-        pixels = images[start : start + SUMMED].reshape(-1, channels)
-        total += pixels.sum(0, dtype=np.int64)
-        squares += np.square(pixels, dtype=np.uint16).sum(0, dtype=np.int64)
-    mean = total / count / 255
-    std = np.maximum(np.sqrt((squares / count - (total / count) ** 2).clip(0)) / 255, 1 / 255)
-    return tuple(round(float(v), 4) for v in mean), tuple(round(float(v), 4) for v in std)
 
 
 def preset_for(side: int, flip: bool) -> str:

@@ -9,6 +9,7 @@ made anew with the strides that they had, since kernels chosen by strides add in
 from __future__ import annotations
 
 import copy
+import hashlib
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -82,6 +83,15 @@ def restore(state: TrainState, model: nn.Module, tensors: Mapping[str, Tensor], 
         state.scaler = torch.amp.GradScaler(device.type)
         state.scaler.load_state_dict(said["scaler"])
     _set_random(tensors["random"][min(rank(), len(tensors["random"]) - 1)], device)
+
+
+def digest(model: nn.Module) -> str:
+    """Return the SHA-256 of a network's weights and buffers, in hexadecimal: equal where every bit is."""
+    found = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
