@@ -210,7 +210,7 @@ def test_a_failure_leaves_nothing_behind(few_digits: Path, tmp_path: Path, monke
     [
         ({"model": "resnet19"}, "resnet1"),
         ({"device": "tpu"}, "'tpu' is not there"),
-        ({"model": "lenet5", "width": 9}, "has no argument .width."),
+        ({"model": "lenet5", "width": 9}, "has no argument 'width'"),
         ({"size": 1}, "expected 4 to 2048"),
         ({"width": 0}, "--width 0: expected"),
         ({"dropout": 1.0}, "--dropout 1.0: expected"),
