@@ -118,20 +118,17 @@ def _scan_folder(root: Path) -> Catalog:
 
 def _unwrapped(root: Path) -> tuple[Tree, list[Finding]]:
     """Step into a folder that is alone in its folder and holds folders only: one class alone is no data set."""
-    tree = Tree(root)
-    listing = tree.listing("")
+    inner = root
     for _ in range(8):
-        if len(listing.folders) != 1 or listing.files or (tree.root / listing.folders[0]).is_symlink():
+        listing = Tree(inner).listing("")
+        if len(listing.folders) != 1 or listing.files or (inner / listing.folders[0]).is_symlink():
             break
-        inner = Tree(tree.root / listing.folders[0])
-        listing = inner.listing("")
-        if not listing.folders or listing.files:
+        below = Tree(inner / listing.folders[0]).listing("")
+        if not below.folders or below.files:
             break
-        tree = inner
-    if tree.root == root:
-        return Tree(root), []
-    message = f"The classes were found one level deeper, in {tree.root}, which is taken as the data's folder."
-    return Tree(tree.root), [Finding(code="nested", severity="note", message=message)]
+        inner /= listing.folders[0]
+    message = f"The classes were found one level deeper, in {inner}, which is taken as the data's folder."
+    return Tree(inner), [] if inner == root else [Finding(code="nested", severity="note", message=message)]
 
 
 def _check_readable(tree: Tree, folders: Sequence[str], files: Sequence[str]) -> None:
