@@ -14,12 +14,12 @@ from hubel.records import Finding, Part, Severity
 from hubel.text import is_utf8, plain
 
 # Endings of images. Of the last two rows, the decoder says why it doesn't take them.
-IMAGE_ENDINGS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
-    + (".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jpg_large")
-    + (".svg", ".psd", ".ico", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".xcf", ".eps", ".exr", ".hdr", ".qoi")
-    + (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm", ".pcx")
-)
+IMAGE_ENDINGS = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jpg_large"),
+    *(".svg", ".psd", ".ico", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".xcf", ".eps", ".exr", ".hdr", ".qoi"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm", ".pcx"),
+}
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
 PART_NAMES: dict[str, Part] = {
     **dict.fromkeys(("train", "training"), "train"),
