@@ -130,14 +130,12 @@ def test_braces_are_those_of_a_shell(tmp_path: Path) -> None:
     for name in ("a-08.tar", "a-09.tar", "a-10.tar", "b-08.tar"):
         (tmp_path / name).touch()
     assert [file.name for file in expand(f"{tmp_path}/a-{{08..10}}.tar")] == ["a-08.tar", "a-09.tar", "a-10.tar"]
-    assert [file.name for file in expand(f"{tmp_path}/{{b,a}}-08.tar")] == ["b-08.tar", "a-08.tar"]
-    assert [file.name for file in expand(f"{tmp_path}/{{a-1,a-0}}*.tar")] == ["a-10.tar", "a-08.tar", "a-09.tar"]
-    wrong = {"a-{08..11}": "no file .*a-11", "c-*": "no file", "a-{08*": "expanded", "{a-08,a-*}": "twice"}
+    wrong = {"a-{08..11}": "no file .*a-11", "c-*": "no file", "a-{08*": "expanded", "a-*{0..1}*": "twice"}
     for name, said in wrong.items():
         with pytest.raises(UsageError, match=said):
             scan(f"{tmp_path}/{name}.tar")
     shell = pytest.importorskip("webdataset").shardlists.expand_urls
-    for text in (f"{tmp_path}/a-{{08..10}}.tar", f"{tmp_path}/{{b,a}}-08.tar"):
+    for text in (f"{tmp_path}/a-{{08..10}}.tar", f"{tmp_path}/a-{{08..09}}.tar"):
         assert [str(file) for file in expand(text)] == shell(text)
 
 

@@ -248,6 +248,7 @@ def _noise(x: Tensor, draws: Tensor) -> Tensor:
 Op = Callable[[Tensor, float], Tensor]  # (N, C, H, W) uint8 and a magnitude
 BINS = 31  # steps that a magnitude is drawn from
 MAGNITUDE = 9  # the step that RandAugment takes
+MOST = {"ShearX": (0.3, 0.99), "ShearY": (0.3, 0.99), "Rotate": (30.0, 135.0)}  # at the last step; of colours 0.9, 0.99
 
 
 @functools.cache
@@ -283,22 +284,16 @@ def operations() -> dict[str, Op]:
 
 def magnitude(policy: str, name: str, step: int, height: int, width: int) -> tuple[float, bool]:
     """An operation's magnitude at a step of 0 to 30, and whether its sign is drawn, as torchvision's tables have it."""
-    wide, share = policy == "trivial", step / (BINS - 1)
-    if name == "Posterize":
-        return round(8 - (6 if wide else 4) * share), False
-    if name == "Solarize":
-        return 1 - share, False
+    wide, share = int(policy == "trivial"), step / (BINS - 1)
     if name in ("Identity", "AutoContrast", "Equalize"):
         return 0.0, False
-    colour = 0.99 if wide else 0.9
-    most = {
-        "ShearX": 0.99 if wide else 0.3,
-        "ShearY": 0.99 if wide else 0.3,
-        "TranslateX": 32.0 if wide else 150 / 331 * width,
-        "TranslateY": 32.0 if wide else 150 / 331 * height,
-        "Rotate": 135.0 if wide else 30.0,
-    }
-    return most.get(name, colour) * share, True
+    if name == "Posterize":
+        return round(8 - (4, 6)[wide] * share), False
+    if name == "Solarize":
+        return 1 - share, False
+    if name.startswith("Translate"):
+        return (150 / 331 * (width if name == "TranslateX" else height), 32.0)[wide] * share, True
+    return MOST.get(name, (0.9, 0.99))[wide] * share, True
 
 
 def _policy(images: Tensor, policy: str, u: Tensor) -> Tensor:

@@ -55,6 +55,7 @@ PRESETS: dict[str, Augmentation] = {
     "rand": Augmentation(shift=1 / 8, policy="rand"),
 }
 
+AUGMENT = f"random changes to the training images: auto, {', '.join(PRESETS)}, or changes such as rotate=15,flip"
 # Single changes as --augment names them: what their number means, which numbers it may be, and what it sets
 CHANGES: dict[str, tuple[str, float, float, Callable[[float], dict[str, Any]]]] = {
     "crop": ("PIXELS", 1, 512, lambda x: {"crop": round(x)}),
@@ -137,7 +138,7 @@ class DataConfig:
     max_pixels: Annotated[int, "an image whose header claims more pixels is refused"] = 80_000_000
     split_seed: Annotated[int | None, "of the split alone; the run's seed when not given"] = None
     split: Annotated[str | None, "RUN or split.json: divide the images as it does, and new ones by the rule"] = None
-    augment: Annotated[str, "random changes to the training images: a preset, or such as rotate=15,flip"] = "auto"
+    augment: Annotated[str, AUGMENT] = "auto"
     flip: Annotated[bool | None, "mirror left and right; by default only where a test says that labels survive it"] = (
         None
     )

@@ -287,29 +287,23 @@ def _confirm(images: Pixels, pairs: Indices, limit: Floats) -> Floats:
         return np.empty(0, np.float32)
     indices, place = np.unique(pairs, return_inverse=True)
     place, sides = place.reshape(pairs.shape), [min(side, DETAIL) for side in images.shape[1:3]]
-    small = _shrunk(images, indices, sides, np.eye(images.shape[3], dtype=np.float32), np.uint8)
-    grey = _shrunk(small, np.arange(len(small)), (ALIGN, ALIGN), _luma(images), np.float32)
+    small: Pixels = _shrunk(images, indices, sides, np.eye(images.shape[3], dtype=np.float32), np.uint8)
+    grey: Floats = _shrunk(small, np.arange(len(small)), (ALIGN, ALIGN), _luma(images), np.float32)
     residuals = np.ones(len(pairs), np.float32)
     for block in _blocks(len(pairs), 256):
         first, other = place[block].T
-        warp, rough = _aligned(grey[first], grey[other], limit[block])
+        warp = np.zeros((len(first), 4), np.float32)
+        rough = _unexplained(grey[first], np.ones((len(first), ALIGN, ALIGN), np.float32), grey[other])
+        rest = np.flatnonzero(rough >= limit[block])  # those below their limit as they lie aren't moved
+        moved = _align(grey[first[rest]], grey[other[rest]])
+        after = _unexplained(*_warped(grey[first[rest]], moved), grey[other[rest]])
+        better = after < rough[rest]
+        warp[rest[better]], rough[rest[better]] = moved[better], after[better]
         near = np.flatnonzero(rough < 3 * limit[block])
         pictures, targets = small[first[near]].astype(np.float32), small[other[near]].astype(np.float32)
         rough[near] = _unexplained(*_warped(pictures, warp[near]), targets)
         residuals[block] = rough
     return residuals
-
-
-def _aligned(first: Floats, other: Floats, limit: Floats) -> tuple[Floats, Floats]:
-    """Warp (n, 4) and residual (n,); pairs that are below their limit as they lie aren't moved."""
-    warp = np.zeros((len(first), 4), np.float32)
-    residual = _unexplained(first, np.ones(first.shape[:3], np.float32), other)
-    rest = np.flatnonzero(residual >= limit)
-    moved = _align(first[rest], other[rest])
-    after = _unexplained(*_warped(first[rest], moved), other[rest])
-    better = after < residual[rest]
-    warp[rest[better]], residual[rest[better]] = moved[better], after[better]
-    return warp, residual
 
 
 def _align(first: Floats, other: Floats) -> Floats:

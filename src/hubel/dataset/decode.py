@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -92,7 +93,7 @@ def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXE
         wanted = "L" if preprocess.channels == 1 else "RGB"
         if image.mode != wanted:
             pixels = np.array(image.convert(wanted))
-    facts = ImageFacts(**known, colour=colour, sha256=hashlib.sha256(data).hexdigest())
+    facts = replace(known, colour=colour, sha256=hashlib.sha256(data).hexdigest())
     return pixels.reshape(*preprocess.size, preprocess.channels), facts
 
 
@@ -181,36 +182,25 @@ def _reason(kind: str, error: Exception) -> str:
 # Decoding
 
 
-def _upright(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) -> tuple[Image.Image, dict[str, Any]]:
-    """Return the picture as ``L`` or ``RGB``, and those of its `ImageFacts` that are known by then."""
+def _upright(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) -> tuple[Image.Image, ImageFacts]:
+    """Return the picture as ``L`` or ``RGB``, and what is known about the file by then."""
     opened = _opened(io.BytesIO(data), kind, max_pixels)
-    width, height = opened.size
-    orientation = _orientation(opened)
-    if kind == "TIFF" and orientation >= 5:
-        width, height = height, width  # Pillow reports a TIFF's size upright, and turns it when loading
-    mode = opened.mode
+    facts = _facts(opened, kind)
     if kind == "JPEG":
-        opened.draft(mode, _draft_size(opened.size, preprocess, orientation >= 5))
+        opened.draft(facts.mode, _draft_size(opened.size, preprocess, facts.orientation >= 5))
     opened.load()
     left = _orientation(opened)  # of a PNG it may be known only now, of a TIFF it is done already
     image, transparent = _plain(opened, kind, preprocess.background)
     if left != 1:
         image = image.transpose(_UPRIGHT[left])
-    return image, {
-        "width": width,
-        "height": height,
-        "mode": mode,
-        "format": kind,
-        "frames": _frames(opened, data, kind),
-        "orientation": max(orientation, left),
-        "transparent": transparent,
-    }
+    frames, orientation = _frames(opened, data, kind), max(facts.orientation, left)
+    return image, replace(facts, frames=frames, orientation=orientation, transparent=transparent)
 
 
 def _facts(image: ImageFile.ImageFile, kind: str) -> ImageFacts:
     """What the header alone tells."""
     orientation = _orientation(image)
-    width, height = image.size[::-1] if kind == "TIFF" and orientation >= 5 else image.size
+    width, height = image.size[::-1] if kind == "TIFF" and orientation >= 5 else image.size  # it is given upright
     return ImageFacts(
         width=width,
         height=height,

@@ -118,20 +118,17 @@ def _scan_folder(root: Path) -> Catalog:
 
 def _unwrapped(root: Path) -> tuple[Tree, list[Finding]]:
     """Step into a folder that is alone in its folder and holds folders only: one class alone is no data set."""
-    tree = Tree(root)
-    listing = tree.listing("")
+    inner = root
     for _ in range(8):
-        if len(listing.folders) != 1 or listing.files or (tree.root / listing.folders[0]).is_symlink():
+        listing = Tree(inner).listing("")
+        if len(listing.folders) != 1 or listing.files or (inner / listing.folders[0]).is_symlink():
             break
-        inner = Tree(tree.root / listing.folders[0])
-        listing = inner.listing("")
-        if not listing.folders or listing.files:
+        below = Tree(inner / listing.folders[0]).listing("")
+        if not below.folders or below.files:
             break
-        tree = inner
-    if tree.root == root:
-        return Tree(root), []
-    message = f"The classes were found one level deeper, in {tree.root}, which is taken as the data's folder."
-    return Tree(tree.root), [Finding(code="nested", severity="note", message=message)]
+        inner /= listing.folders[0]
+    message = f"The classes were found one level deeper, in {inner}, which is taken as the data's folder."
+    return Tree(inner), [] if inner == root else [Finding(code="nested", severity="note", message=message)]
 
 
 def _check_readable(tree: Tree, folders: Sequence[str], files: Sequence[str]) -> None:
@@ -270,7 +267,11 @@ def _assemble(root: Path, rows: list[Listed], findings: Sequence[Finding]) -> Ca
     rows.sort(key=lambda row: natural(row.path))
     rows.sort(key=lambda row: index[row.label])
     given = {row.part for row in rows}
-    findings = [*findings, *_check_parts(rows, classes), *_alike(classes)]
+    findings = [*findings, *_check_parts(rows, classes)]
+    if pairs := _alike(classes):
+        message = f"Classes differ only by case: {few(pairs)}; if they are the same, merge their folders."
+        evidence = {"classes": pairs}
+        findings.append(Finding(code="class-collision", severity="warning", message=message, evidence=evidence))
     return Catalog(
         root=root,
         classes=classes,
@@ -297,10 +298,11 @@ def _check_parts(rows: Sequence[Listed], classes: Sequence[str]) -> list[Finding
     for part in ("val", "test"):
         unknown = [name for name in classes if name in held.get(part, {}) and name not in held["train"]]
         if unknown:
+            pairs = few(_alike([*unknown, *held["train"]]))
+            near = f" Only the case differs between {pairs}." if pairs else ""
             raise DataError(
                 f"The {part} part has images of {few([repr(name) for name in unknown])}, but the train part has none, "
-                f"so it can't be learned: add training images or take it out of {part}."
-                f"{_misspelt(unknown, held['train'])}"
+                f"so it can't be learned: add training images or take it out of {part}.{near}"
             )
         missing = tuple(name for name in classes if part in held and name not in held[part])
         if missing:
@@ -311,19 +313,9 @@ def _check_parts(rows: Sequence[Listed], classes: Sequence[str]) -> list[Finding
     return findings
 
 
-def _misspelt(unknown: Iterable[str], known: Iterable[str]) -> str:
-    forms = {same_to_others(name): name for name in known}
-    pairs = [f"{name!r} and {forms[same_to_others(name)]!r}" for name in unknown if same_to_others(name) in forms]
-    return f" Only the case differs between {few(pairs)}." if pairs else ""
-
-
-def _alike(classes: Sequence[str]) -> list[Finding]:
-    """Warn about classes that other systems can't tell apart by name."""
+def _alike(names: Iterable[str]) -> list[str]:
+    """Names that other systems can't tell apart, each group as text."""
     forms: dict[str, list[str]] = {}
-    for name in classes:
+    for name in names:
         forms.setdefault(same_to_others(name), []).append(name)
-    pairs = [" and ".join(map(repr, names)) for names in forms.values() if len(names) > 1]
-    if not pairs:
-        return []
-    message = f"Classes differ only by case: {few(pairs)}; if they are the same, merge their folders."
-    return [Finding(code="class-collision", severity="warning", message=message, evidence={"classes": pairs})]
+    return [" and ".join(map(repr, same)) for same in forms.values() if len(same) > 1]

@@ -13,38 +13,18 @@ from typing import Any
 from hubel.records import Finding, Part, Severity
 from hubel.text import is_utf8, plain
 
-ACCEPTED = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp")
-RARELY = (".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jpg_large")
-REFUSED = (
-    ".svg",
-    ".psd",
-    ".ico",
-    ".jp2",
-    ".j2k",
-    ".jpx",
-    ".jxl",
-    ".tga",
-    ".xcf",
-    ".eps",
-    ".exr",
-    ".hdr",
-    ".pcx",
-    ".qoi",
-)
-CAMERAS = (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm", ".pcx")
-IMAGE_ENDINGS = frozenset(ACCEPTED + RARELY + REFUSED + CAMERAS)  # of the last two rows the decoder says why not
-JUNK = frozenset(
-    ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found")
-)
+# Endings of images. Of the last two rows, the decoder says why it doesn't take them.
+IMAGE_ENDINGS = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".heic", ".heif", ".hif", ".avif", ".jpg_large"),
+    *(".svg", ".psd", ".ico", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".xcf", ".eps", ".exr", ".hdr", ".qoi"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm", ".pcx"),
+}
+JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
 PART_NAMES: dict[str, Part] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -217,42 +197,31 @@ def _join(folder: str, name: str) -> str:
     return f"{folder}/{name}" if folder else name
 
 
-_LEFT_OUT = {
-    "broken-link": "{count} left out, leading nowhere: {names}.",
-    "link-loop": "{count} left out, leading back to a folder above or through another link: {names}.",
-    "name-encoding": "{count} left out for a name that is not UTF-8: {names}; rename what you need.",
-    "outside-link": "{count} left out, leading out of the data's folder: {names}; copy the files in instead.",
-    "special-file": "{count} left out, being no file but a pipe, a socket or a device: {names}.",
-    "unreadable-folder": "{count} left out, since the permission to open is missing: {names}.",
-}
-_NOTICED: dict[str, tuple[Severity, str]] = {
-    "hidden": ("note", "{count} ignored."),
-    "other-files": ("note", "{count} ignored because of an ending that isn't an image's: {names}."),
+# What is noticed: its severity (None: left out), what it is, and what is said about it
+NOTICED: dict[str, tuple[Severity | None, str, str]] = {
+    "hidden": ("note", "hidden or system file", "ignored."),
+    "other-files": ("note", "file", "ignored because of an ending that isn't an image's: {names}."),
     "name-collision": (
         "warning",
-        "{count} found that differ from another only by case or Unicode form, which collide on other systems: {names}; "
-        "rename them.",
+        "name",
+        "found that differ from another only by case or Unicode form, which collide on other systems: {names}; rename "
+        "them.",
     ),
-}
-_THINGS = {
-    "broken-link": "link",
-    "outside-link": "link",
-    "link-loop": "link",
-    "unreadable-folder": "folder",
-    "hidden": "hidden or system file",
-    "name-collision": "name",
+    "broken-link": (None, "link", "left out, leading nowhere: {names}."),
+    "link-loop": (None, "link", "left out, leading back to a folder above or through another link: {names}."),
+    "name-encoding": (None, "file", "left out for a name that is not UTF-8: {names}; rename what you need."),
+    "outside-link": (None, "link", "left out, leading out of the data's folder: {names}; copy the files in instead."),
+    "special-file": (None, "file", "left out, being no file but a pipe, a socket or a device: {names}."),
+    "unreadable-folder": (None, "folder", "left out, since the permission to open is missing: {names}."),
 }
 
 
 def _finding(code: str, noticed: Sequence[tuple[str, str]]) -> Finding:
+    severity, thing, words = NOTICED[code]
     noticed = sorted(noticed)
     paths = tuple(path for path, _ in noticed)
-    evidence = {"count": len(paths)}
-    if code in _NOTICED:
-        severity, message = _NOTICED[code]
-        names = few([f"{path} ({detail})" if detail else path for path, detail in noticed])
-        message = message.format(count=were(len(paths), _THINGS.get(code, "file")), names=names)
-        return Finding(code=code, severity=severity, message=message, paths=paths, evidence=evidence)
-    names = few([f"{path} → {detail}" if detail and code != "link-loop" else path for path, detail in noticed])
-    message = _LEFT_OUT[code].format(count=were(len(paths), _THINGS.get(code, "file")), names=names)
-    return left_out(code, message, paths, count=len(paths))
+    names = few([f"{path} ({detail})" if detail and code != "link-loop" else path for path, detail in noticed])
+    message = f"{were(len(paths), thing)} {words.format(names=names)}"
+    if severity is None:
+        return left_out(code, message, paths, count=len(paths))
+    return Finding(code=code, severity=severity, message=message, paths=paths, evidence={"count": len(paths)})

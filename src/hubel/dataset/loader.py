@@ -17,7 +17,7 @@ from torch import Tensor
 from hubel.dataset.augment import augment, draws_for, mix
 from hubel.dataset.config import Augmentation, parse_augmentation
 from hubel.dataset.find import Catalog, scan
-from hubel.dataset.folder import few, were
+from hubel.dataset.folder import few, left_out, were
 from hubel.dataset.tensors import normalise, smaller, to_tensor
 from hubel.dataset.undecoded import Undecoded, warn
 from hubel.errors import DataError, UsageError
@@ -93,7 +93,7 @@ class Loader:
         self.classes, self.preprocess, self.augmentation = classes, preprocess, augmentation
         self.batch_size, self.seed, self.device, self.sampler = min(batch_size, len(indices)), seed, device, sampler
         self.part, self.dtype = part, dtype
-        self._stored = images
+        self._stored, self._stream = images, images if isinstance(images, Undecoded) else None
         self._reduced: npt.NDArray[np.uint8] | None = None
         self._held: tuple[int, Tensor] | None = None  # the side and pixels of all images, on the device
 
@@ -146,7 +146,7 @@ class Loader:
 
     @property
     def findings(self) -> tuple[Finding, ...]:
-        return tuple(self._stored.findings) if isinstance(self._stored, Undecoded) else ()
+        return () if self._stream is None else tuple(self._stream.findings)
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -160,8 +160,8 @@ class Loader:
             weights = 1.0 / torch.bincount(self.labels, minlength=self.classes)[self.labels].double()
             return torch.multinomial(weights, count, replacement=True, generator=generator)
         order = torch.randperm(len(self.indices), generator=generator)
-        if isinstance(self._stored, Undecoded):
-            files = torch.from_numpy(self._stored.files)[self.indices]
+        if self._stream is not None:
+            files = torch.from_numpy(self._stream.files)[self.indices]
             turn = torch.randperm(int(files.max()) + 1, generator=generator)[files] // MIXED
             order = order[turn[order].argsort(stable=True)]
         return order[:count]
@@ -177,8 +177,8 @@ class Loader:
         batches = list(self.parts(epoch, start=start))
         for number, (rows, places) in enumerate(batches, 1):
             batch = self.batch(rows, epoch, size, places)
-            if isinstance(self._stored, Undecoded) and number < len(batches):
-                self._stored.begin(self.indices[self._mine(*batches[number])].numpy())
+            if self._stream is not None and number < len(batches):
+                self._stream.begin(self.indices[self._mine(*batches[number])].numpy())
             yield batch
 
     def once(self) -> Iterator[Batch]:
@@ -204,7 +204,6 @@ class Loader:
 
     def batch(self, rows: Tensor, epoch: int, size: int, places: Tensor | None = None) -> Batch:
         """Build one batch from rows of this loader, (N,) int64; or the images at `places` of it."""
-        mixing = bool(self.augmentation.mixup or self.augmentation.cutmix)
         pixels, mine = self._pixels(self._mine(rows, places), size)
         ids = self.indices[mine]
         draws = draws_for(self.seed, epoch, ids.to(self.device))
@@ -212,7 +211,7 @@ class Loader:
         images = normalise(images, self.preprocess)
         labels = self.labels[mine].to(self.device)
         targets = F.one_hot(labels, self.classes).float()
-        if mixing:
+        if self.augmentation.mixup or self.augmentation.cutmix:
             first = int(self.indices[rows[0]])
             images, targets = mix(images, targets, self.augmentation, self.seed, epoch, first)
             if places is not None:
@@ -234,8 +233,8 @@ class Loader:
         height, width = self._stored.shape[1:3]
         reduced = target < min(height, width)
         side = target if reduced else 0
-        if isinstance(self._stored, Undecoded):
-            decoded, places = self._stored.take(self.indices[rows].numpy())
+        if self._stream is not None:
+            decoded, places = self._stream.take(self.indices[rows].numpy())
             images = to_tensor(decoded).to(self.device, non_blocking=True)
             return smaller(images, side) if reduced else images, rows[torch.from_numpy(places)]
         if self.device.type == "cuda" and (self._held is None or self._held[0] != side):
@@ -276,8 +275,8 @@ def _labels_by(names: Sequence[str], catalog: Catalog) -> tuple[npt.NDArray[np.i
     unknown = [label for label in catalog.classes if label not in known]
     if len(unknown) == len(counts):
         raise DataError(f"None of the labels {few(unknown)} in {catalog.root} is one of the classes {few(names)}.")
-    findings = []
-    for label in unknown:
-        message = f"{were(counts[label], 'image')} left out, whose label {label!r} is none of the classes."
-        findings.append(Finding(code="unknown-class", severity="warning", message=message, left_out=True))
+    said = "left out, whose label {!r} is none of the classes."
+    findings = [
+        left_out("unknown-class", f"{were(counts[label], 'image')} {said.format(label)}", ()) for label in unknown
+    ]
     return np.array([known.get(label, -1) for label in catalog.classes], np.int64)[catalog.labels], findings

@@ -148,26 +148,21 @@ def _once(rows: list[Listed]) -> tuple[list[Listed], list[Finding]]:
     by_path: dict[str, list[Listed]] = {}
     for row in rows:
         by_path.setdefault(row.path, []).append(row)
-    if len(by_path) == len(rows):
-        return rows, []
-    kept, repeated, torn = [], [], []
-    for path, same in by_path.items():
-        if len({row.label for row in same}) > 1:
-            torn.append(path)
-            continue
-        if len(same) > 1:
-            repeated.append(path)
-        kept.append(max(same, key=lambda row: ("train", "val", "test").index(row.part or "train")))
+    torn = [path for path, same in by_path.items() if len({row.label for row in same}) > 1]
+    wrong = set(torn)
+    repeated = [path for path, same in by_path.items() if len(same) > 1 and path not in wrong]
+    late = {"train": 0, "val": 1, "test": 2}
+    kept = [max(by_path[path], key=lambda row: late[row.part or "train"]) for path in by_path if path not in wrong]
     findings = []
     if repeated:
         message = (
             f"{were(len(repeated), 'file')} listed more than once and used once, in test before val before train: "
-            f"{few(repeated)}."
         )
+        message += f"{few(repeated)}."
         findings.append(Finding(code="repeated-row", severity="warning", message=message, paths=tuple(repeated)))
     if torn:
         message = (
-            f"{len(torn)} files are listed with different labels and left out: {few(torn)}; keep one row for each."
+            f"{were(len(torn), 'file')} listed with different labels and left out: {few(torn)}; keep one row each."
         )
         findings.append(left_out("label-conflict", message, torn))
     return kept, findings

@@ -195,12 +195,12 @@ def _content(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
 
 
 def expand(source: str) -> list[Path]:
-    """Return the files that are meant by ``train-{000..099}.tar``, ``{train,val}-*.tar`` or a mixture of these.
+    """Return the files that are meant by ``train-{000..099}.tar``, ``train-*.tar`` or a mixture of these.
 
     Raises:
         UsageError: one is missing or named twice, or the braces don't match.
     """
-    names = list(_braces(source))
+    names = _braces(source)
     if any(mark in name for name in names for mark in "{}"):
         raise UsageError(f"{source!r} can't be expanded: write shards/train-{{000..099}}.tar.")
     found = {name: sorted(glob.glob(name), key=natural) if re.search(r"[*?]", name) else [name] for name in names}
@@ -212,16 +212,10 @@ def expand(source: str) -> list[Path]:
     return [Path(file) for file in files]
 
 
-def _braces(text: str) -> Iterator[str]:
-    """What a shell makes of ``{000..099}`` and ``{a,b}``."""
-    found = re.search(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}", text)
-    if found is None:
-        yield text
-        return
-    first, last, listed = found.groups()
-    if listed is not None:
-        choices = listed.split(",")
-    else:
-        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    for choice in choices:
-        yield from _braces(text[: found.start()] + choice + text[found.end() :])
+def _braces(text: str) -> list[str]:
+    """What a shell makes of ``{000..099}``."""
+    if (found := re.search(r"\{(\d+)\.\.(\d+)\}", text)) is None:
+        return [text]
+    before, after, width = text[: found.start()], text[found.end() :], len(found[1])
+    numbers = range(int(found[1]), int(found[2]) + 1)
+    return [name for number in numbers for name in _braces(f"{before}{number:0{width}d}{after}")]
