@@ -91,7 +91,7 @@ def test_what_is_left_out_is_no_layer() -> None:
 
 
 def test_layer_norm_equals_torchvisions() -> None:
-    ours, theirs = LayerNorm2d(6), TheirLayerNorm2d(6, eps=1e-6)
+    ours, theirs = make_norm("layer", 6), TheirLayerNorm2d(6, eps=1e-6)
     nn.init.uniform_(theirs.weight)
     nn.init.uniform_(theirs.bias)
     ours.load_state_dict(theirs.state_dict())

@@ -101,6 +101,14 @@ def test_options_of_the_blocks_cost_what_they_should(arguments: dict[str, Any], 
     assert added == expected
 
 
+def test_a_width_is_that_of_the_first_stage() -> None:
+    with torch.device("meta"):
+        narrow, usual = build("resnet20", classes=10, width=8), build("resnet20", classes=10)
+        assert narrow.linear.in_features == 32
+        assert build("resnet50", classes=10, width=16).fc.in_features == 16 * 8 * 4
+    assert 3.7 < count(usual) / count(narrow) < 4
+
+
 def test_unknown_choices_are_refused() -> None:
     for arguments, says in (
         ({"down": "up"}, "down: expected one of none, max, average, stride, got .up."),

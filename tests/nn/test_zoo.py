@@ -12,7 +12,7 @@ from torch import nn
 
 from hubel.errors import UsageError
 from hubel.nn.config import Defaults
-from hubel.nn.resnet import CifarResNet
+from hubel.nn.resnet import cifar_resnet
 from hubel.nn.zoo import NETWORKS, Prepared, arguments_for, build, check_arguments, defaults_of, native, outline
 
 # One network a family is run with numbers; the deeper ones of a family are the same code, and are run on shapes alone.
@@ -138,7 +138,7 @@ def test_a_small_stem_keeps_the_map() -> None:
     with pytest.raises(UsageError, match="stem: expected one of imagenet, small"):
         build("resnet18", classes=4, stem="cifar")
     with pytest.raises(UsageError, match="6n\\+2 layers"):
-        CifarResNet(21, classes=4)
+        cifar_resnet(21)
 
 
 @pytest.mark.parametrize(("asked", "near"), [("resnet19", "resnet18"), ("mobilenetv3_small", "mobilenet_v3_small")])

@@ -23,6 +23,8 @@ from hubel.nn.layers import he_init
 
 TORCHVISION, TIMM, CODE = "torchvision/", "timm/", ".py:"
 IMAGENET = (3, 224, 224)
+Size = tuple[int, int]
+Arguments = dict[str, Any]
 # Auxiliary outputs are for a loss that hubel doesn't compute; the initialisation is stated because torchvision warns.
 TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -41,9 +43,7 @@ def torchvision_names() -> list[str]:
     return cast(list[str], torchvision.models.list_models(module=torchvision.models))
 
 
-def build_torchvision(
-    name: str, classes: int, channels: int, size: tuple[int, int], arguments: dict[str, Any]
-) -> nn.Module:
+def build_torchvision(name: str, classes: int, channels: int, size: Size, arguments: Arguments) -> nn.Module:
     """Build one of torchvision's classifiers with new weights; its first convolution is replaced for other channels."""
     import torchvision
 
@@ -58,7 +58,7 @@ def build_torchvision(
     return model
 
 
-def build_timm(name: str, classes: int, channels: int, size: tuple[int, int], arguments: dict[str, Any]) -> nn.Module:
+def build_timm(name: str, classes: int, channels: int, size: Size, arguments: Arguments) -> nn.Module:
     """Build one of timm's classifiers with new weights.
 
     Raises:
@@ -79,7 +79,7 @@ def build_timm(name: str, classes: int, channels: int, size: tuple[int, int], ar
     return model
 
 
-def _cant_build(what: str, size: tuple[int, int], arguments: dict[str, Any], error: Exception) -> UsageError:
+def _cant_build(what: str, size: Size, arguments: Arguments, error: Exception) -> UsageError:
     why = str(error).splitlines()[0].rstrip(".:")
     return UsageError(f"{what} can't be built for {size[0]}x{size[1]} with {arguments}: {why}.")
 
@@ -135,8 +135,8 @@ def build_own(
     name: str,
     classes: int,
     channels: int,
-    size: tuple[int, int],
-    arguments: dict[str, Any],
+    size: Size,
+    arguments: Arguments,
 ) -> nn.Module:
     """Build the user's network; its constructor is told classes, channels and size if it takes arguments so called.
 
@@ -150,7 +150,8 @@ def build_own(
             raise UsageError(f"{name} exists already, so it can't be given {', '.join(arguments)}: give its class.")
         model = copy.deepcopy(maker)
     else:
-        given = _constructor_arguments(maker, name, classes, channels, size, arguments)
+        known = {CLASSES: classes, CHANNELS: channels, SIZES: size}
+        given = _constructor_arguments(maker, name, known, arguments)
         try:
             model = maker(**given)
         except Exception as error:
@@ -194,7 +195,7 @@ def adapt_channels(model: nn.Module, channels: int) -> None:
     model.set_submodule(name, he_init(new))
 
 
-def check_size(model: nn.Module, name: str, size: tuple[int, int], channels: int = 3) -> None:
+def check_size(model: nn.Module, name: str, size: Size, channels: int = 3) -> None:
     """Refuse a size that the network can't take, and look for the smallest that it can."""
     if takes(model, (channels, *size)):
         return
@@ -205,7 +206,7 @@ def check_size(model: nn.Module, name: str, size: tuple[int, int], channels: int
     raise UsageError(f"images of {size[0]}x{size[1]} {what} {name}: the smallest size is {smallest}x{smallest}.")
 
 
-def _size_arguments(name: str, size: tuple[int, int]) -> dict[str, Any]:
+def _size_arguments(name: str, size: Size) -> Arguments:
     """The few networks that are made for one size have to be told it."""
     if name.startswith("maxvit"):
         return {"input_size": tuple(size)}
@@ -222,27 +223,18 @@ def import_timm() -> Any:
 
 
 def _constructor_arguments(
-    maker: Callable[..., nn.Module],
-    name: str,
-    classes: int,
-    channels: int,
-    size: tuple[int, int],
-    arguments: dict[str, Any],
-) -> dict[str, Any]:
-    """What hubel knows, as far as a constructor has arguments called so, and what else was asked for."""
+    maker: Callable[..., nn.Module], name: str, known: dict[tuple[str, ...], Any], arguments: Arguments
+) -> Arguments:
+    """What hubel knows, as far as the constructor has arguments called so, and what else was asked for."""
     taken = inspect.signature(maker).parameters
     unknown = [key for key in arguments if key not in taken]
     if unknown and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in taken.values()):
         raise UsageError(f"{name} has no argument {unknown[0]!r}: it takes {', '.join(taken) or 'none'}.")
-    known: dict[str, Any] = {}
-    for names, value in ((CLASSES, classes), (CHANNELS, channels), (SIZES, size)):
-        called = next((name for name in names if name in taken), None)
-        if called is not None:
-            known[called] = value
-    return {**known, **arguments}
+    called = {next((word for word in words if word in taken), ""): value for words, value in known.items()}
+    return {**{word: value for word, value in called.items() if word}, **arguments}
 
 
-def _check_answer(model: nn.Module, name: str, classes: int, channels: int, size: tuple[int, int]) -> None:
+def _check_answer(model: nn.Module, name: str, classes: int, channels: int, size: Size) -> None:
     try:
         logits = answer(model, (channels, *size))
     except Exception as error:

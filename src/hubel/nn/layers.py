@@ -22,6 +22,7 @@ Activation = Literal[
 Attention = Literal["none", "spatial", "cbam"]
 KERNELS = (1, 3, 5, 7)
 MOST_GROUPS = 32  # groups of a group norm, as in Wu and He 2018
+LAYER_EPSILON = 1e-6  # of layer norms, ConvNeXt's
 REDUCTION = 16  # channels per channel inside of a squeeze-and-excitation (Hu et al. 2018, table 10)
 SMALLEST_SQUEEZE = 8  # channels; narrow stages would be left with one or two
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
@@ -47,24 +48,14 @@ def make_norm(norm: Norm, channels: int) -> nn.Module:
         return nn.BatchNorm2d(channels)
     if norm == "group":
         return nn.GroupNorm(max(g for g in range(1, MOST_GROUPS + 1) if channels % g == 0), channels)
-    return LayerNorm2d(channels) if norm == "layer" else nn.Identity()
+    return LayerNorm2d(channels, eps=LAYER_EPSILON) if norm == "layer" else nn.Identity()
 
 
-class LayerNorm2d(nn.Module):
-    """Layer norm over the channels of each position by itself: (N, C, H, W) → (N, C, H, W).
-
-    The epsilon is ConvNeXt's.
-    """
-
-    def __init__(self, channels: int, *, eps: float = 1e-6) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of each position by itself: (N, C, H, W) → (N, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        last = x.permute(0, 2, 3, 1)
-        return F.layer_norm(last, self.weight.shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 def make_activation(activation: Activation) -> nn.Module:

@@ -26,29 +26,31 @@ from hubel.nn.layers import (
 
 
 class ResNet(nn.Module):
-    """Four stages of residual blocks that halve the map and double the channels (He et al. 2016, table 1).
+    """Stages of residual blocks, each of half the size and twice the channels of the one before (He et al. 2016).
 
-    Shape: (N, channels, H, W) → logits (N, classes), for any H and W. State-dict keys are torchvision's.
+    Shape: (N, channels, H, W) → logits (N, classes), for any H and W. Keys: conv1, bn1, layer1.0.conv1, …, and `key`.
 
     Args:
-        depths: blocks in each stage.
-        stem: ``imagenet`` is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2, ``small`` a 3x3
-            convolution of stride 1 for images of about 32 pixels.
+        depths: blocks in each stage. width: channels of the first stage, before a bottleneck's expansion.
+        stem: ``imagenet`` is a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2; ``small``, for images of
+            about 32 pixels, is a convolution of stride 1.
         down: the imagenet stem's second halving; ``stride`` gives the convolution a stride of 4, ``none`` keeps the
             map twice as large.
-        kernel: of the blocks' 3x3 convolutions.
+        shortcut: ``none`` makes the plain twin.
+        kernel: of the blocks' 3x3 convolutions and of the small stem.
         se, attention: at the end of each block's branch, see `make_attention`.
-        dropout: before the last layer.
+        dropout: before the last layer. key: what the state dict calls that layer.
     """
 
     def __init__(
         self,
         block: type[BasicBlock] | type[Bottleneck],
-        depths: tuple[int, int, int, int],
+        depths: tuple[int, ...],
         /,
         *,
         classes: int,
         channels: int = 3,
+        width: int = 64,
         stem: Stem = "imagenet",
         down: Down = "max",
         shortcut: Shortcut = "projection",
@@ -58,85 +60,37 @@ class ResNet(nn.Module):
         se: bool = False,
         attention: Attention = "none",
         dropout: float = 0.0,
+        key: str = "fc",
     ) -> None:
         super().__init__()
         check_stem(stem)
-        size, stride = (3, 1) if stem == "small" else (7, 4 if down == "stride" else 2)
-        self.conv1 = conv(channels, 64, size, stride=stride, bias=norm == "none")
-        self.bn1 = make_norm(norm, 64)
+        size, stride = (kernel, 1) if stem == "small" else (7, 4 if down == "stride" else 2)
+        self.conv1 = conv(channels, width, size, stride=stride, bias=norm == "none")
+        self.bn1 = make_norm(norm, width)
         self.act = make_activation(activation)
         self.maxpool = nn.Identity() if stem == "small" else _stem_pool(down)
         self.pool_first = down == "max" and activation in RISING  # the same maps, from a quarter of the activations
         make_block = partial(
             block, shortcut=shortcut, norm=norm, activation=activation, kernel=kernel, se=se, attention=attention
         )
-        widths = [width * block.expansion for width in (64, 128, 256, 512)]
-        self.layer1 = _stage(make_block, depths[0], 64, 64, widths[0], 1)
-        self.layer2 = _stage(make_block, depths[1], widths[0], 128, widths[1], 2)
-        self.layer3 = _stage(make_block, depths[2], widths[1], 256, widths[2], 2)
-        self.layer4 = _stage(make_block, depths[3], widths[2], 512, widths[3], 2)
+        self.stages = [f"layer{number}" for number in range(1, len(depths) + 1)]
+        inputs = width
+        for number, (name, depth) in enumerate(zip(self.stages, depths, strict=True)):
+            wide, stride = width * 2**number, 1 if number == 0 else 2
+            self.add_module(name, _stage(make_block, depth, inputs, wide, wide * block.expansion, stride))
+            inputs = wide * block.expansion
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = make_dropout(dropout) if dropout else None
-        self.fc = nn.Linear(widths[3], classes)
+        self.key = key
+        self.add_module(key, nn.Linear(inputs, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.bn1(self.conv1(x))
         x = self.act(self.maxpool(x)) if self.pool_first else self.maxpool(self.act(x))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for name in self.stages:
+            x = getattr(self, name)(x)
         x = torch.flatten(self.avgpool(x), 1)
-        return self.fc(x if self.dropout is None else self.dropout(x))  # type: ignore[no-any-return]
-
-
-class CifarResNet(nn.Module):
-    """Three stages of n basic blocks with 16, 32 and 64 channels: 6n+2 layers (He et al. 2016, section 4.2).
-
-    Shape: (N, channels, H, W) → logits (N, classes), for any H and W. Keys: conv1, bn1, layer1.0.conv1, …, linear.
-
-    Args:
-        shortcut: ``pad`` has no parameters (the paper's option A), ``projection`` is option B, ``none`` makes the
-            plain twin.
-        kernel: of all convolutions.
-        se, attention: at the end of each block's branch, see `make_attention`.
-        dropout: before the last layer.
-    """
-
-    def __init__(
-        self,
-        depth: int,
-        /,
-        *,
-        classes: int,
-        channels: int = 3,
-        shortcut: Shortcut = "pad",
-        norm: Norm = "batch",
-        activation: Activation = "relu",
-        kernel: int = 3,
-        se: bool = False,
-        attention: Attention = "none",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if depth < 8 or (depth - 2) % 6:
-            raise UsageError(f"a CIFAR ResNet has 6n+2 layers (20, 32, 44, 56, 110, …), got a depth of {depth!r}.")
-        blocks = (depth - 2) // 6
-        self.conv1 = conv(channels, 16, kernel, bias=norm == "none")
-        self.bn1 = make_norm(norm, 16)
-        self.act = make_activation(activation)
-        make_block = partial(
-            BasicBlock, shortcut=shortcut, norm=norm, activation=activation, kernel=kernel, se=se, attention=attention
-        )
-        self.layer1 = _stage(make_block, blocks, 16, 16, 16, 1)
-        self.layer2 = _stage(make_block, blocks, 16, 32, 32, 2)
-        self.layer3 = _stage(make_block, blocks, 32, 64, 64, 2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.dropout = make_dropout(dropout) if dropout else None
-        self.linear = nn.Linear(64, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.act(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        x = torch.flatten(self.avgpool(x), 1)
-        return self.linear(x if self.dropout is None else self.dropout(x))  # type: ignore[no-any-return]
+        return getattr(self, self.key)(x if self.dropout is None else self.dropout(x))  # type: ignore[no-any-return]
 
 
 def _stem_pool(down: Down) -> nn.Module:
@@ -154,6 +108,23 @@ def _stage(
     return nn.Sequential(first, *(make_block(outputs, width) for _ in range(depth - 1)))
 
 
+def cifar_resnet(depth: int, shortcut: Shortcut = "pad") -> Callable[..., ResNet]:
+    """Return what builds three stages of n basic blocks with 16, 32 and 64 channels (He et al. 2016, section 4.2).
+
+    Args:
+        depth: layers with weights, 6n+2.
+        shortcut: ``pad`` has no parameters (the paper's option A), ``projection`` is option B, ``none`` makes the
+            plain twin, for the degradation experiment.
+
+    >>> sum(p.numel() for p in cifar_resnet(20)(classes=10).parameters())
+    269722
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise UsageError(f"a CIFAR ResNet has 6n+2 layers (20, 32, 44, 56, 110, …), got a depth of {depth!r}.")
+    depths = ((depth - 2) // 6,) * 3
+    return partial(ResNet, BasicBlock, depths, width=16, stem="small", shortcut=shortcut, key="linear")
+
+
 # Parameters at 1000 classes: 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808.
 resnet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
 resnet34 = partial(ResNet, BasicBlock, (3, 4, 6, 3))
@@ -161,6 +132,5 @@ resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
 resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
 resnet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))
 
-# Depth is the number of layers with weights; 0.27, 0.46, 0.66, 0.85 and 1.7 million parameters (paper, table 6).
+# 0.27, 0.46, 0.66, 0.85 and 1.7 million parameters (paper, table 6).
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)
-PlainNet = partial(CifarResNet, shortcut="none")  # the same layers without shortcuts, for the degradation experiment
