@@ -25,7 +25,7 @@ See = Callable[[Tensor], Field | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One call of aten's `function`: its main input and what that sees, one output, and a way to ask for other fields."""
+    """One call of aten's `function`: its main input, what that sees, one output, and a way to ask for other fields."""
 
     function: Any
     call: Call
@@ -108,11 +108,6 @@ def _flattened(step: Step) -> Field:
         return step.field
     places = [along or ({axis - 2} if given.ndim > 3 else set()) for axis, along in enumerate(step.field.places)]
     return replace(step.field, flattened=math.prod(given.shape[d] for d in set.union(*places)))
-
-
-def _copy(step: Step) -> Field:
-    source = step.call.arguments["src"]
-    return step.field if step.see(source) is None else joined([source], step.out.ndim, step.see)
 
 
 def _cat(step: Step) -> Field:
@@ -250,7 +245,7 @@ REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "std", "var", "logsum
 RESIZES = ("upsample_nearest1d", "upsample_nearest2d", "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d")
 EACH = (1, 2, 3)  # numbers of spatial axes
 RULES: dict[str, Callable[[Step], Field]] = {
-    **dict.fromkeys((*POINTWISE, "prelu", "prelu_kernel", "masked_fill", "where"), _pointwise),
+    **dict.fromkeys((*POINTWISE, "prelu", "prelu_kernel", "masked_fill", "where", "copy"), _pointwise),
     **dict.fromkeys(COPIES, lambda step: step.field),
     **dict.fromkeys((*VIEWS, "roll", "flip", "unfold", "pixel_shuffle", "pixel_unshuffle"), _moved),
     **dict.fromkeys(RESHAPES, _reshaped),
@@ -265,7 +260,6 @@ RULES: dict[str, Callable[[Step], Field]] = {
     **dict.fromkeys((f"{how}_pad{n}d" for how in ("reflection", "replication") for n in EACH), _padded),
     "constant_pad_nd": _padded,
     "im2col": _unfolded,
-    "copy": _copy,
     "cat": _cat,
     "stack": _stack,
 }
