@@ -50,7 +50,7 @@ def test_published_networks(name: str) -> None:
     assert found is not None
     size, stride, padding = KNOWN[name]
     assert found.size == (size, size)
-    assert found.stride == (stride, stride) or stride is None
+    assert found.steps == (stride, stride) or stride is None
     assert found.padding == (padding, padding) or padding is None
 
 

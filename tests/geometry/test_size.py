@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hubel.errors import UsageError
-from hubel.geometry.size import AxisSize, axis_size
+from hubel.geometry.layer import conv
+from hubel.geometry.size import AxisSize
 
 SIZES = st.one_of(st.integers(1, 12), st.integers(1, 400))
 SMALL = st.integers(1, 7)
@@ -25,6 +26,13 @@ MANY = settings(max_examples=200, deadline=None, database=None, derandomize=True
 
 def image(n: int, channels: int = 1) -> Tensor:
     return torch.empty(1, channels, n, n, device="meta")
+
+
+def axis_size(n: int, kernel: int, **asked: Any) -> AxisSize:
+    """The height of a square layer; a pair is the padding before and after."""
+    if isinstance(asked.get("padding"), tuple):
+        asked["padding"] *= 2
+    return conv(n, kernel=kernel, **asked).height
 
 
 def size_or_none(call: Callable[[], Tensor]) -> int | None:

@@ -42,10 +42,10 @@ def direct(x: Tensor, w: Tensor, b: Tensor | None = None, **settings: Unpack[Set
     >>> direct(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3)).item()
     9.0
     """
-    layer = _layer(x, w, b, settings)
-    y, padded = x.new_empty(len(x), *layer.shape), _padded(x, layer)
+    layer, _, patches = _layer(x, w, b, settings)
+    y, per_group = x.new_empty(len(x), *layer.shape), len(w) // layer.groups
     for f, i, j in torch.cartesian_prod(*map(torch.arange, layer.shape)).tolist():
-        y[:, f, i, j] = (_patch(padded, w, layer, f, i, j) * w[f]).sum(dim=(1, 2, 3))
+        y[:, f, i, j] = (patches[:, f // per_group, :, i, j] * w[f]).sum(dim=(1, 2, 3))
     return _biased(y, b)
 
 
@@ -55,12 +55,9 @@ def im2col(x: Tensor, w: Tensor, b: Tensor | None = None, **settings: Unpack[Set
     It repeats each pixel up to kh·kw times in memory and turns the convolution into one matrix product, which computers
     are best at (Chellapilla, Puri and Simard 2006).
     """
-    layer = _layer(x, w, b, settings)
-    height, width = layer.height, layer.width
-    apart, step = (height.dilation, width.dilation), (height.stride, width.stride)
-    patches = F.unfold(_padded(x, layer), w.shape[-2:], dilation=apart, stride=step)  # (N, C·kh·kw, H'·W')
-    columns = patches.unflatten(1, (layer.groups, -1))
-    kernels = w.reshape(layer.groups, len(w) // layer.groups, -1)  # (groups, F/groups, C/groups·kh·kw)
+    layer, _, patches = _layer(x, w, b, settings)
+    columns = patches.permute(0, 1, 2, 5, 6, 3, 4).flatten(2, 4).flatten(3)  # (N, groups, C / groups·kh·kw, H'·W')
+    kernels = w.reshape(layer.groups, len(w) // layer.groups, -1)  # (groups, F / groups, C / groups·kh·kw)
     return _biased((kernels @ columns).reshape(len(x), *layer.shape), b)
 
 
@@ -71,8 +68,8 @@ def fft(x: Tensor, w: Tensor, b: Tensor | None = None, **settings: Unpack[Settin
     into cross-correlation, and on the rows and columns that are kept nothing has come round the circle. All positions
     are computed and the stride picks from them, so it pays for large kernels at stride 1 only.
     """
-    layer = _layer(x, w, b, settings)
-    padded, height, width = _padded(x, layer), layer.height, layer.width
+    layer, padded, _ = _layer(x, w, b, settings)
+    height, width = layer.height, layer.width
     size = (padded.shape[-2], padded.shape[-1])
     spread = w.new_zeros(*w.shape[:2], height.span, width.span)  # as dilation spreads the weights
     spread[..., :: height.dilation, :: width.dilation] = w
@@ -83,8 +80,11 @@ def fft(x: Tensor, w: Tensor, b: Tensor | None = None, **settings: Unpack[Settin
     return _biased(everywhere[..., : height.result, : width.result], b)
 
 
-def _layer(x: Tensor, w: Tensor, b: Tensor | None, settings: Settings) -> ConvResult:
-    """Check the shapes and work out the sizes."""
+def _layer(x: Tensor, w: Tensor, b: Tensor | None, settings: Settings) -> tuple[ConvResult, Tensor, Tensor]:
+    """Check the shapes and work out the sizes.
+
+    Returns also x with zeros all round, and what lies in every window: (N, groups, C / groups, H', W', kh, kw).
+    """
     if x.dim() != 4 or w.dim() != 4:
         raise UsageError(
             f"x must be (N, C, H, W) and w (F, C / groups, kh, kw), got {tuple(x.shape)} and {tuple(w.shape)}."
@@ -100,20 +100,10 @@ def _layer(x: Tensor, w: Tensor, b: Tensor | None, settings: Settings) -> ConvRe
         )
     if b is not None and b.shape != (len(w),):
         raise UsageError(f"b must hold one number for each of the {len(w)} filters, got shape {tuple(b.shape)}.")
-    return layer
-
-
-def _padded(x: Tensor, layer: ConvResult) -> Tensor:
-    """Zeros all round."""
-    return F.pad(x, (*layer.width.padding, *layer.height.padding))
-
-
-def _patch(padded: Tensor, w: Tensor, layer: ConvResult, f: int, i: int, j: int) -> Tensor:
-    """What the window of pixel (i, j) of filter f covers in the channels of its group: (N, C / groups, kh, kw)."""
-    first = f // (len(w) // layer.groups) * w.shape[1]
-    top, left = i * layer.height.stride, j * layer.width.stride
-    window = padded[:, first : first + w.shape[1], top : top + layer.height.span, left : left + layer.width.span]
-    return window[..., :: layer.height.dilation, :: layer.width.dilation]
+    height, width = layer.height, layer.width
+    padded = F.pad(x, (*width.padding, *height.padding))
+    windows = padded.unfold(2, height.span, height.stride).unfold(3, width.span, width.stride)
+    return layer, padded, windows[..., :: height.dilation, :: width.dilation].unflatten(1, (layer.groups, -1))
 
 
 def _biased(y: Tensor, b: Tensor | None) -> Tensor:
@@ -168,16 +158,16 @@ def explain_pixel(
 
     A pixel that doesn't exist is a UsageError.
     """
-    layer = _layer(x, w, b, settings)
+    layer, _, patches = _layer(x, w, b, settings)
     asked = {"image": (image, len(x)), "filter": (filter, len(w))}
     asked |= {"row": (row, layer.height.result), "column": (column, layer.width.result)}
     for name, (index, count) in asked.items():
         if not 0 <= index < count:
             raise UsageError(f"{name} must be from 0 to {count - 1}, got {index}.")
-    patch = _patch(_padded(x[image : image + 1], layer), w, layer, filter, row, column)[0].detach().double()
-    products = patch * w[filter].detach().double()
+    group = filter // (len(w) // layer.groups)
+    patch, weights = (t.detach().double() for t in (patches[image, group, :, row, column], w[filter]))
+    products = patch * weights
     sums, bias = products.sum(dim=(1, 2)), 0.0 if b is None else float(b[filter])
-    first = filter // (len(w) // layer.groups) * w.shape[1]
     rows, columns = (
         tuple(index * axis.stride - axis.padding[0] + u * axis.dilation for u in range(axis.kernel))
         for index, axis in ((row, layer.height), (column, layer.width))
@@ -187,12 +177,12 @@ def explain_pixel(
         filter=filter,
         row=row,
         column=column,
-        channels=tuple(range(first, first + w.shape[1])),
+        channels=tuple(range(group * w.shape[1], (group + 1) * w.shape[1])),
         rows=rows,
         columns=columns,
         size=(x.shape[2], x.shape[3]),
         patch=_planes(patch),
-        weights=_planes(w[filter]),
+        weights=_planes(weights),
         products=_planes(products),
         sums=tuple(sums.tolist()),
         bias=bias,
@@ -201,7 +191,7 @@ def explain_pixel(
 
 
 def _planes(tensor: Tensor) -> tuple[Plane, ...]:
-    return tuple(tuple(tuple(row) for row in plane) for plane in tensor.detach().double().tolist())
+    return tuple(tuple(tuple(row) for row in plane) for plane in tensor.tolist())
 
 
 def pixel_text(pixel: Pixel, *, most: int = 3) -> str:

@@ -60,16 +60,9 @@ def patch(model: nn.Module, input: Size, layer: str | None = None, position: Pla
         UsageError: the model can't take the image, the layer gives out no map, or the map has no such position.
     """
     _, field = locate(model, input, layer)
-    size = [max(bound.shape[dim] for bound in field.bounds) for dim in axes_of(field)]
-    at = position or (size[0] // 2, size[1] // 2)
-    if not all(0 <= index < n for index, n in zip(at, size, strict=True)):
-        raise UsageError(f"position {at[0], at[1]} is outside of the map of {size[0]}×{size[1]}.")
-    top, bottom, left, right = (float(at_position(bound, field, at).max()) for bound in field.bounds)
-    return _pixels(-top, bottom), _pixels(-left, right)
-
-
-def _pixels(first: float, last: float) -> tuple[int, int]:
-    return (math.ceil(first), math.floor(last)) if math.isfinite(first) else (0, -1)
+    top, bottom, left, right = (float(at_position(bound, field, position).max()) for bound in field.bounds)
+    pairs = [(math.ceil(-a), math.floor(b)) if math.isfinite(a) else (0, -1) for a, b in ((top, bottom), (left, right))]
+    return pairs[0], pairs[1]
 
 
 def locate(model: nn.Module, input: Size, layer: str | None) -> tuple[str, Field]:
@@ -89,17 +82,19 @@ def locate(model: nn.Module, input: Size, layer: str | None) -> tuple[str, Field
     return name, field
 
 
-def axes_of(field: Field) -> tuple[int, int]:
-    """Return the axes of a map, counted from the end, along which the image's height and width lie."""
-    height, width = (max(along, default=axis - 2) for axis, along in enumerate(field.places))
-    return height, width
-
-
 def at_position(values: Tensor, field: Field, position: Place | None = None) -> Tensor:
-    """Return the numbers of a map, or of one of its field's bounds, at a position; at its centre by default."""
-    for axis, dim in enumerate(axes_of(field)):
-        index = values.shape[dim] // 2 if position is None else position[axis]
-        values = values.narrow(dim, min(index, values.shape[dim] - 1), 1)
+    """Return the numbers of a map, or of one of its field's bounds, at a position; at its centre by default.
+
+    Raises:
+        UsageError: the map has no such position.
+    """
+    dims = [max(along, default=axis - 2) for axis, along in enumerate(field.places)]
+    size = [max(bound.shape[dim] for bound in field.bounds) for dim in dims]
+    place = position or (size[0] // 2, size[1] // 2)
+    if not all(0 <= index < n for index, n in zip(place, size, strict=True)):
+        raise UsageError(f"position {place[0], place[1]} is outside of the map of {size[0]}×{size[1]}.")
+    for dim, index in zip(dims, place, strict=True):
+        values = values.narrow(dim, min(index, values.shape[dim] - 1), 1)  # a bound keeps one place where it is even
     return values
 
 
@@ -119,12 +114,14 @@ def effective_field(
     Raises:
         UsageError: as in `patch`; or no pixel has any influence.
     """
-    batch = images if isinstance(images, Tensor) else _noise(model, images, samples)
-    channels, height, width = batch.shape[1:]
+    if not isinstance(images, Tensor):
+        like = next(model.parameters(), torch.zeros(()))
+        images = torch.randn(samples, *images, generator=torch.Generator().manual_seed(0)).to(like.device, like.dtype)
+    channels, height, width = images.shape[1:]
     name, field = locate(model, (channels, height, width), layer)
     total = torch.zeros(height, width, dtype=torch.float64)
     with evaluating(model), torch.enable_grad():
-        for one in batch.detach().split(1):
+        for one in images.detach().split(1):
             image = one.clone().requires_grad_()
             with capture(model, [name]) as activations:
                 model(image)
@@ -133,12 +130,6 @@ def effective_field(
     if not total.any() or not torch.isfinite(total).all():
         raise UsageError(f"no gradient comes back from {name}: its weights or activations are dead, or not finite.")
     return _measured(name, field, total / total.sum())
-
-
-def _noise(model: nn.Module, size: Size, samples: int) -> Tensor:
-    like = next(model.parameters(), torch.zeros(()))
-    noise = torch.randn(samples, *size, generator=torch.Generator().manual_seed(0))
-    return noise.to(like.device, like.dtype)
 
 
 def _measured(name: str, field: Field, density: Tensor) -> EffectiveField:

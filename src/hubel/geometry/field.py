@@ -29,7 +29,7 @@ class Field:
             operation is not known; ``pooled``: the positions are gone, as behind global pooling.
         bounds: of a local field, (-top, bottom, -left, right) in pixels, each shaped like the tensor, or 1 along axes
             on which it does not change; infinitely small where nothing is seen.
-        steps: pixels from one position to the next along height and width.
+        steps: pixels from one position to the next along height and width; negative in a mirrored map.
         sees_all: whether the whole image matters to every position too, through a side branch or a norm's statistics.
         flattened: how many positions were put behind one another in a flat list of numbers; 0: it is none.
     """
@@ -53,6 +53,11 @@ class Field:
         apart = self.kind == "local" and not height & width
         return apart and (self.bounds[0].ndim > 3 or bool(height and width))
 
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether it can be this tensor's field."""
+        shapes = [zip(bound.shape, tensor.shape, strict=False) for bound in self.bounds if bound.ndim == tensor.ndim]
+        return len(shapes) == len(self.bounds) and all(kept in (1, size) for shape in shapes for kept, size in shape)
+
     @property
     def size(self) -> tuple[int, int]:
         """Pixels (height, width) that a position of a local field sees, of the position that sees most."""
@@ -61,18 +66,13 @@ class Field:
         return math.floor(max(height, -1.0) + 1), math.floor(max(width, -1.0) + 1)
 
     @property
-    def stride(self) -> tuple[float, float]:
-        """Pixels from one position of a local field to the next."""
-        return abs(self.steps[0]), abs(self.steps[1])
-
-    @property
     def padding(self) -> tuple[float, float]:
         """Pixels that the first position of a local field starts before the image."""
         top, left = (float(self.bounds[edge].flatten()[0]) for edge in (0, 2))
         return (top + 0.0 if math.isfinite(top) else 0.0), (left + 0.0 if math.isfinite(left) else 0.0)
 
     def shown_step(self, axis: int) -> float:
-        """Step along height (0) or width (1) that the bounds show, or else the one that is known."""
+        """Return the step along height (0) or width (1) that the bounds show, or else the one that is known."""
         own = self.places[axis] - self.places[1 - axis]
         shown = _pattern(self.bounds[2 * axis + 1], min(own)) if own else None
         return shown[1] if shown else self.steps[axis]
@@ -87,15 +87,15 @@ class Field:
         """Return the field where all numbers along one axis of the tensor matter to each that comes out."""
         return self.with_bounds(bound.amax(dim, keepdim=True) for bound in self.bounds)
 
-    def gathered(self, shape: torch.Size, taps: dict[int, Taps]) -> Field:
-        """Return the field of positions that each see some of the old ones, which had that shape.
+    def gathered(self, tensor: Tensor, taps: dict[int, Taps]) -> Field:
+        """Return the field of positions that each see some of this tensor's, and may reach over its edge.
 
-        taps: by the axis of the tensor, counted from the end; they may lie outside of the map.
+        taps: by the axis of the tensor, counted from the end.
         """
         bounds, steps = list(self.bounds), list(self.steps)
         for axis, places in enumerate(self.places):
-            alone = {axis - 2} if len(shape) > 1 - axis and shape[axis - 2] == 1 else set()  # a map of one position
-            for dim in (places or alone) & taps.keys():
+            alone = {axis - 2} if tensor.shape[axis - 2 :][:1] == (1,) else set()  # a map of one position
+            for dim in (places or alone) & taps.keys() if bounds else ():
                 index, rate = taps[dim]
                 for edge, sign in ((2 * axis, -1), (2 * axis + 1, 1)):
                     bounds[edge], step = _taken(bounds[edge], dim, index, sign * steps[axis])

@@ -79,14 +79,21 @@ def conv(
     >>> conv(224, kernel=3, stride=2).shape
     (16, 111, 111)
     """
-    strides = (None, None) if stride is None else _pair("stride", stride)
-    columns = (_paddings(padding), _pair("input", size), _pair("kernel", kernel), _pair("dilation", dilation))
-    settings = zip(*columns, _pair("output padding", output_padding), strides, ("row", "column"), strict=True)
-    height, width = (
-        axis_size(n, k, stride=s, padding=p, dilation=d, operation=operation, ceil=ceil, output_padding=o, unit=unit)
-        for p, n, k, d, o, s, unit in settings
-    )
     pooled = operation in ("maxpool", "avgpool")
+    strides = _pair("stride", stride if stride is not None else kernel if pooled else 1)
+    pads, sizes, kernels = _paddings(padding), _pair("input", size), _pair("kernel", kernel)
+    dilations, extras = _pair("dilation", dilation), _pair("output padding", output_padding)
+    height, width = (
+        axis_size(
+            AxisSize(operation=operation, n=n, kernel=k, stride=s, dilation=d, output_padding=o),
+            p,
+            ceil=ceil,
+            unit=unit,
+        )
+        for n, k, s, d, o, p, unit in zip(
+            sizes, kernels, strides, dilations, extras, pads, ("row", "column"), strict=True
+        )
+    )
     filters = _filters(channels, filters, groups, pooled)
     before, after = (channels, height.n, width.n), (filters, height.result, width.result)
     weights = 0 if pooled else filters * (channels // groups) * height.kernel * width.kernel

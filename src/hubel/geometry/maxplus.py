@@ -25,18 +25,15 @@ See = Callable[[Tensor], Field | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One call of aten's `function`, for one of its outputs: what its main input sees, and a way to ask for others."""
+    """One call of aten's `function`: its main input, what that sees, one output, and a way to ask for other fields."""
 
     function: Any
     call: Call
     given: Tensor
     field: Field
     index: int
+    out: Tensor
     see: See
-
-    @property
-    def out(self) -> Tensor:
-        return self.call.outputs[self.index]
 
 
 def fields_after(function: Any, call: Call, see: See) -> list[Field | None]:
@@ -52,25 +49,11 @@ def fields_after(function: Any, call: Call, see: See) -> list[Field | None]:
     given = next((tensor for tensor in main if isinstance(tensor, Tensor)), call.tensors[0])
     step = functools.partial(Step, function=function, call=call, given=given, field=see(given) or WHOLE, see=see)
     rule = RULES.get(call.name) or RULES.get(call.raw) or (_pointwise if call.pointwise else lambda _: WHOLE)
-    return [_checked(rule(step(index=index)), output) for index, output in enumerate(call.outputs)]
-
-
-def _checked(field: Field, output: Tensor) -> Field:
-    """A local field has to fit its tensor; where it doesn't, a rule was too simple, and nothing is claimed."""
-    shapes = [tuple(bound.shape) for bound in field.bounds]
-    fits = all(len(shape) == output.ndim and {*map(_fits, shape, output.shape)} <= {True} for shape in shapes)
-    return field if fits else WHOLE
-
-
-def _fits(kept: int, size: int) -> bool:
-    return kept in (1, size)
+    fields = [rule(step(index=index, out=out)) for index, out in enumerate(call.outputs)]
+    return [field if field.fits(out) else WHOLE for field, out in zip(fields, call.outputs, strict=True)]
 
 
 # ---- elementwise ------------------------------------------------------------------------------------------------
-
-
-def _same(step: Step) -> Field:
-    return step.field
 
 
 def _pointwise(step: Step) -> Field:
@@ -127,16 +110,11 @@ def _flattened(step: Step) -> Field:
     return replace(step.field, flattened=math.prod(given.shape[d] for d in set.union(*places)))
 
 
-def _copy(step: Step) -> Field:
-    source = step.call.arguments["src"]
-    return step.field if step.see(source) is None else joined([source], step.out.ndim, step.see)
-
-
 def _cat(step: Step) -> Field:
     tensors, ndim = [tensor for tensor in step.call.arguments["tensors"] if tensor.numel()], step.out.ndim
     dim, whole = step.call.arguments["dim"] % ndim - ndim, joined(tensors, ndim, step.see)
     local = [field for tensor in tensors if (field := step.see(tensor)) is not None and field.kind == "local"]
-    if whole.kind != "local" or not any(dim in along for field in local for along in field.places):
+    if not any(dim in along for field in local for along in field.places):
         return whole
     if len(local) < len(tensors):
         return WHOLE
@@ -176,10 +154,9 @@ def _reduction(step: Step) -> Field:
 
 def _product(step: Step) -> Field:
     left, right = (step.see(factor) for factor in factors(step.call))
-    if left is not None and right is None and left.kind == "local":
+    if left is not None and right is None:
         return POOLED if left.flattened else left.summed(-1)
-    transposed = right is not None and left is None and right.kind == "local" and step.call.raw != "linear"
-    return right.summed(-2) if right is not None and transposed else WHOLE
+    return right.summed(-2) if right is not None and left is None and step.call.raw != "linear" else WHOLE
 
 
 def _along(step: Step) -> Field:
@@ -200,111 +177,89 @@ def _norm(step: Step) -> Field:
 
 
 def _window(outputs: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> Taps:
-    return _column(outputs) * stride - padding + torch.arange(kernel) * dilation, stride
+    return torch.arange(outputs)[:, None] * stride - padding + torch.arange(kernel) * dilation, stride
 
 
 def _transposed(outputs: int, kernel: int, stride: int, padding: int, dilation: int) -> Taps:
     """Output o sees the inputs i for which o = i·stride - padding + k·dilation has a k."""
-    ahead = _column(outputs) + padding - torch.arange(kernel) * dilation
+    ahead = torch.arange(outputs)[:, None] + padding - torch.arange(kernel) * dilation
     return (ahead // stride).masked_fill(ahead % stride != 0, NOTHING), 1 / stride
-
-
-def _column(outputs: int) -> Tensor:
-    return torch.arange(outputs)[:, None]
 
 
 def _windows(step: Step) -> Field:
     """Convolution and pooling."""
-    found, field, given = window(step.call), step.field, step.given
+    found, field, taps = window(step.call), step.field, _transposed if step.call.name in TRANSPOSED else _window
     assert found is not None
     axes = len(found.kernel)
+    before, after = step.given.shape[-axes:], step.out.shape[-axes:]
     if "weight" in step.call.arguments:
         field = field.summed(-axes - 1)
         field = replace(field, sees_all=field.sees_all or step.see(step.call.arguments["weight"]) is not None)
-    elif set(step.out.shape[-axes:]) == {1} and all(map(_covers, found.kernel, given.shape[-axes:])):
+    elif set(after) == {1} and all(k >= n and k > STAGE for k, n in zip(found.kernel, before, strict=True)):
         return POOLED
-    taps = _transposed if step.call.name in TRANSPOSED else _window
-    settings = zip(step.out.shape[-axes:], found.kernel, found.stride, found.padding, found.dilation, strict=True)
-    return _gathered(field, given, {d - axes: taps(*each) for d, each in enumerate(settings)})
+    settings = zip(after, found.kernel, found.stride, found.padding, found.dilation, strict=True)
+    return field.gathered(step.given, {d - axes: taps(*each) for d, each in enumerate(settings)})
 
 
-def _covers(kernel: int, size: int) -> bool:
-    return kernel >= size and kernel > STAGE
-
-
-def _gathered(field: Field, given: Tensor, taps: dict[int, Taps]) -> Field:
-    return field.gathered(given.shape, taps) if field.kind == "local" else field
-
-
-def _adaptive(step: Step) -> Field:
-    """Output o sees the inputs from floor(o·n/outputs) to before ceil((o+1)·n/outputs)."""
-    axes, taps = int(step.call.raw[step.call.raw.index("pool") + 4]), {}
-    if set(step.out.shape[-axes:]) == {1}:
+def _resized(step: Step) -> Field:
+    """Adaptive pooling and upsampling: the operation itself says which positions matter, shown one at a time."""
+    a, axes = step.call.arguments, step.given.ndim - 2
+    if "adaptive" in step.call.raw and set(step.out.shape[-axes:]) == {1}:
         return POOLED
+    taps = {}
     for d in range(-axes, 0):
         n, outputs = step.given.shape[d], step.out.shape[d]
-        start, stop = _column(outputs) * n // outputs, -((_column(outputs) + 1) * -n // outputs)
-        taps[d] = torch.minimum(start + torch.arange(int((stop - start).max())), stop - 1), n / outputs
-    return _gathered(step.field, step.given, taps)
-
-
-def _interpolated(step: Step) -> Field:
-    """Linear and cubic upsampling: on a sample, its neighbours have no weight."""
-    spread, taps = torch.arange(-1, 3) if "cubic" in step.call.raw else torch.arange(2), {}
-    for d in range(-int(step.call.raw[-2]), 0):
-        n, outputs = step.given.shape[d], step.out.shape[d]
-        place = _column(outputs).double()
-        corners = step.call.arguments["align_corners"]
-        source = place * (n - 1) / max(outputs - 1, 1) if corners else (place + 0.5) * n / outputs - 0.5
-        taps[d] = (source.floor().long() + spread * (source > source.floor())).clamp(0, n - 1), n / outputs
-    return _gathered(step.field, step.given, taps)
+        shape, size = ([count if e == d else 1 for e in range(-axes, 0)] for count in (n, outputs))
+        shown = step.function(**(a | {"self": torch.eye(n).double().view(n, 1, *shape), "output_size": size}))
+        matters = (shown[0] if isinstance(shown, tuple) else shown).view(n, outputs).T != 0
+        taps[d] = torch.where(matters, torch.arange(n), NOTHING), n / outputs
+    return step.field.gathered(step.given, taps)
 
 
 def _padded(step: Step) -> Field:
     """Added borders see what would lie there if the map went on; negative ones crop."""
     amounts = step.call.arguments.get("pad") or step.call.arguments["padding"]
     before = {-axis - 1: amounts[2 * axis] for axis in range(len(amounts) // 2)}
-    return _gathered(step.field, step.given, {d: _window(step.out.shape[d], 1, 1, n) for d, n in before.items()})
+    return step.field.gathered(step.given, {d: _window(step.out.shape[d], 1, 1, n) for d, n in before.items()})
 
 
 def _unfolded(step: Step) -> Field:
-    """Patches of a map become columns of a matrix."""
-    names, sizes, taps = ("kernel_size", "stride", "padding", "dilation"), [], {}
+    """Patches of a map become columns of a matrix, which may reach over the map's edge."""
+    names, taps = ("kernel_size", "stride", "padding", "dilation"), {}
     for d in (-2, -1):
         k, s, p, e = (step.call.arguments[name][d] for name in names)
-        sizes.append((step.given.shape[d] + 2 * p - e * (k - 1) - 1) // s + 1)
-        taps[d] = _window(sizes[-1], k, s, p, e)
-    field = _gathered(step.field.summed(-3), step.given, taps)
-    four = (bound.expand(*bound.shape[:-2], *sizes).flatten(-2) for bound in field.bounds)
-    return replace(field, bounds=tuple(compact(bound) for bound in four))
+        taps[d] = _window((step.given.shape[d] + 2 * p - e * (k - 1) - 1) // s + 1, k, s, p, e)
+    field = step.field.summed(-3).gathered(step.given, taps)
+    rows, columns = (len(index) for index, _ in taps.values())
+    four = (compact(bound.expand(*bound.shape[:-2], rows, columns).flatten(-2)) for bound in field.bounds)
+    return replace(field, bounds=tuple(four))
 
 
 RESHAPES = ("view", "unsafe_view", "reshape", "reshape_alias", "flatten", "unflatten")
 SAME = ("alias", "as_strided", "clone", "contiguous", "detach", "dropout", "lift_fresh", "native_channel_shuffle")
 COPIES = (*SAME, "to_copy", "native_dropout", "channel_shuffle", "fill", "zero")
-VIEWS = ("permute", "transpose", "t", "split", "split_with_sizes", "unsafe_split", "chunk", "select", "unbind")
-MORE_VIEWS = ("expand", "repeat", "unsqueeze", "squeeze", "slice")
-SILENT = {*RESHAPES, *COPIES, *VIEWS, *MORE_VIEWS, "copy"}  # the same numbers, elsewhere
-MOVES = ("roll", "flip", "unfold", "pixel_shuffle", "pixel_unshuffle", "upsample_nearest1d", "upsample_nearest2d")
+CUTS = ("split", "split_with_sizes", "unsafe_split", "chunk", "select", "unbind", "slice")
+VIEWS = (*CUTS, "permute", "transpose", "t", "expand", "repeat", "unsqueeze", "squeeze")
+SILENT = {*RESHAPES, *COPIES, *VIEWS, "copy"}  # the same numbers, elsewhere
 REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "std", "var", "logsumexp", "norm", "linalg_vector_norm")
+RESIZES = ("upsample_nearest1d", "upsample_nearest2d", "upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d")
 EACH = (1, 2, 3)  # numbers of spatial axes
 RULES: dict[str, Callable[[Step], Field]] = {
-    **dict.fromkeys((*POINTWISE, "prelu", "prelu_kernel", "masked_fill", "where"), _pointwise),
-    **dict.fromkeys(COPIES, _same),
-    **dict.fromkeys((*VIEWS, *MORE_VIEWS, *MOVES), _moved),
+    **dict.fromkeys((*POINTWISE, "prelu", "prelu_kernel", "masked_fill", "where", "copy"), _pointwise),
+    **dict.fromkeys(COPIES, lambda step: step.field),
+    **dict.fromkeys((*VIEWS, "roll", "flip", "unfold", "pixel_shuffle", "pixel_unshuffle"), _moved),
     **dict.fromkeys(RESHAPES, _reshaped),
     **dict.fromkeys((*REDUCTIONS, "var_mean", "argmax", "prod", "aminmax"), _reduction),
     **dict.fromkeys(("addmm", "mm", "bmm", "baddbmm", "linear", "mkldnn_linear"), _product),
     **dict.fromkeys(("softmax", "log_softmax", "safe_softmax", "cumsum", "topk", "sort", "glu"), _along),
     **dict.fromkeys(("batch_norm", "native_layer_norm", "native_group_norm"), _norm),
-    **dict.fromkeys((*CONVOLUTIONS, *TRANSPOSED), _windows),
-    **dict.fromkeys((f"{kind}_pool{n}d" for kind in ("avg", "max") for n in EACH), _windows),
-    **dict.fromkeys((f"adaptive_{kind}_pool{n}d" for kind in ("avg", "max") for n in EACH), _adaptive),
-    **dict.fromkeys(("upsample_linear1d", "upsample_bilinear2d", "upsample_bicubic2d"), _interpolated),
+    **dict.fromkeys(
+        (*CONVOLUTIONS, *TRANSPOSED, *(f"{kind}_pool{n}d" for kind in ("avg", "max") for n in EACH)), _windows
+    ),
+    **dict.fromkeys((*RESIZES, *(f"adaptive_{kind}_pool{n}d" for kind in ("avg", "max") for n in EACH)), _resized),
     **dict.fromkeys((f"{how}_pad{n}d" for how in ("reflection", "replication") for n in EACH), _padded),
     "constant_pad_nd": _padded,
     "im2col": _unfolded,
-    "copy": _copy,
     "cat": _cat,
     "stack": _stack,
 }

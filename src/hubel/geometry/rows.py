@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hubel.geometry.field import Field
-from hubel.nn.ops import Window
+from hubel.nn.ops import Call, Window
 
 IMAGE = -1  # among the inputs of a row
 
@@ -36,6 +36,14 @@ class Row:
     window: Window | None = None
     positions: int = 1
     field: Field | None = None
+
+    def add(self, call: Call, macs: int, positions: int) -> None:
+        """Add the figures of an operation."""
+        self.detail = self.detail or ops.detail(call)
+        self.operations += (call.name,)
+        self.macs += macs
+        self.window = self.window or ops.window(call)
+        self.positions = max(self.positions, positions)
 
     @property
     def is_map(self) -> bool:

@@ -68,56 +68,32 @@ class AxisSize:
         return replace(asked, steps=(filled, *steps), **answer)
 
 
-def axis_size(
-    n: int,
-    kernel: int,
-    *,
-    stride: int | None = None,
-    padding: AxisPadding = 0,
-    dilation: int = 1,
-    operation: Operation = "conv",
-    ceil: bool = False,
-    output_padding: int = 0,
-    unit: str = "position",
-) -> AxisSize:
-    """Return the output size along one axis, step by step.
+def axis_size(axis: AxisSize, padding: AxisPadding, *, ceil: bool, unit: str) -> AxisSize:
+    """Return the record of the settings with padding, formula, steps and result.
 
     Args:
-        stride: None means 1, and the kernel for pooling, as in PyTorch.
         padding: a number for both sides, (before, after), ``valid`` (none) or ``same`` (ceil(n / stride) outputs;
             transposed: n * stride).
         ceil: pooling only: round up, but let no window start in the padding after the input.
-        output_padding: transposed only: positions that are added at the end.
         unit: what one position is called in messages (``row``).
 
     Raises:
         UsageError: there would be no output, or the numbers exclude each other; it says what to change, and to what.
-
-    >>> axis_size(224, 3, stride=2).steps
-    ('floor((224 + 2*0 - 1*(3 - 1) - 1) / 2) + 1', 'floor(221 / 2) + 1', '110 + 1')
     """
-    pooled = operation in ("maxpool", "avgpool")
-    axis = AxisSize(
-        operation=operation,
-        n=n,
-        kernel=kernel,
-        stride=(kernel if pooled else 1) if stride is None else stride,
-        dilation=dilation,
-        output_padding=output_padding,
-    )
-    if operation not in get_args(Operation):
-        raise UsageError(f"unknown operation {operation!r}: choose one of {', '.join(get_args(Operation))}.")
+    transposed, known = axis.operation == "transposed", get_args(Operation)
+    if axis.operation not in known:
+        raise UsageError(f"unknown operation {axis.operation!r}: choose one of {', '.join(known)}.")
     for name in ("kernel", "stride", "dilation"):
         check_whole(name, getattr(axis, name))
-    check_whole("input", n)
-    check_whole("output padding", output_padding, at_least=0)
-    if ceil and not pooled:
+    check_whole("input", axis.n)
+    check_whole("output padding", axis.output_padding, at_least=0)
+    if ceil and (transposed or axis.operation == "conv"):
         raise UsageError("only pooling has a ceil mode: leave it out, or add padding.")
-    if output_padding and operation != "transposed":
+    if axis.output_padding and not transposed:
         raise UsageError("only a transposed convolution has an output padding: leave it out.")
-    if dilation != 1 and operation == "avgpool":
+    if axis.dilation != 1 and axis.operation == "avgpool":
         raise UsageError("PyTorch's average pooling has no dilation: use a dilation of 1, or max pooling.")
-    return _transposed(axis, padding, unit) if operation == "transposed" else _windows(axis, padding, ceil, unit)
+    return _transposed(axis, padding, unit) if transposed else _windows(axis, padding, ceil, unit)
 
 
 def check_whole(name: str, value: Any, *, at_least: int = 1) -> int:

@@ -11,7 +11,7 @@ from torch import nn
 from hubel.errors import UsageError
 from hubel.geometry import timing
 from hubel.geometry.pitfalls import pitfalls
-from hubel.geometry.rows import ForwardError, Row, Trace
+from hubel.geometry.rows import ForwardError, Row
 from hubel.geometry.trace import follow
 from hubel.nn.dry_run import LARGEST, bare, smallest_square
 from hubel.nn.ops import CONVOLUTIONS
@@ -53,42 +53,39 @@ def summarise(
         trace = follow(model, input)
     except ForwardError as error:
         raise UsageError(_refusal(model, input, name, error)) from error
-    times = timing.measure(model, input) if measure else None
-    layers = _layers(model, trace, times)
+    milliseconds, calls = timing.measure(model, input) if measure else (None, {})
+    clocks, sizes = {leaf: iter(times) for leaf, times in calls.items()}, dict(model.named_parameters())
+    layers = tuple(
+        _layer(
+            row,
+            parameters=sum(sizes[parameter].numel() for parameter in row.learned),
+            milliseconds=next(clocks.get(row.name if row.module else "", iter(())), None),
+        )
+        for row in trace.rows
+    )
     last = trace.last_map()
     seen = Layer(name="", kind="") if last is None else layers[last]
-    sizes = [parameter.numel() for parameter in model.parameters()]
     summary = Summary(
         network=name,
         input=input,
         layers=layers,
-        parameters=sum(sizes),
-        trainable=sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        parameters=sum(parameter.numel() for parameter in sizes.values()),
+        trainable=sum(parameter.numel() for parameter in sizes.values() if parameter.requires_grad),
         buffers=sum(buffer.numel() for buffer in model.buffers()),
         macs=sum(layer.macs for layer in layers),
         activation_bytes=sum(layer.activation_bytes for layer in layers),
         field=seen.field,
         stride=seen.stride,
         padding=seen.padding,
-        milliseconds=None if times is None else times.total,
+        milliseconds=milliseconds,
         warnings=(),
     )
     return replace(summary, warnings=pitfalls(trace, summary, object_size))
 
 
-def _layers(model: nn.Module, trace: Trace, times: timing.Timing | None) -> tuple[Layer, ...]:
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    clocks = {} if times is None else {name: iter(calls) for name, calls in times.layers.items()}
-    return tuple(
-        _layer(row, sizes, next(clocks[row.name], None) if row.module and row.name in clocks else None)
-        for row in trace.rows
-    )
-
-
-def _layer(row: Row, sizes: dict[str, int], milliseconds: float | None) -> Layer:
+def _layer(row: Row, *, parameters: int, milliseconds: float | None) -> Layer:
     field = row.field if row.field is not None and row.field.kind == "local" else None
     before, after = _single(row.input_shape), _single(row.shape)
-    convolves = row.operations[:1] != () and row.operations[0] in CONVOLUTIONS
     return Layer(
         name=row.name,
         kind=row.kind,
@@ -96,12 +93,12 @@ def _layer(row: Row, sizes: dict[str, int], milliseconds: float | None) -> Layer
         inputs=row.inputs,
         input_shape=before,
         shape=after,
-        parameters=sum(sizes[name] for name in row.learned),
+        parameters=parameters,
         macs=row.macs,
         activation_bytes=BYTES * math.prod(after),
-        dense_weights=math.prod(before) * math.prod(after) if convolves else 0,
+        dense_weights=math.prod(before) * math.prod(after) if {*row.operations[:1]} & {*CONVOLUTIONS} else 0,
         field=None if field is None else field.size,
-        stride=None if field is None else field.stride,
+        stride=None if field is None else (abs(field.steps[0]), abs(field.steps[1])),
         padding=None if field is None else field.padding,
         sees_all=field is not None and field.sees_all,
         milliseconds=milliseconds,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable
 
 from torch import nn
 from torch.func import functional_call
@@ -19,61 +17,45 @@ WARM_UP = 2  # passes before it counts: memory is allocated, kernels are chosen
 PASSES = 5
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timing:
-    """Medians over `PASSES` passes of one image, in milliseconds.
-
-    Attributes:
-        total: the whole pass, without hooks. layers: module name → its calls, in the order they ran.
-    """
-
-    total: float
-    layers: dict[str, tuple[float, ...]]
-
-
-def measure(model: nn.Module, size: tuple[int, int, int]) -> Timing:
+def measure(model: nn.Module, size: tuple[int, int, int]) -> tuple[float, dict[str, list[float]]]:
     """Time one image of noise, of `size` (channels, height, width), in eval mode, with copies of the weights.
 
-    Operations that no module does are in the total only.
+    Returns milliseconds, medians over `PASSES` passes: of the whole pass without hooks, and by module name of each of
+    its calls, in the order they ran. Operations that no module does are in the total only.
     """
     image, tensors = blank(model, size, "cpu"), copies(model, "cpu")
-    totals: list[float] = []
-    passes: list[dict[str, list[float]]] = []
+
+    def milliseconds() -> float:
+        began = time.perf_counter()
+        functional_call(model, tensors, (image,))
+        return 1e3 * (time.perf_counter() - began)
+
     with undisturbed(model):
-        for number in range(WARM_UP + PASSES):
-            began = time.perf_counter()
-            functional_call(model, tensors, (image,))
-            if number >= WARM_UP:
-                totals.append(time.perf_counter() - began)
-        with _clocks(model) as spent:
-            for _ in range(PASSES):
-                spent.clear()
-                functional_call(model, tensors, (image,))
-                passes.append({name: list(calls) for name, calls in spent.items()})
-    layers = {
-        name: tuple(1e3 * statistics.median(run) for run in zip(*(p[name] for p in passes), strict=False))
+        total = statistics.median([milliseconds() for _ in range(WARM_UP + PASSES)][WARM_UP:])
+        passes = [_calls(model, milliseconds) for _ in range(PASSES)]
+    return total, {
+        name: [statistics.median(call) for call in zip(*(spent[name] for spent in passes), strict=False)]
         for name in passes[0]
     }
-    return Timing(total=1e3 * statistics.median(totals), layers=layers)
 
 
-@contextlib.contextmanager
-def _clocks(model: nn.Module) -> Iterator[dict[str, list[float]]]:
-    """Time every call of a leaf module while the block runs: module name → seconds of each call."""
-    spent: dict[str, list[float]] = {}
-    begun: dict[str, float] = {}
+def _calls(model: nn.Module, run: Callable[[], float]) -> dict[str, list[float]]:
+    """Run once and time every call of a leaf module: module name → milliseconds of each call."""
+    began: dict[nn.Module, float] = {}
+    spent: dict[str, list[float]] = defaultdict(list)
+    names = {module: name for name, module in leaves(model).items()}
 
-    def start(name: str) -> Any:
-        return lambda *_: begun.__setitem__(name, time.perf_counter())
+    def start(module: nn.Module, _inputs: object) -> None:
+        began[module] = time.perf_counter()
 
-    def stop(name: str) -> Any:
-        return lambda *_: spent.setdefault(name, []).append(time.perf_counter() - begun[name])
+    def stop(module: nn.Module, _inputs: object, _output: object) -> None:
+        spent[names[module]].append(1e3 * (time.perf_counter() - began[module]))
 
-    handles = []
+    handles = [module.register_forward_pre_hook(start) for module in names]
+    handles += [module.register_forward_hook(stop) for module in names]
     try:
-        for name, module in leaves(model).items():
-            handles += [module.register_forward_pre_hook(start(name)), module.register_forward_hook(stop(name))]
-        yield spent
+        run()
     finally:
         for handle in handles:
             handle.remove()
+    return spent

@@ -9,6 +9,7 @@ network is followed once more with real ones, on the processor.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -112,39 +113,34 @@ class _Recorder(TorchDispatchMode):
         handles = []
         try:
             for name, module in self.model.named_modules():
-                handles.append(module.register_forward_pre_hook(self._enter(name), with_kwargs=True))
-                handles.append(module.register_forward_hook(self._leave(name), prepend=True))
+                enter, leave = functools.partial(self._enter, name), functools.partial(self._leave, name)
+                handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+                handles.append(module.register_forward_hook(leave, prepend=True))
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _enter(self, name: str) -> Any:
-        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
-            given = _first((args, kwargs))
-            shape = () if given is None else tuple(given.shape)
-            self.stack.append((name, module, shape))
-            if name in self.leaves and self.open is None:
-                detail = _module_detail(module)
-                self.open = Row(name=name, kind=type(module).__name__, module=True, detail=detail, input_shape=shape)
+    def _enter(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        given = _first((args, kwargs))
+        shape = () if given is None else tuple(given.shape)
+        self.stack.append((name, module, shape))
+        if name in self.leaves and self.open is None:
+            detail = _module_detail(module)
+            self.open = Row(name=name, kind=type(module).__name__, module=True, detail=detail, input_shape=shape)
 
-        return enter
-
-    def _leave(self, name: str) -> Any:
-        def leave(module: nn.Module, args: Any, output: Any) -> Any:  # noqa: ARG001
-            self.stack.pop()
-            first = _first(output)
-            if self.open is not None and self.open.name == name:
-                if first is not None and self._mark(first).sources != (len(self.rows),):
-                    output = tree_map_only(Tensor, lambda t: t.view_as(t), output)  # a row even if it did nothing
-                    first = _first(output)
-                self._close(self.open, first)
-            field = None if first is None else self._mark(first).field
-            if field is not None:
-                self.modules[name] = field
-            return output
-
-        return leave
+    def _leave(self, name: str, _module: nn.Module, _args: Any, output: Any) -> Any:
+        self.stack.pop()
+        first = _first(output)
+        if self.open is not None and self.open.name == name:
+            if first is not None and self._mark(first).sources != (len(self.rows),):
+                output = tree_map_only(Tensor, lambda t: t.view_as(t), output)  # a row even if it did nothing
+                first = _first(output)
+            self._close(self.open, first)
+        field = None if first is None else self._mark(first).field
+        if field is not None:
+            self.modules[name] = field
+        return output
 
     def _close(self, row: Row, output: Tensor | None) -> None:
         """Finish the row of a leaf module, if it is about the image."""
@@ -176,62 +172,50 @@ class _Recorder(TorchDispatchMode):
         fields = fields_after(function, call, lambda tensor: self._mark(tensor).field)
         sources = _once(s for mark in marks for s in mark.sources) if any(fields) else ()
         learned = _once(name for mark in marks for name in mark.learned)
-        index, macs = len(self.rows), ops.macs(call)
-        if self.open is not None:
-            if any(fields) or macs:  # else it is a constant of the layer's own
-                self._add(self.open, call, sources, learned)
-                sources = (index,)
-        elif macs or self._has_row(call, fields[0]):
-            self.rows.append(self._new_row(call, sources, learned, fields[0]))
+        row, index = self._row(call, fields), len(self.rows)
+        if row is not None:
+            row.inputs = _once((*row.inputs, *(s for s in sources if s != index)))
+            row.learned += self._first_use(learned)
             sources, learned = (index,), ()
+            if row is not self.open:
+                row.field = fields[0]
+                self.rows.append(row)
         for output, field in zip(call.outputs, fields, strict=True):
-            self._keep(output, _Mark(sources if field is not None or sources == (index,) else (), field, learned))
+            self._keep(output, _Mark(sources if field is not None or row is not None else (), field, learned))
         for tensor in call.written:
             self._spread(tensor)
 
-    def _has_row(self, call: Call, field: Field | None) -> bool:
-        """Whether an operation outside of leaf modules shows: not if it only puts the same numbers elsewhere."""
-        return field is not None and (call.raw not in SILENT or _flattens(call) or self._shortens(call))
+    def _row(self, call: Call, fields: Sequence[Field | None]) -> Row | None:
+        """The row that an operation belongs to, with its figures added; None where it doesn't show."""
+        macs, silent = ops.macs(call), call.raw in SILENT
+        if self.open is None:
+            if not macs and (fields[0] is None or (silent and not _flattens(call) and not self._shortens(call))):
+                return None
+        elif not macs and not any(fields):  # a constant of the layer's own
+            return None
+        row = self.open or self._new_row(call)
+        if not silent or row is not self.open:
+            left = self._mark(ops.factors(call)[0]).field if call.name == "linear" else None
+            row.add(call, macs, 1 if left is None else left.flattened)
+        return row
 
     def _shortens(self, call: Call) -> bool:
         """Whether a slice takes positions away."""
         given = call.tensors[0]
         field = self._mark(given).field
-        if call.raw != "slice" or field is None or field.kind != "local":
+        if call.raw != "slice" or field is None:
             return False
         dim = call.arguments["dim"] % given.ndim - given.ndim
         return dim in set.union(*field.places) and call.outputs[0].shape != given.shape
 
-    def _new_row(self, call: Call, sources: tuple[int, ...], learned: tuple[str, ...], field: Field | None) -> Row:
+    def _new_row(self, call: Call) -> Row:
         kind = "flatten" if _flattens(call) else call.name
         place = f"{self.stack[-1][0]}.{kind}".lstrip(".") if self.stack else kind
         self.places[place] += 1
+        name = place if self.places[place] == 1 else f"{place}_{self.places[place]}"
         given = next((t for t in call.tensors if self._mark(t).field is not None), call.tensors[0])
-        row = Row(
-            name=place if self.places[place] == 1 else f"{place}_{self.places[place]}",
-            kind=kind,
-            module=False,
-            input_shape=tuple(given.shape),
-            shape=tuple(call.outputs[0].shape),
-            field=field,
-        )
-        self._add(row, call, sources, learned, silent=False)
-        return row
-
-    def _add(
-        self, row: Row, call: Call, sources: Sequence[int], learned: Sequence[str], *, silent: bool | None = None
-    ) -> None:
-        """Add an operation's figures to a row."""
-        row.inputs = _once((*row.inputs, *(s for s in sources if s != len(self.rows))))
-        row.learned += self._first_use(learned)
-        if call.raw in SILENT if silent is None else silent:
-            return
-        row.detail = row.detail or ops.detail(call)
-        row.operations += (call.name,)
-        row.macs += ops.macs(call)
-        row.window = row.window or ops.window(call)
-        left = self._mark(ops.factors(call)[0]).field if call.name == "linear" else None
-        row.positions = max(row.positions, left.flattened if left is not None else 1)
+        shape = tuple(call.outputs[0].shape)
+        return Row(name=name, kind=kind, module=False, input_shape=tuple(given.shape), shape=shape)
 
     def _first_use(self, learned: Iterable[str]) -> tuple[str, ...]:
         new = tuple(name for name in learned if name not in self.used)
