@@ -19,8 +19,8 @@ import hubel
 from hubel.errors import ModelError, RunError
 from hubel.jobs.dataset import Dataset
 from hubel.learning.checkpoint import captured
-from hubel.learning.convolutions import has_matrix_units
 from hubel.learning.distributed import rank, world_size
+from hubel.learning.kernels.dispatch import has_matrix_units
 from hubel.nn.tensor_file import read_tensors, tensor_writer
 from hubel.runs import STATE, RunFolder
 
