@@ -1,5 +1,4 @@
-"""The resizing in torch, and what ONNX Runtime makes of it, against the decoder, whose resizing is Pillow's: equal in
-every bit, for any size."""
+"""The resizing in torch, and in ONNX Runtime, against the decoder, which is Pillow's: equal in every bit."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hubel.geometry.field import Field
+from hubel.nn import ops
 from hubel.nn.ops import Call, Window
 
 IMAGE = -1  # among the inputs of a row

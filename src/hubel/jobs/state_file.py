@@ -21,8 +21,8 @@ from hubel.errors import ModelError, RunError
 from hubel.jobs.prepare import Dataset
 from hubel.jobs.training import Record, Training, phase_seconds
 from hubel.learning.checkpoint import captured, restore
-from hubel.learning.convolutions import has_matrix_units
 from hubel.learning.distributed import rank, world_size
+from hubel.learning.kernels.dispatch import has_matrix_units
 from hubel.nn.tensor_file import read_tensors, tensor_writer
 from hubel.runs import STATE, RunFolder
 

@@ -23,8 +23,8 @@ from torch.nn.parallel import DistributedDataParallel
 from hubel.dataset.loader import Batch
 from hubel.learning.average import follow
 from hubel.learning.config import TrainConfig
-from hubel.learning.convolutions import faster
 from hubel.learning.distributed import summed, world_size, wrapped
+from hubel.learning.kernels.dispatch import faster
 from hubel.learning.schedule import factor, image_size
 from hubel.records import EpochEnd, Step
 

@@ -6,11 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hubel.learning import patches
-from hubel.learning.patches import PatchConvolution
-from hubel.learning.strips import SmallConvolution
-
-CONVOLUTIONS = [SmallConvolution, PatchConvolution]
+from hubel.learning.kernels.strips import SmallConvolution
 
 SHAPES = [  # images, channels, filters, height and width, kernel, stride
     (3, 8, 3, 4, 4, 3, 1),  # a product of patches
@@ -24,19 +20,15 @@ SHAPES = [  # images, channels, filters, height and width, kernel, stride
 ]
 
 
-@pytest.mark.parametrize("convolution", CONVOLUTIONS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sums_are_those_of_a_convolution(
-    shape: tuple[int, ...], convolution: type[torch.autograd.Function], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patches, "AT_ONCE", 4000)  # several images, but not all of them
+def test_sums_are_those_of_a_convolution(shape: tuple[int, ...]) -> None:
     images, channels, filters, height, width, kernel, stride = shape
     padding = kernel // 2
     torch.manual_seed(0)
     image = torch.randn(images, channels, height, width, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(filters, channels, kernel, kernel, dtype=torch.float64, requires_grad=True)
     wanted = F.conv2d(image, weight, None, stride, padding)
-    found = convolution.apply(image, weight, stride, padding)
+    found = SmallConvolution.apply(image, weight, stride, padding)
     torch.testing.assert_close(found, wanted, atol=1e-10, rtol=1e-12)
     towards = torch.randn_like(wanted)
     for ours, theirs in zip(
@@ -47,8 +39,7 @@ def test_sums_are_those_of_a_convolution(
         torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-12)
 
 
-@pytest.mark.parametrize("convolution", CONVOLUTIONS)
-def test_an_image_without_gradient(convolution: type[torch.autograd.Function]) -> None:
+def test_an_image_without_gradient() -> None:
     weight = torch.randn(4, 256, 3, 3, requires_grad=True)
-    convolution.apply(torch.randn(2, 256, 4, 4), weight, 1, 1).sum().backward()
+    SmallConvolution.apply(torch.randn(2, 256, 4, 4), weight, 1, 1).sum().backward()
     assert weight.grad is not None

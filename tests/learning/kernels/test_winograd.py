@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hubel.learning import winograd
-from hubel.learning.winograd import WinogradConvolution
+from hubel.learning.kernels import winograd
+from hubel.learning.kernels.winograd import WinogradConvolution
 
 SHAPES = [  # images, channels, filters, height and width
     (3, 5, 7, 8, 8),
     (2, 3, 4, 7, 5),  # tiles stand out
     (1, 2, 2, 1, 3),
-    (70, 64, 80, 4, 4),  # with less than 128 channels only the filters' gradient takes the road
+    (70, 64, 80, 4, 4),  # with less than 128 channels only the filters' gradient takes it
     (9, 130, 129, 14, 13),
     (40, 128, 128, 16, 16),  # transformed in several goes
 ]
@@ -32,17 +32,17 @@ def test_sums_are_those_of_a_convolution(
     torch.manual_seed(0)
     image = torch.randn(images, channels, height, width, dtype=dtype).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(filters, channels, 3, 3, dtype=dtype)
-    found, wanted = (maps_and_gradients(road, image, weight) for road in ("winograd", "plain"))
+    found, wanted = (maps_and_gradients(kernel, image, weight) for kernel in ("winograd", "plain"))
     for ours, theirs in zip(found, wanted, strict=True):
         assert ours.dtype == dtype
         assert (ours.double() - theirs).norm() < WITHIN[dtype] * theirs.norm()
 
 
-def maps_and_gradients(road: str, image: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
-    if road == "plain":
+def maps_and_gradients(kernel: str, image: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    if kernel == "plain":
         image, weight = image.double(), weight.double()
     image, weight = image.clone().requires_grad_(), weight.clone().requires_grad_()
-    maps = F.conv2d(image, weight, None, 1, 1) if road == "plain" else WinogradConvolution.apply(image, weight)
+    maps = F.conv2d(image, weight, None, 1, 1) if kernel == "plain" else WinogradConvolution.apply(image, weight)
     towards = torch.randn(maps.shape, generator=torch.Generator().manual_seed(1)).to(maps)
     return (maps, *torch.autograd.grad(maps, (image, weight), towards))
 

@@ -3,7 +3,7 @@
 An image is cut into tiles of 6×6 pixels that overlap by two. Tiles and filters are transformed, multiplied point by
 point, summed over the channels, and transformed to 4×4 outputs: 36 multiplications where plain sums take 144 (Winograd
 1980; Lavin and Gray 2016, F(4×4, 3×3)). The sums over channels are 36 matrix products, the transforms one small product
-a tile. Gradients take the same road backwards, each step transposed. Rounding in float32 is two to five times that of
+a tile. Gradients take the same steps backwards, each transposed. Rounding in float32 is two to five times that of
 plain sums: 2e-6 of the outputs.
 """
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hubel.learning.patches import plain_gradient
+from hubel.learning.kernels.gradients import plain_gradient
 
 TILE, OUTPUTS, FILTER = 6, 4, 3  # pixels a side of a tile, of what becomes of it, and of a filter
 LEAST = 64  # channels on both sides from which the filters' gradient is faster,
@@ -61,8 +61,8 @@ class WinogradConvolution(torch.autograd.Function):
         return to_image, _gradients(_points(kept[0], ctx.together), gradient, None, channels, ctx.together)[1]
 
 
-def road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """What convolves an image with those filters faster than oneDNN does; None where nothing does."""
+def kernel_for(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return what convolves an image with those filters faster than oneDNN; None where nothing does."""
     filters, channels, *kernel = weight.shape
     height, width = image.shape[2:]
     if (*kernel, stride, padding) != (FILTER, FILTER, 1, 1) or min(filters, channels) < LEAST:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hubel.learning.patches import patch_gradient, plain_gradient
+from hubel.learning.kernels.gradients import patch_gradient, plain_gradient
 
 CHANNELS = 128  # of the input: with fewer, copying costs more than is gained
 NARROW = 12  # positions in a row of the output: the filters' gradient is computed on strips of images up to here,
@@ -29,8 +29,8 @@ STRIP = 32  # positions in a row of a strip: what a matrix unit adds up at once
 SKIPPING = 64  # channels from which 1×1 filters that skip pixels are a product
 
 
-def road(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """What convolves an image with those filters faster than oneDNN; None where nothing does."""
+def kernel_for(image: Tensor, weight: Tensor, stride: int, padding: int) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Return what convolves an image with those filters faster than oneDNN; None where nothing does."""
     channels, height, width = weight.shape[1:]
     if height == width == 1 and padding == 0 and stride > 1 and channels >= SKIPPING:
         return partial(_skipping, stride=stride)
@@ -69,7 +69,7 @@ class SmallConvolution(torch.autograd.Function):
         slot = _slot(image, stride, padding)
         side_by_side = _strips(gradient, slot, slot)
         if width <= TINIEST:
-            to_weight = patch_gradient(gradient, image, weight, stride, padding, together=len(image))
+            to_weight = patch_gradient(gradient, image, weight, stride, padding)
         else:
             strips = _strips(image, stride * slot, slot)
             to_weight = plain_gradient(side_by_side, strips, weight, stride, padding, of_image=False)
