@@ -40,7 +40,7 @@ import torch
 import vl_convert  # noqa: F401
 
 import hubel
-import hubel.jobs.evidence
+import hubel.jobs.measure
 import hubel.jobs.together
 from hubel.dataset.catalog import scan
 from hubel.errors import HubelError

@@ -14,6 +14,7 @@ ROWS = (
     ("errors", "as_json"),
     ("records",),
     ("runs",),
+    ("evidence",),
     ("nn", "dataset"),
     ("geometry", "evaluation", "report"),
     ("learning", "explanation"),
@@ -79,10 +80,11 @@ LIGHT = [
     "hubel.dataset.config",
     "hubel.nn.config",
     "hubel.learning.config",
-    "hubel.report.html",
+    "hubel.evidence",
+    "hubel.report.page",
     "hubel.report.terminal",
     "hubel.report.layers",
-    "hubel.report.inspection",
+    "hubel.report.network",
     "hubel.geometry.arithmetic",
 ]
 
@@ -99,7 +101,7 @@ def test_help_loads_no_torch() -> None:
 
 
 def test_training_does_not_load_torchvision() -> None:
-    loaded = modules_after("import hubel.jobs.trainee, hubel.jobs.evidence, hubel.jobs.answering")
+    loaded = modules_after("import hubel.jobs.trainee, hubel.jobs.measure, hubel.jobs.answering")
     assert "torch" in loaded
     assert "torchvision" not in loaded, "it would add seconds to every command"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import shutil
 import sys
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hubel.errors import RunError, UsageError
-from hubel.runs import RunFolder, csv_text, read_json, verify, write_bytes, write_json
+from hubel.runs import RunFolder, csv_text, read_json, unguarded, verify, write_bytes, write_json
 
 
 def made(path: Path) -> RunFolder:
@@ -158,6 +160,14 @@ def test_a_sealed_run_notices_any_change(tmp_path: Path) -> None:
     (run.path / "scores.json").unlink()
     with pytest.raises(RunError, match="scores.json is missing"):
         verify(run.path)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "  =1", "＝1", "\tx"])
+def test_formulas_are_disarmed_and_come_back(text: str) -> None:
+    (cell,) = next(csv.reader(io.StringIO(csv_text([[text]]))))
+    assert cell == f"'{text}"
+    assert unguarded(cell) == text
+    assert unguarded("'tis") == "'tis"
 
 
 def test_formulas_are_disarmed_in_csv() -> None:

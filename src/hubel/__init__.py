@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from hubel.jobs.verbs import train as train
     from hubel.learning.engine import fit as fit
     from hubel.nn.zoo import build as build
+    from hubel.report.page import write_report as write_report
 
 _HOMES = {
     "HubelError": "errors",
@@ -50,6 +51,7 @@ _HOMES = {
     "train": "jobs.verbs",
     "fit": "learning.engine",
     "build": "nn.zoo",
+    "write_report": "report.page",
 }
 
 

@@ -141,6 +141,9 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--device", help="auto, cpu, cuda, cuda:N or mps")
     add_json(predict)
     _add_network_commands(command)
+    report = command("report", _report, "draw a run's report again, from the files in its folder alone")
+    report.add_argument("run", metavar="RUN", help="folder of a finished run, or a copy of one")
+    add_json(report)
     cache = command("cache", _cache, "where decoded images are kept and how big they are")
     cache.add_argument("--clear", action="store_true", help="delete them all; they are made again when needed")
     add_json(cache)
@@ -304,6 +307,14 @@ def _export(given: dict[str, Any]) -> int:
     from hubel.jobs import verbs
 
     verbs.export(given.pop("run"), **_take(given))
+    return 0
+
+
+def _report(given: dict[str, Any]) -> int:
+    from hubel.jobs import verbs
+
+    page = verbs.report(given["run"])
+    print(json.dumps({"event": "report", "report": str(page)}) if given.get("json") else f"report   {page}")
     return 0
 
 

@@ -17,7 +17,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +32,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 STATE = "resume/state.safetensors"  # of a training that can go on
-LAYOUT = 1  # of the run folder; raise it when readers must tell old from new
-DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes cells that begin so for formulas
+LAYOUT = 2  # of the run folder; raise it when readers must tell old from new (2: it has the folder evidence)
+DANGEROUS = tuple("=+-@＝＋－＠")  # a spreadsheet takes cells that begin so for formulas, after spaces too
 
 
 def write_bytes(file: Path, content: bytes | bytearray | memoryview) -> None:
@@ -75,8 +75,28 @@ def csv_text(rows: Sequence[Sequence[Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow([f"'{cell}" if isinstance(cell, str) and cell.startswith(DANGEROUS) else cell for cell in row])
+        writer.writerow([f"'{cell}" if isinstance(cell, str) and _formula(cell) else cell for cell in row])
     return text.getvalue()
+
+
+def unguarded(cell: str) -> str:
+    """Take the quote away again that `csv_text` puts before text that would be a formula."""
+    return cell[1:] if cell.startswith("'") and _formula(cell[1:]) else cell
+
+
+def _formula(cell: str) -> bool:
+    return cell.startswith(("\t", "\r")) or cell.lstrip().startswith(DANGEROUS)
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder with those above it, if it isn't there, and return it.
+
+    Raises:
+        RunError: no permission, read-only, disk full.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class RunFolder:
@@ -265,6 +285,18 @@ def verify(path: Path) -> None:
             raise RunError(f"{path / name} is missing, but the run's manifest lists it: restore it from a copy.")
         if sha256(path / name) != digest:
             raise RunError(f"{path / name} was changed or damaged since the run was saved: restore it from a copy.")
+
+
+def reseal(path: Path, names: Iterable[str]) -> None:
+    """Renew what a sealed folder's manifest says of files that were written again or removed, and of no other."""
+    file = path / "manifest.json"
+    if file.exists():
+        said = read_json(file)
+        for name in names:
+            said["sha256"].pop(name, None)
+            if (path / name).exists():
+                said["sha256"][name] = sha256(path / name)
+        write_json(file, {**said, "sha256": dict(sorted(said["sha256"].items()))})
 
 
 def read_json(file: Path) -> Any:

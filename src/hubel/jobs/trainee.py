@@ -33,9 +33,9 @@ from hubel.learning.finder import find_lr
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
 from hubel.nn.capture import evaluating
-from hubel.nn.model_folder import model_writer, save_model
+from hubel.nn.model_folder import model_writer
 from hubel.nn.stages import answer_from_features, set_trainable
-from hubel.records import EpochRow, ModelCard, Note, Progress, Scores
+from hubel.records import EpochRow, Note, Progress, Scores
 from hubel.runs import RunFolder
 
 SIGNALS = (None, "SIGINT", "SIGTERM")
@@ -296,12 +296,6 @@ class Trainee:
         assert self.best_weights is not None
         self.model.load_state_dict(self.best_weights)
         return self.model.eval()
-
-    def save(self, metrics: dict[str, float]) -> ModelCard:
-        """Write the model folder with these figures in its card."""
-        card = replace(self.plan.card, metrics=metrics)
-        save_model(self.run.model, self.model.state_dict(), card)
-        return card
 
     def filters(self) -> np.ndarray[Any, np.dtype[np.float32]] | None:
         """Copy the first convolution's weights, (F, C, k, k) float32."""

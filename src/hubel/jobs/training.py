@@ -200,10 +200,11 @@ def _train_and_report(
         begun: whether the run's first files are written already. stored: the state that it goes on from, if any.
     """
     from hubel.jobs.environment import environment
-    from hubel.jobs.evidence import report
+    from hubel.jobs.measure import Trained, measure
     from hubel.jobs.stored import Keeper, made_with
     from hubel.jobs.trainee import Trainee
     from hubel.learning.distributed import rank
+    from hubel.report.page import write_report
 
     trainee = Trainee(run, dataset, division, plan, clock)
     keeper = Keeper(run, made_with(dataset, plan.device))
@@ -237,7 +238,20 @@ def _train_and_report(
         if rank() > 0:
             return
         stop.at_once = True  # from here on everything can be made again
-        yield from report(run, str(source), dataset, trainee, clock, command, stopped)
+        model, best = trainee.restore_best(), trainee.best_scores
+        assert best is not None
+        trained = Trained(
+            source=str(source),
+            command=command,
+            best=best,
+            epoch=trainee.best_epoch,
+            notes=trainee.notes,
+            stopped=stopped,
+            filters_before=trainee.filters_before,
+        )
+        yield from measure(run, model, dataset, division, plan, trained, clock)
+        page = write_report(run.path)
+        yield Finished(folder=str(run.path), report=str(page), seconds=clock.seconds, stopped=stopped)
     if stop.signal:
         raise Interrupted(
             f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}, and hubel resume {run.path} "

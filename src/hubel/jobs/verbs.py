@@ -273,8 +273,8 @@ def inspect(
 
 
 def _write_summary(summary: Summary, file: Path) -> None:
-    from hubel.report.architecture.picture import architecture_svg
-    from hubel.report.inspection import inspection_page
+    from hubel.report.layers import inspection_page
+    from hubel.report.network import architecture_svg
 
     if file.suffix == ".json":
         write_json(file, summary)
@@ -312,6 +312,13 @@ def export(
     for _ in show(events(), show_as):
         pass
     return outcome[0]
+
+
+def report(run: Source) -> Path:
+    """Draw a finished run's report again from the files in its folder, which may be a copy; returns the page's path."""
+    from hubel.report.page import write_report
+
+    return write_report(os.fspath(run))
 
 
 def cache(*, clear: bool = False) -> dict[str, int]:

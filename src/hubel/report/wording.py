@@ -93,3 +93,27 @@ def duration(seconds: float) -> str:
     if total < 3600:
         return f"{total // 60}{NBSP}min {total % 60}{NBSP}s"
     return f"{total // 3600}{NBSP}h {total % 3600 // 60}{NBSP}min"
+
+
+def amount(count: int) -> str:
+    """A count in three digits: ``4.09 G``, ``118 M``, ``27``."""
+    return _scaled(count, 1000, ("", "k", "M", "G", "T", "P"))
+
+
+def memory(count: int) -> str:
+    """Bytes in three digits, in powers of 1024: ``3.06 MB``."""
+    return _scaled(count, 1024, ("B", "KB", "MB", "GB", "TB", "PB"))
+
+
+def _scaled(count: int, base: int, units: tuple[str, ...]) -> str:
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < len(units) - 1:
+        value, unit = value / base, unit + 1
+    digits = f"{value:.3g}" if unit else f"{count}"
+    return f"{digits} {units[unit]}".strip()
+
+
+def sides(values: tuple[float, ...], between: str = " × ") -> str:
+    """Height and width as one number where they are equal: ``7``, ``7 × 9``."""
+    numbers = [f"{value:.10g}" for value in values]
+    return numbers[0] if len(set(numbers)) == 1 else between.join(numbers)

@@ -1,88 +1,56 @@
-"""The page's sections about what was measured: causes of error, curves, confusion matrix, classes."""
+"""The report's tables, ready for the template: epochs, confusion matrix, pairs, classes, findings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
-from hubel.records import PARTS
-from hubel.report.colour import LEVELS
-from hubel.report.confusion import Answers, Cell, Grid, Pair, pairs
-from hubel.report.evidence import Evidence
-from hubel.report.story import causes
-from hubel.report.thumbnails import Shot, cell_shots, measured_shot
-from hubel.report.wording import counted, named, percent, plain, whole
+from hubel.evidence import RunRecord
+from hubel.records import PARTS, Finding, by_kind
+from hubel.report.confusion import Cell, Grid, Pair, pairs
+from hubel.report.pictures import Shot, cell_shots
+from hubel.report.style import LEVELS
+from hubel.report.wording import counted, named, percent, plain, shortened, whole
 
-
-def shown_causes(evidence: Evidence, said: Answers, linked: set[str]) -> list[dict[str, Any]]:
-    """Titles, sentences and pictures of the likeliest causes; `linked` are the panels that exist."""
-    return [
-        {
-            "title": cause.title,
-            "text": cause.text,
-            "shots": [measured_shot(evidence, said, i, side=128) for i in cause.images],
-            "link": _link(cause.cell, linked),
-        }
-        for cause in causes(evidence, said)
-    ]
+MOST_PATHS = 200
 
 
-def _link(cell: tuple[int, int] | None, linked: set[str]) -> str:
-    name = "" if cell is None else _panel_id(*cell)
-    return name if name in linked else ""
-
-
-def _panel_id(label: int, prediction: int) -> str:
+def panel_id(label: int, prediction: int) -> str:
+    """The name on the page of the panel with a cell's images."""
     return f"cell-{label}-{prediction}"
 
 
-def curves(evidence: Evidence, drawn: Mapping[str, str]) -> list[tuple[Markup, str]]:
-    """The charts of the training with a text for those who do not see them."""
-    if not evidence.history:
-        return []
-    first, last = evidence.history[0], evidence.history[-1]
-    span = f"from epoch {first.epoch} to {last.epoch}"
-    return [
-        (Markup(drawn["loss"]), f"Loss {span}: validation {_loss(first.val_loss)} to {_loss(last.val_loss)}"),
-        (
-            Markup(drawn["accuracy"]),
-            f"Accuracy {span}: validation {percent(first.val_accuracy)} to {percent(last.val_accuracy)}",
-        ),
-        (Markup(drawn["rate"]), f"Learning rate {span}: {first.lr:.3g} to {last.lr:.3g}"),
-    ]
-
-
-def epochs(evidence: Evidence) -> list[dict[str, Any]]:
+def epochs(run: RunRecord) -> list[dict[str, Any]]:
     """The figures behind the charts, one row per epoch."""
     return [
         {
             "epoch": row.epoch,
             "best": row.best,
             "lr": f"{row.lr:.3g}",
-            "train_loss": _loss(row.train_loss),
-            "val_loss": _loss(row.val_loss),
+            "train_loss": loss(row.train_loss),
+            "val_loss": loss(row.val_loss),
             "train_accuracy": percent(row.train_accuracy),
             "val_accuracy": percent(row.val_accuracy),
             "worst_class": plain(row.worst_class),
             "worst_recall": percent(row.worst_recall),
         }
-        for row in evidence.history
+        for row in run.history
     ]
 
 
-def _loss(value: float) -> str:
+def loss(value: float) -> str:
+    """A loss with the digits that matter."""
     return (f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}") if math.isfinite(value) else "not a number"
 
 
-def confusion(evidence: Evidence, said: Answers, grid: Grid) -> dict[str, Any]:
+def confusion(run: RunRecord, grid: Grid) -> dict[str, Any]:
     """The grid, the panels with its cells' images, and the most confused pairs."""
-    shots = cell_shots(evidence, said, grid)
-    classes = [plain(name) for name in evidence.card.classes]
-    matrix = np.asarray(evidence.scores.confusion, dtype=np.int64)
+    shots = cell_shots(run, grid)
+    classes = [plain(name) for name in run.card.classes]
+    matrix = np.asarray(run.scores.confusion, dtype=np.int64)
     wrong = max(1, int(matrix.sum() - np.trace(matrix)))
     cells = [cell for row in grid.rows for cell in row]
     names = [plain(name) for name in grid.names]
@@ -112,7 +80,7 @@ def _cell(cell: Cell, classes: list[str], linked: bool) -> dict[str, Any]:
         "right": cell.row == cell.column,
         "count": whole(cell.count),
         "text": text,
-        "link": _panel_id(cell.row, cell.column) if linked else "",
+        "link": panel_id(cell.row, cell.column) if linked else "",
     }
 
 
@@ -123,7 +91,7 @@ def _panel(cell: Cell, classes: list[str], shots: list[Shot]) -> dict[str, Any]:
     order = "least confident first" if right else "most confident first"
     shown = f"All {cell.count}" if len(shots) == cell.count else f"{len(shots)} of {whole(cell.count)}"
     text = f"{shown} images, {order}, each with the network's confidence." if cell.count > 1 else "The only image."
-    return {"id": _panel_id(cell.row, cell.column), "title": title, "text": text, "shots": shots}
+    return {"id": panel_id(cell.row, cell.column), "title": title, "text": text, "shots": shots}
 
 
 def _pair(pair: Pair, classes: list[str], wrong: int, shots: Mapping[tuple[int, int], Any]) -> dict[str, str]:
@@ -134,17 +102,17 @@ def _pair(pair: Pair, classes: list[str], wrong: int, shots: Mapping[tuple[int, 
         "there": whole(pair.there),
         "back": whole(pair.back),
         "share": percent(pair.count / wrong),
-        "there_link": _panel_id(*there) if there in shots else "",
-        "back_link": _panel_id(*back) if back in shots else "",
+        "there_link": panel_id(*there) if there in shots else "",
+        "back_link": panel_id(*back) if back in shots else "",
     }
 
 
-def per_class(evidence: Evidence) -> dict[str, Any]:
+def per_class(run: RunRecord) -> dict[str, Any]:
     """The table of classes, weakest recall first."""
-    parts = [part for part in (*PARTS, *evidence.counts) if part in evidence.counts]
-    per_class = evidence.scores.per_class
+    parts = [part for part in (*PARTS, *run.facts.counts) if part in run.facts.counts]
+    per_class = run.scores.per_class
     supports = tuple(score.support for score in per_class)
-    parts = [part for part in dict.fromkeys(parts) if tuple(evidence.counts[part]) != supports]
+    parts = [part for part in dict.fromkeys(parts) if tuple(run.facts.counts[part]) != supports]
     order = sorted(range(len(per_class)), key=lambda i: (per_class[i].support == 0, per_class[i].recall, i))
     rows = [
         {
@@ -155,7 +123,7 @@ def per_class(evidence: Evidence) -> dict[str, Any]:
             ],
             "support": per_class[i].support,
             "support_text": whole(per_class[i].support),
-            "counts": [(evidence.counts[part][i], whole(evidence.counts[part][i])) for part in parts],
+            "counts": [(run.facts.counts[part][i], whole(run.facts.counts[part][i])) for part in parts],
         }
         for i in order
     ]
@@ -164,3 +132,30 @@ def per_class(evidence: Evidence) -> dict[str, Any]:
 
 def _number(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "0"
+
+
+def findings(found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """One entry a kind, errors first; a kind that was found often is told by its first case and a list."""
+    return [_kind(group) for group in by_kind(found)]
+
+
+def _kind(group: list[Finding]) -> dict[str, Any]:
+    first, several = group[0], len(group) > 1
+    listed = [finding.message for finding in group] if several else list(first.paths)
+    numbers = [f"{key.replace('_', ' ')}: {_short(value)}" for key, value in first.evidence.items()]
+    files = len({path for finding in group for path in finding.paths})
+    return {
+        "severity": first.severity,
+        "code": plain(first.code).replace("_", " ").replace("-", " "),
+        "message": plain(first.message),
+        "files": counted(files, "file") if files else "",
+        "times": f"{whole(len(group))} times, for example:" if several else "",
+        "paths": [plain(text) for text in listed[:MOST_PATHS]],
+        "rest": whole(len(listed) - MOST_PATHS) if len(listed) > MOST_PATHS else "",
+        "left_out": first.left_out,
+        "evidence": "" if several else plain(", ".join(numbers)),
+    }
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else shortened(plain(str(value)), 160)
