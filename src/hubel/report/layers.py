@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 
 from hubel.records import Finding, Layer, Summary
 from hubel.report.network import NARROW, architecture_svg
-from hubel.report.operations import times
 from hubel.report.style import filled, style_sheet
-from hubel.report.wording import NBSP, amount, compact, memory, plain, shortened, sides, whole
+from hubel.report.wording import NBSP, amount, compact, memory, plain, shortened, sides, times, whole
 
 WIDTH = 100
 NAME = 20
@@ -153,16 +151,14 @@ def inspection_page(summary: Summary) -> str:
     """
     return filled(
         "inspection.html",
-        name=plain(summary.network),
+        summary=summary,
         facts=_facts(summary),
         pictures={
             "wide": Markup(architecture_svg(summary, linked=True).strip()),
             "narrow": Markup(architecture_svg(summary, width=NARROW, linked=True).strip()),
         },
-        warnings=[{"severity": f.severity, "message": plain(f.message)} for f in summary.warnings],
         timed=any(layer.milliseconds is not None for layer in summary.layers),
         side=any(layer.sees_all for layer in summary.layers),
-        rows=[_row(number, layer) for number, layer in enumerate(summary.layers)],
         style=Markup(style_sheet()),
     )
 
@@ -184,20 +180,3 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
     if summary.milliseconds is not None:
         facts.append(("one image takes", f"{summary.milliseconds:.3g}{NBSP}ms"))
     return facts
-
-
-def _row(number: int, layer: Layer) -> dict[str, Any]:
-    field = "whole image" if layer.field is None else sides(layer.field) + "*" * layer.sees_all
-    return {
-        "number": number,
-        "name": plain(layer.name),
-        "kind": plain(layer.kind),
-        "detail": plain(layer.detail),
-        "shape": times(layer.shape),
-        "parameters": whole(layer.parameters) if layer.parameters else "",
-        "macs": whole(layer.macs) if layer.macs else "",
-        "memory": memory(layer.activation_bytes),
-        "field": field,
-        "stride": "" if layer.stride is None else sides(layer.stride),
-        "milliseconds": "" if layer.milliseconds is None else f"{layer.milliseconds:.3g}",
-    }

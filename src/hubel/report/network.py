@@ -15,9 +15,9 @@ from itertools import chain
 from markupsafe import escape
 
 from hubel.records import Summary
-from hubel.report.operations import IMAGE, Box, Join, Kind, Stage, Unit, stages, times
+from hubel.report.operations import IMAGE, Box, Join, Kind, Stage, Unit, stages
 from hubel.report.style import NIGHT, PAPER, ROLES
-from hubel.report.wording import amount, compact, plain, shortened, sides, whole
+from hubel.report.wording import amount, compact, plain, shortened, sides, times, whole
 
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK, MUTED = ROLES["ink"][0], ROLES["muted"][0]

@@ -6,13 +6,13 @@ Normalisation, activations and reshaping are no operations of their own here; th
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Literal
 
 from hubel.records import Layer, Summary
-from hubel.report.wording import sides
+from hubel.report.wording import sides, times
 
 Kind = Literal["image", "conv", "depthwise", "up", "pool", "dense", "attention", "gate", "other"]
 Join = Literal["added", "concatenated", "multiplied", "joined"]
@@ -276,8 +276,3 @@ def channels_and_size(layer: Layer) -> tuple[int, Size]:
         return shape[1], (side, side)
     size = (shape[-2], shape[-1]) if len(shape) > 2 else None
     return (shape[0] if shape else 1), None if size == (1, 1) else size
-
-
-def times(shape: Iterable[int]) -> str:
-    """Write a shape: ``64 × 56 × 56``."""
-    return " × ".join(map(str, shape))

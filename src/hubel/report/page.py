@@ -37,8 +37,8 @@ from hubel.report.pictures import (
 )
 from hubel.report.story import causes, part_name, verdict
 from hubel.report.style import asset, filled, style_sheet
-from hubel.report.tables import confusion, epochs, findings, loss, panel_id, per_class
-from hubel.report.wording import bare_percent, compact, counted, duration, percent, plain, whole
+from hubel.report.tables import confusion, findings, panel_id, per_class
+from hubel.report.wording import bare_percent, compact, counted, duration, loss, percent, whole
 from hubel.runs import make_folder, reseal, write_bytes, write_text
 
 DRAWN = ("curves", "confusion", "per_class", "worst", "filters", "gradcam", "augmentation")  # as PNG files
@@ -87,55 +87,56 @@ def shown_images(run: RunRecord) -> list[int]:
 
 def _page(run: RunRecord, matrix: Grid, worst: list[int], drawn: Mapping[str, str]) -> str:
     """Fill the template; `drawn` holds the charts as SVG."""
-    script = asset("report.js")
+    script, folder = asset("report.js"), run.facts.folder
     tables = confusion(run, matrix)
-    linked = {panel["id"] for panel in tables["panels"]}
     sections: dict[str, Any] = {
-        **_head(run),
-        "headline_chart": Markup(drawn["headline"]),
-        "causes": _causes(run, linked),
-        "curves": _curves(run, drawn),
-        "epochs": epochs(run),
         **tables,
         **per_class(run),
+        "causes": _causes(run, {panel["id"] for panel in tables["panels"]}),
+        "curves": _curves(run, drawn),
         "worst": [measured_shot(run, i) for i in worst],
         "explained": [(name, shots) for name in EXPLAINED if (shots := _explained(run, name))],
-        "explained_by": plain(run.facts.explained_by),
         **_filters(run),
-        **_augmented(run),
+        "augmented": _augmented(run),
         "findings": findings(run.findings),
-        **_settings(run),
-        "notes": [plain(note) for note in run.facts.notes],
-        "style": Markup(style_sheet(charts=True)),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     }
-    return filled("report.html", **sections, contents=_contents(sections))
+    return filled(
+        "report.html",
+        **sections,
+        **_head(run),
+        run=run,
+        facts=run.facts,
+        scores=run.scores,
+        contents=_contents(run, sections),
+        headline_chart=Markup(drawn["headline"]),
+        folder=shlex.quote(folder),
+        model=json.dumps(Path(folder, "model").as_posix(), ensure_ascii=False),
+        style=Markup(style_sheet(charts=True)),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
 
 
-def _contents(sections: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _contents(run: RunRecord, sections: Mapping[str, Any]) -> list[tuple[str, str]]:
     names = {
-        "causes": "Causes of error",
-        "curves": "Training",
-        "confusion": "Confusion matrix",
-        "classes": "Classes",
-        "worst": "Worst errors",
-        "gradcam": "Where it looked",
-        "filters": "Filters",
-        "augmentation": "Augmentation",
-        "findings": "Findings in the data",
-        "settings": "Settings",
-        "use": "Use the model",
-        "notes": "Limits",
+        "causes": ("Causes of error", True),
+        "curves": ("Training", sections["curves"]),
+        "confusion": ("Confusion matrix", True),
+        "classes": ("Classes", True),
+        "worst": ("Worst errors", True),
+        "gradcam": ("Where it looked", sections["explained"] or run.facts.explained_by),
+        "filters": ("Filters", sections["filters"]),
+        "augmentation": ("Augmentation", sections["augmented"]),
+        "findings": ("Findings in the data", True),
+        "settings": ("Settings", True),
+        "use": ("Use the model", True),
+        "notes": ("Limits", run.facts.notes),
     }
-    absent = {name for name in ("curves", "filters", "notes") if not sections[name]}
-    absent |= set() if sections["explained"] or sections["explained_by"] else {"gradcam"}
-    absent |= set() if sections["augmented"] else {"augmentation"}
-    return [(key, name) for key, name in names.items() if key not in absent]
+    return [(key, name) for key, (name, present) in names.items() if present]
 
 
 def _head(run: RunRecord) -> dict[str, Any]:
-    scores, facts, baselines = run.scores, run.facts, run.baselines
+    scores, baselines = run.scores, run.baselines
     low, high = scores.interval
     interval = f"{bare_percent(low, scores.n)} to {percent(high, scores.n)}"
     texts = [f"network {percent(scores.accuracy, scores.n)}, interval {interval}"]
@@ -145,31 +146,26 @@ def _head(run: RunRecord) -> dict[str, Any]:
         note = f"Logistic regression saw {counted(baselines.logistic_n, 'training image')} as small pixels."
     texts.append(f"most frequent class {percent(baselines.majority, scores.n)}")
     return {
-        "title": plain(facts.title),
-        "source": plain(facts.source),
-        "created": plain(facts.created).replace("T", " ")[:16],
         "part": part_name(run),
-        "n": whole(scores.n),
-        "accuracy": percent(scores.accuracy, scores.n),
         "interval": interval,
         "headline_text": "Accuracy: " + "; ".join(texts),
         "baseline_note": note,
         "notices": _notices(run),
         "verdict": verdict(run),
-        "facts": [
+        "figures": [
             ("balanced accuracy", percent(scores.balanced_accuracy, scores.n)),
             *([("among the top five", percent(scores.top5, scores.n))] if scores.top5 is not None else []),
-            ("images in all", whole(sum(map(sum, facts.counts.values())))),
+            ("images in all", whole(sum(map(sum, run.facts.counts.values())))),
             ("classes", whole(len(run.card.classes))),
-            ("network", plain(run.card.architecture)),
-            ("parameters", compact(facts.parameters)),
-            ("time", duration(facts.seconds)),
+            ("network", run.card.architecture),
+            ("parameters", compact(run.facts.parameters)),
+            ("time", duration(run.facts.seconds)),
         ],
     }
 
 
 def _notices(run: RunRecord) -> list[str]:
-    notices = [f"The run ended early. {plain(run.facts.stopped)}"] if run.facts.stopped else []
+    notices = [f"The run ended early. {run.facts.stopped}"] if run.facts.stopped else []
     if run.reported == "val":
         notices.append(
             "The data came without a test part, so the figures are of its val part. It was not used for choosing: "
@@ -221,7 +217,7 @@ def _explained(run: RunRecord, which: str) -> list[dict[str, Any]]:
                 "original": plain_shot(original, shot.alt, pixelated=small),
                 "overlay": plain_shot(warm, f"Grad-CAM of {shot.prediction} on {shot.path}", pixelated=small),
                 "pictures": (original, warm),
-                "note": plain(explained.note),
+                "note": explained.note,
             }
         )
     return [one for one in shown if one["shot"].wrong == (which == EXPLAINED[0])][:MOST_EXPLAINED]
@@ -247,36 +243,13 @@ def _filter_sheets(run: RunRecord) -> dict[str, Image.Image]:
     return {name: filters(run.pictures[key]) for name, key in FILTERS.items() if key in run.pictures}
 
 
-def _augmented(run: RunRecord) -> dict[str, Any]:
+def _augmented(run: RunRecord) -> Shot | None:
     augmented = run.pictures.get("augmented")
     if augmented is None or not augmented.size:
-        return {"augmented": None, "augmented_by": ""}
-    small, alt = max(augmented.shape[2:4]) <= SMALL, "Images and augmented versions of them"
+        return None
+    small = max(augmented.shape[2:4]) <= SMALL
     sheet = augmentation(augmented, side=TILE // 2 if small else TILE)
-    shot = plain_shot(sheet, alt, pixelated=small, density=1 if small else 2)
-    return {"augmented": shot, "augmented_by": plain(run.facts.augmented_by)}
-
-
-def _settings(run: RunRecord) -> dict[str, Any]:
-    folder = run.facts.folder
-    model = json.dumps(Path(folder, "model").as_posix(), ensure_ascii=False)
-    return {
-        "plan": [tuple(plain(text) for text in row) for row in run.plan],
-        "recipe": "\n".join(plain(line) for line in run.recipe.splitlines()),
-        "command": plain(run.facts.command),
-        "environment": [(plain(str(k)).replace("_", " "), _flat(v)) for k, v in run.environment.items()],
-        "python_use": (
-            f"import hubel\n\nmodel = hubel.load({model})\n"
-            'for answer in model.predict(["photo.jpg"]):\n    print(answer.label, answer.confidence)'
-        ),
-        "shell_use": f"hubel predict {shlex.quote(folder)} photo.jpg",
-    }
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{plain(str(key))} {_flat(inner)}" for key, inner in value.items())
-    return ", ".join(map(_flat, value)) if isinstance(value, (list, tuple)) else plain(str(value))
+    return plain_shot(sheet, "Images and augmented versions of them", pixelated=small, density=1 if small else 2)
 
 
 def _sheets(run: RunRecord, worst: list[int]) -> Iterator[tuple[str, Image.Image]]:

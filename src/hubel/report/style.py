@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubel.report.wording import amount, counted, flat, loss, memory, percent, plain, shortened, sides, times, whole
+
 Floats = npt.NDArray[np.float64]
 
 # Roles in charts → (on paper, on a dark screen). Charts are drawn with the first; the page's style sheet finds these
@@ -27,6 +29,7 @@ ROLES: dict[str, tuple[str, str]] = {
 PAPER, NIGHT = "#ffffff", "#14171a"
 DARK_TEXT, LIGHT_TEXT = "#0b0d10", "#ffffff"
 LEVELS = 21
+FILTERS = (amount, counted, flat, loss, memory, percent, shortened, sides, times, whole)  # of the templates
 
 _LMS_FROM_LAB = np.array(
     [
@@ -99,15 +102,17 @@ def asset(name: str) -> str:
 
 
 def filled(template: str, **values: Any) -> str:
-    """Fill one of the package's templates; whatever is not `markupsafe.Markup` is escaped."""
+    """Fill one of the package's templates; text is made harmless (`plain`) and escaped, but for `markupsafe.Markup`."""
     import jinja2  # most commands write no page
 
-    from hubel.report.wording import shortened
-
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
     )
-    environment.filters["shortened"] = shortened
+    environment.filters |= {words.__name__: words for words in FILTERS}
     return environment.from_string(asset(template)).render(values).lstrip()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable, Mapping
 
 NBSP = "\u00a0"
 _BIDI_CONTROLS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -117,3 +118,20 @@ def sides(values: tuple[float, ...], between: str = " × ") -> str:
     """Height and width as one number where they are equal: ``7``, ``7 × 9``."""
     numbers = [f"{value:.10g}" for value in values]
     return numbers[0] if len(set(numbers)) == 1 else between.join(numbers)
+
+
+def times(shape: Iterable[int]) -> str:
+    """A shape: ``64 × 56 × 56``."""
+    return " × ".join(map(str, shape))
+
+
+def loss(value: float) -> str:
+    """A loss with the digits that matter."""
+    return (f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}") if math.isfinite(value) else "not a number"
+
+
+def flat(value: object) -> str:
+    """Values within values in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {flat(inner)}" for key, inner in value.items())
+    return ", ".join(map(flat, value)) if isinstance(value, (list, tuple)) else str(value)
