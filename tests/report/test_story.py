@@ -12,7 +12,7 @@ from hubel.report.story import (
     against_baselines,
     causes,
     divergence,
-    mostly_taken_for,
+    mistakes,
     training_gap,
     verdict,
     weakest_class,
@@ -42,7 +42,7 @@ def test_weakest_class_is_the_one_with_the_lowest_recall(tmp_path: Path) -> None
     weakest = weakest_index(scores)
     assert weakest is not None
     assert scores.per_class[weakest].recall == min(c.recall for c in scores.per_class)
-    other, count = mostly_taken_for(scores, weakest) or (-1, -1)
+    other, count = mistakes(scores, weakest)[0]
     assert count == max(c for j, c in enumerate(scores.confusion[weakest]) if j != weakest)
     assert f"“{scores.per_class[other].name}” ({count} of " in weakest_class(scores)
 

@@ -98,8 +98,7 @@ def accuracy(history: Sequence[EpochRow]) -> Any:
 def rate(history: Sequence[EpochRow]) -> Any:
     """Learning rate at the end of each epoch."""
     rows = [_finite({"epoch": row.epoch, "value": row.lr}) for row in history]
-    axis = alt.Axis(format="~g", tickCount=3, domain=False)
-    y = alt.Y("value:Q", title="learning rate", axis=axis)
+    y = alt.Y("value:Q", title="learning rate", axis=alt.Axis(format="~g", tickCount=3, domain=False))
     line = alt.Chart(alt.Data(values=rows)).mark_line(color=MUTED, strokeWidth=1.5, point=_point(history, color=MUTED))
     return line.encode(x=_epoch_axis(history, most=4), y=y).properties(width=115, height=HEIGHT)
 
@@ -222,29 +221,16 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _styled(chart: Any) -> Any:
-    axis = {
-        "labelColor": MUTED,
-        "titleColor": MUTED,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-    }
-    lines = {"gridColor": LINE, "tickColor": LINE, "domainColor": LINE}
-    legend = {
-        "labelColor": INK,
-        "labelFontSize": 12,
-        "orient": "top",
-        "symbolStrokeWidth": 2,
-        "symbolSize": 120,
-        "offset": 4,
-    }
+    words = {"labelColor": MUTED, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12}
+    lines = {"gridColor": LINE, "tickColor": LINE, "domainColor": LINE, "titleFontWeight": "normal"}
+    strokes = {"symbolStrokeWidth": 2, "symbolSize": 120, "orient": "top", "offset": 4}
     return chart.configure(
         aria=False,
         background="transparent",
         font=FONTS,
         padding=4,
         view={"stroke": None},
-        axis=axis | lines,
+        axis=words | lines,
         axisY={"titlePadding": 12},
-        legend=legend,
+        legend={"labelColor": INK, "labelFontSize": 12} | strokes,
     )

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from hubel.records import Finding, Layer, Summary
 from hubel.report.network import NARROW, architecture_svg
 from hubel.report.style import filled, style_sheet
-from hubel.report.wording import NBSP, amount, compact, memory, plain, shortened, sides, times, whole
+from hubel.report.wording import amount, memory, plain, shortened, sides, times, whole
 
 WIDTH = 100
 NAME = 20
@@ -152,7 +152,6 @@ def inspection_page(summary: Summary) -> str:
     return filled(
         "inspection.html",
         summary=summary,
-        facts=_facts(summary),
         pictures={
             "wide": Markup(architecture_svg(summary, linked=True).strip()),
             "narrow": Markup(architecture_svg(summary, width=NARROW, linked=True).strip()),
@@ -161,22 +160,3 @@ def inspection_page(summary: Summary) -> str:
         side=any(layer.sees_all for layer in summary.layers),
         style=Markup(style_sheet()),
     )
-
-
-def _facts(summary: Summary) -> list[tuple[str, str]]:
-    frozen = summary.parameters - summary.trainable
-    facts = [
-        ("input", times(summary.input)),
-        ("parameters", compact(summary.parameters)),
-        *([("of these frozen", compact(frozen))] if frozen else []),
-        ("kept, not learned", compact(summary.buffers)),
-        ("multiply-accumulates", compact(summary.macs)),
-        ("outputs of all layers", memory(summary.activation_bytes)),
-    ]
-    if summary.field is not None:
-        facts.append(("receptive field", f"{sides(summary.field)}{NBSP}pixels"))
-    if summary.stride is not None:
-        facts.append(("total stride", f"{sides(summary.stride)}{NBSP}pixels"))
-    if summary.milliseconds is not None:
-        facts.append(("one image takes", f"{summary.milliseconds:.3g}{NBSP}ms"))
-    return facts

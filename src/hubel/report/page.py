@@ -9,31 +9,23 @@ import base64
 import hashlib
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 
 from hubel.evidence import RunRecord
 from hubel.report.confusion import Grid, as_csv, grid, surest_errors
 from hubel.report.pictures import (
-    LARGE,
+    EXPLAINED,
     MOST_FILTERS,
-    SMALL,
-    TILE,
-    Shot,
-    augmentation,
-    contact_sheet,
-    filters,
+    augmented_shot,
+    explained,
+    filter_sheets,
     measured_shot,
-    on_white,
-    opened,
-    overlay,
-    picture,
+    picture_files,
     plain_shot,
-    shrunk,
 )
 from hubel.report.story import causes, part_name, verdict
 from hubel.report.style import asset, filled, style_sheet
@@ -43,9 +35,6 @@ from hubel.runs import make_folder, reseal, write_bytes, write_text
 
 DRAWN = ("curves", "confusion", "per_class", "worst", "filters", "gradcam", "augmentation")  # as PNG files
 MOST_WORST = 24
-MOST_EXPLAINED = 8
-EXPLAINED = ("Wrong answers", "Right answers")
-FILTERS = {"Before training": "filters.before", "After training": "filters.after"}
 STRIP = 128  # pixels of the pictures beside a cause, twice what the page shows
 
 
@@ -64,12 +53,12 @@ def write_report(run: str | Path) -> Path:
     record = RunRecord.open(run)
     matrix, worst = grid(record), surest_errors(record, MOST_WORST)
     page = _page(record, matrix, worst, charts.for_page(record))
-    pictures = {name: charts.png(drawing) for name, drawing in charts.for_files(record, matrix).items()}
-    pictures |= {name: on_white(sheet) for name, sheet in _sheets(record, worst)}
+    files = {name: charts.png(drawing) for name, drawing in charts.for_files(record, matrix).items()}
+    files |= dict(picture_files(record, worst))
     folder = make_folder(record.path / "pictures")
     for name in DRAWN:
-        if name in pictures:
-            write_bytes(folder / f"{name}.png", pictures[name])
+        if name in files:
+            write_bytes(folder / f"{name}.png", files[name])
         else:
             (folder / f"{name}.png").unlink(missing_ok=True)
     write_text(record.path / "confusion.csv", as_csv(record.card.classes, record.scores.confusion))
@@ -95,9 +84,9 @@ def _page(run: RunRecord, matrix: Grid, worst: list[int], drawn: Mapping[str, st
         "causes": _causes(run, {panel["id"] for panel in tables["panels"]}),
         "curves": _curves(run, drawn),
         "worst": [measured_shot(run, i) for i in worst],
-        "explained": [(name, shots) for name in EXPLAINED if (shots := _explained(run, name))],
+        "explained": [(name, shots) for name in EXPLAINED if (shots := explained(run, name))],
         **_filters(run),
-        "augmented": _augmented(run),
+        "augmented": augmented_shot(run),
         "findings": findings(run.findings),
     }
     return filled(
@@ -203,70 +192,17 @@ def _curves(run: RunRecord, drawn: Mapping[str, str]) -> list[tuple[Markup, str]
     return [(Markup(drawn[name]), text.format(span)) for name, text in texts.items()]
 
 
-def _explained(run: RunRecord, which: str) -> list[dict[str, Any]]:
-    """The images with heat maps whose answers are right, or wrong: picture, overlay, and what is said about them."""
-    shown: list[dict[str, Any]] = []
-    for place, explained in enumerate(run.facts.explained if "explained.heat" in run.pictures else ()):
-        shot = measured_shot(run, explained.index)
-        pixels, heat = run.pictures["explained.images"][place], run.pictures["explained.heat"][place]
-        small = max(heat.shape) <= SMALL
-        original, warm = shrunk(picture(pixels), LARGE), shrunk(overlay(pixels, heat), LARGE)
-        shown.append(
-            {
-                "shot": shot,
-                "original": plain_shot(original, shot.alt, pixelated=small),
-                "overlay": plain_shot(warm, f"Grad-CAM of {shot.prediction} on {shot.path}", pixelated=small),
-                "pictures": (original, warm),
-                "note": explained.note,
-            }
-        )
-    return [one for one in shown if one["shot"].wrong == (which == EXPLAINED[0])][:MOST_EXPLAINED]
-
-
 def _filters(run: RunRecord) -> dict[str, Any]:
-    shown = _filter_sheets(run)
-    if not shown:
+    """First-layer filters before and after training, and a text about them."""
+    sheets = filter_sheets(run)
+    if not sheets:
         return {"filters": [], "filters_text": ""}
-    count, channels, height, width = next(run.pictures[key] for key in FILTERS.values() if key in run.pictures).shape
+    count, channels, height, width = next(a for name, a in run.pictures.items() if name.startswith("filters.")).shape
     drawn = f"the first {MOST_FILTERS} of {whole(count)}" if count > MOST_FILTERS else f"all {whole(count)}"
     kind = {3: "in colour", 1: "in grey"}.get(channels, f"in grey, the first of their {channels} channels")
     text = (
         f"Weights of the first convolution, {height} × {width} pixels, {drawn} filters {kind}. Middle grey is zero; "
         "each filter has its own scale."
     )
-    sheets = [(name, plain_shot(sheet, f"Filters {name.lower()}", pixelated=True)) for name, sheet in shown.items()]
-    return {"filters": sheets, "filters_text": text}
-
-
-def _filter_sheets(run: RunRecord) -> dict[str, Image.Image]:
-    """First-layer filters as pictures by their heading."""
-    return {name: filters(run.pictures[key]) for name, key in FILTERS.items() if key in run.pictures}
-
-
-def _augmented(run: RunRecord) -> Shot | None:
-    augmented = run.pictures.get("augmented")
-    if augmented is None or not augmented.size:
-        return None
-    small = max(augmented.shape[2:4]) <= SMALL
-    sheet = augmentation(augmented, side=TILE // 2 if small else TILE)
-    return plain_shot(sheet, "Images and augmented versions of them", pixelated=small, density=1 if small else 2)
-
-
-def _sheets(run: RunRecord, worst: list[int]) -> Iterator[tuple[str, Image.Image]]:
-    """The pictures that become PNG files beside the charts, each only if there is something to show."""
-    shots = {i: measured_shot(run, i) for i in worst if i in run.thumbnails}
-    errors = [((opened(run.thumbnails[i]),), _lines(shot)) for i, shot in shots.items()]
-    explained = [(e["pictures"], _lines(e["shot"])) for name in EXPLAINED for e in _explained(run, name)]
-    weights = [((sheet,), (name,)) for name, sheet in _filter_sheets(run).items()]
-    if errors:
-        yield "worst", contact_sheet(errors, side=264, columns=6)
-    if explained:
-        yield "gradcam", contact_sheet(explained, side=256, columns=4)
-    if weights:
-        yield "filters", contact_sheet(weights, side=720, columns=2)
-    if run.pictures.get("augmented") is not None and run.pictures["augmented"].size:
-        yield "augmentation", augmentation(run.pictures["augmented"])
-
-
-def _lines(shot: Shot) -> tuple[str, str, str]:
-    return f"{shot.prediction} {shot.confidence}", f"label: {shot.label}" if shot.wrong else "right", shot.path
+    shots = [(name, plain_shot(sheet, f"Filters {name.lower()}", pixelated=True)) for name, sheet in sheets.items()]
+    return {"filters": shots, "filters_text": text}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ LARGE = 280  # pixels of a picture's longer side: twice what the page shows at m
 CELL_SIDE, CELL_BUDGET = 160, 1_500_000  # pixels, and bytes for all pictures behind the confusion matrix
 OVERHEAD = 450  # bytes of markup and path that come with each thumbnail
 MOST_FILTERS = 64
+EXPLAINED = ("Wrong answers", "Right answers")
+FILTERS = {"Before training": "filters.before", "After training": "filters.after"}
 TILE = 192  # pixels of an augmented image's side, twice what the page shows
 
 
@@ -211,3 +214,56 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
     while text and font.getlength("…" + text) > width:
         text = text[1:]
     return "…" + text
+
+
+def explained(run: RunRecord, which: str) -> list[dict[str, Any]]:
+    """The images with heat maps whose answers are right, or wrong: picture, overlay, and what is said about them."""
+    shown: list[dict[str, Any]] = []
+    for place, example in enumerate(run.facts.explained if "explained.heat" in run.pictures else ()):
+        shot = measured_shot(run, example.index)
+        pixels, heat = run.pictures["explained.images"][place], run.pictures["explained.heat"][place]
+        original, warm, small = picture(pixels), overlay(pixels, heat), max(heat.shape) <= SMALL
+        shown.append(
+            {
+                "shot": shot,
+                "original": plain_shot(original, shot.alt, pixelated=small),
+                "overlay": plain_shot(warm, f"Grad-CAM of {shot.prediction} on {shot.path}", pixelated=small),
+                "pictures": (original, warm),
+                "note": example.note,
+            }
+        )
+    return [one for one in shown if one["shot"].wrong == (which == EXPLAINED[0])]
+
+
+def filter_sheets(run: RunRecord) -> dict[str, Image.Image]:
+    """First-layer filters as pictures by their heading."""
+    return {name: filters(run.pictures[key]) for name, key in FILTERS.items() if key in run.pictures}
+
+
+def augmented_shot(run: RunRecord) -> Shot | None:
+    """What augmentation does, if that was kept."""
+    if "augmented" not in run.pictures:
+        return None
+    small = max(run.pictures["augmented"].shape[2:4]) <= SMALL
+    sheet = augmentation(run.pictures["augmented"], side=TILE // 2 if small else TILE)
+    return plain_shot(sheet, "Images and augmented versions of them", pixelated=small, density=1 if small else 2)
+
+
+def picture_files(run: RunRecord, worst: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+    """The pictures that become PNG files beside the charts, each only if there is something to show."""
+    shots = {i: measured_shot(run, i) for i in worst if i in run.thumbnails}
+    errors = [((opened(run.thumbnails[i]),), _lines(shot)) for i, shot in shots.items()]
+    examples = [(e["pictures"], _lines(e["shot"])) for name in EXPLAINED for e in explained(run, name)]
+    weights = [((sheet,), (name,)) for name, sheet in filter_sheets(run).items()]
+    if errors:
+        yield "worst", on_white(contact_sheet(errors, side=264, columns=6))
+    if examples:
+        yield "gradcam", on_white(contact_sheet(examples, side=256, columns=4))
+    if weights:
+        yield "filters", on_white(contact_sheet(weights, side=720, columns=2))
+    if "augmented" in run.pictures:
+        yield "augmentation", on_white(augmentation(run.pictures["augmented"]))
+
+
+def _lines(shot: Shot) -> tuple[str, str, str]:
+    return f"{shot.prediction} {shot.confidence}", f"label: {shot.label}" if shot.wrong else "right", shot.path

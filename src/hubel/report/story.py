@@ -114,11 +114,11 @@ def weakest_class(scores: Scores) -> str:
     weakest = weakest_index(scores)
     if weakest is None:
         return ""
-    score, taken = scores.per_class[weakest], mostly_taken_for(scores, weakest)
+    score, taken = scores.per_class[weakest], mistakes(scores, weakest)
     text = f"The weakest class is {named(score.name)}: {_found(score)}"
-    if taken is None:
+    if not taken:
         return text + "."
-    other, count = taken
+    other, count = taken[0]
     name = named(scores.per_class[other].name)
     return (
         f"{text}; it is most often taken for {name} ({whole(count)} of {counted(_missed(scores, weakest), 'error')})."
@@ -131,10 +131,10 @@ def weakest_index(scores: Scores) -> int | None:
     return min(present, key=lambda i: (scores.per_class[i].recall, -scores.per_class[i].support), default=None)
 
 
-def mostly_taken_for(scores: Scores, label: int) -> tuple[int, int] | None:
-    """The other class that most images of a class are predicted as, and how many."""
-    others = [(count, -j) for j, count in enumerate(scores.confusion[label]) if j != label and count]
-    return (-max(others)[1], max(others)[0]) if others else None
+def mistakes(scores: Scores, label: int) -> list[tuple[int, int]]:
+    """The other classes that images of a class are predicted as, and how many, the most frequent first."""
+    taken = [(j, count) for j, count in enumerate(scores.confusion[label]) if j != label and count]
+    return sorted(taken, key=lambda found: -found[1])
 
 
 def causes(run: RunRecord) -> list[Cause]:
@@ -176,13 +176,10 @@ def _weak_cause(run: RunRecord) -> Cause | None:
     trained = run.facts.counts.get("train", ())
     seen = f", learned from {counted(trained[weakest], 'training image')}" if weakest < len(trained) else ""
     mean = f"the mean over the classes is {percent(run.scores.balanced_accuracy, run.scores.n)}"
-    taken = ", ".join(
-        f"{named(run.card.classes[j])} {whole(count)}"
-        for count, j in _ranked_mistakes(run.scores.confusion[weakest], weakest)[:3]
-    )
+    found = mistakes(run.scores, weakest)
+    taken = ", ".join(f"{named(run.card.classes[j])} {whole(count)}" for j, count in found[:3])
     text = f"{_found(score)}{seen}; {mean}. Its {counted(missed, 'error')} went to: {taken}."
-    other, most = mostly_taken_for(run.scores, weakest) or (weakest, 0)
-    cell = (weakest, other) if 2 * most > missed else None
+    cell = (weakest, found[0][0]) if found and 2 * found[0][1] > missed else None
     return Cause(title=f"{named(score.name)} is hard", text=text, images=_errors(run, weakest), cell=cell)
 
 
@@ -218,10 +215,6 @@ def _errors(run: RunRecord, label: int, prediction: int | None = None) -> tuple[
     said = run.predictions[order]
     asked = (said != label) if prediction is None else (said == prediction)
     return tuple(order[(run.labels[order] == label) & asked][:MOST_PICTURES].tolist())
-
-
-def _ranked_mistakes(row: tuple[int, ...], label: int) -> list[tuple[int, int]]:
-    return sorted(((count, j) for j, count in enumerate(row) if j != label and count), key=lambda c: -c[0])
 
 
 def _missed(scores: Scores, label: int) -> int:

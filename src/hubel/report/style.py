@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hubel.report.wording import amount, counted, flat, loss, memory, percent, plain, shortened, sides, times, whole
+from hubel.report.wording import compact, counted, flat, loss, memory, percent, plain, shortened, sides, times, whole
 
 Floats = npt.NDArray[np.float64]
 
@@ -29,7 +29,7 @@ ROLES: dict[str, tuple[str, str]] = {
 PAPER, NIGHT = "#ffffff", "#14171a"
 DARK_TEXT, LIGHT_TEXT = "#0b0d10", "#ffffff"
 LEVELS = 21
-FILTERS = (amount, counted, flat, loss, memory, percent, shortened, sides, times, whole)  # of the templates
+FILTERS = (compact, counted, flat, loss, memory, percent, shortened, sides, times, whole)  # of the templates
 
 _LMS_FROM_LAB = np.array(
     [

@@ -64,7 +64,7 @@ def _cell(cell: Cell, classes: Sequence[str], shots: Mapping[tuple[int, int], An
         "level": cell.level,
         "right": cell.row == cell.column,
         "count": cell.count,
-        "text": f"{counted(cell.count, 'image')} of {label} predicted as {prediction}, {percent(cell.share)} of the row",
+        "text": f"{counted(cell.count, 'image')} of {label} taken for {prediction}, {percent(cell.share)} of the row",
         "link": _link(cell.row, cell.column, shots),
     }
 
