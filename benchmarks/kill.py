@@ -41,7 +41,7 @@ import torch
 import vl_convert  # noqa: F401
 
 import hubel
-import hubel.jobs.evidence
+import hubel.jobs.measure
 import hubel.jobs.processes
 from hubel.dataset.find import scan
 from hubel.errors import HubelError

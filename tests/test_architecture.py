@@ -14,6 +14,7 @@ ROWS = (
     ("errors", "as_json", "text"),
     ("records",),
     ("runs",),
+    ("evidence",),
     ("nn", "dataset"),
     ("geometry", "evaluation", "report"),
     ("learning", "explanation"),
@@ -81,10 +82,11 @@ LIGHT = [
     "hubel.dataset.config",
     "hubel.nn.config",
     "hubel.learning.config",
-    "hubel.report.html",
+    "hubel.evidence",
+    "hubel.report.page",
     "hubel.report.terminal",
     "hubel.report.layers",
-    "hubel.report.inspection",
+    "hubel.report.network",
     "hubel.geometry.layer",
 ]
 
@@ -101,7 +103,7 @@ def test_help_loads_no_torch() -> None:
 
 
 def test_training_does_not_load_torchvision() -> None:
-    loaded = modules_after("import hubel.jobs.training, hubel.jobs.evidence, hubel.jobs.answer")
+    loaded = modules_after("import hubel.jobs.training, hubel.jobs.measure, hubel.jobs.answer")
     assert "torch" in loaded
     assert "torchvision" not in loaded, "it would add seconds to every command"
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +30,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 STATE = "resume/state.safetensors"  # of a training that can go on
-LAYOUT = 1  # of the run folder; raise it when readers must tell old from new
+LAYOUT = 2  # of the run folder; raise it when readers must tell old from new (2: it has the folder evidence)
 
 
 def write_bytes(file: Path, content: bytes | bytearray | memoryview) -> None:
@@ -65,6 +65,17 @@ def write_json(file: Path, value: Any) -> None:
 def json_text(value: Any) -> str:
     """Return a record, or plain values, as indented JSON."""
     return json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder with those above it, if it isn't there, and return it.
+
+    Raises:
+        RunError: no permission, read-only, disk full.
+    """
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 class RunFolder:
@@ -253,6 +264,18 @@ def verify(path: Path) -> None:
             raise RunError(f"{path / name} is missing, but the run's manifest lists it: restore it from a copy.")
         if sha256(path / name) != digest:
             raise RunError(f"{path / name} was changed or damaged since the run was saved: restore it from a copy.")
+
+
+def reseal(path: Path, names: Iterable[str]) -> None:
+    """Renew what a sealed folder's manifest says of files that were written again or removed, and of no other."""
+    file = path / "manifest.json"
+    if file.exists():
+        said = read_json(file)
+        for name in names:
+            said["sha256"].pop(name, None)
+            if (path / name).exists():
+                said["sha256"][name] = sha256(path / name)
+        write_json(file, {**said, "sha256": dict(sorted(said["sha256"].items()))})
 
 
 def read_json(file: Path) -> Any:

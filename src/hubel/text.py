@@ -41,6 +41,14 @@ def csv_text(rows: Sequence[Sequence[Any]]) -> str:
     return text.getvalue()
 
 
+def unguarded(cell: str) -> str:
+    """Take the quote away again that `csv_text` puts before text that would be a formula."""
+    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
+
+
 def _cell(value: Any) -> Any:
-    risky = isinstance(value, str) and (value.lstrip().startswith(FORMULA) or value.startswith(("\t", "\r")))
-    return f"'{value}" if risky else value
+    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
+
+
+def _is_formula(cell: str) -> bool:
+    return cell.startswith(("\t", "\r")) or cell.lstrip().startswith(FORMULA)

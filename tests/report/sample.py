@@ -1,15 +1,20 @@
-"""A made-up but realistic `Evidence`: shapes that are drawn here, answers that err as networks err."""
+"""A made-up but realistic run folder: shapes that are drawn here, answers that err as networks err."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from hubel.evidence import LOGITS, PICTURES, Explained, Facts, RunRecord, keep_arrays, keep_facts, keep_thumbnails
 from hubel.records import Baselines, ClassScore, EpochRow, Finding, ModelCard, Preprocess, Scores
-from hubel.report.evidence import Evidence, Explained
+from hubel.report.page import shown_images
+from hubel.report.pictures import thumbnail
+from hubel.runs import write_json, write_text
+from hubel.text import csv_text
 
 Integers = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
@@ -24,7 +29,7 @@ HOSTILE = (
     "😀👩‍🔬",
     "${alert(3)} {{ 7*7 }} {% raw %}",
     "]]></svg><img src=x onerror=alert(4)>",
-    "line\nbreak\x00\udcff",
+    "line\nbreak\x00",
     "datum.value + 1",
 )
 
@@ -110,21 +115,11 @@ def history(epochs: int, names: tuple[str, ...], *, final: float, diverged: bool
     return tuple(rows)
 
 
-def explained(
-    evidence_images: Pixels, paths: tuple[str, ...], labels: Integers, likely: Floats, which: Integers
-) -> tuple[Explained, ...]:
-    """Grad-CAM of the images with the given indices, a soft spot in the middle."""
-    side = evidence_images.shape[1]
+def heat(side: int, count: int) -> Pixels:
+    """Heat maps (count, side, side), a soft spot in the middle."""
     y, x = np.mgrid[0:side, 0:side] / side - 0.5
-    said = np.nan_to_num(likely).argmax(1)
-    return tuple(
-        Explained(
-            image=np.asarray(evidence_images[i]), heat=np.exp(-8 * ((x - 0.02 * n) ** 2 + y**2)).astype(np.float32),
-            path=paths[i], label=int(labels[i]), prediction=int(said[i]), confidence=float(likely[i].max()),
-            note="the map is negative everywhere" if n == 1 else "",
-        )
-        for n, i in enumerate(which.tolist())
-    )  # fmt: skip
+    spots = np.exp(-8 * ((x - 0.02 * np.arange(count)[:, None, None]) ** 2 + y**2))
+    return np.asarray(np.rint(255 * spots), dtype=np.uint8)
 
 
 def findings(paths: tuple[str, ...]) -> tuple[Finding, ...]:
@@ -151,7 +146,8 @@ ENVIRONMENT: dict[str, Any] = {"hubel": "0.1.0", "torch": "2.15.0", "cpu": "2 co
 RECIPE = "data:\n  size: 28\n  channels: 1\nmodel:\n  name: resnet8\ntrain:\n  epochs: 20\n  lr: 0.05\n"
 
 
-def evidence(
+def run(
+    folder: Path,
     *,
     n: int = 600,
     names: tuple[str, ...] | None = None,
@@ -160,56 +156,74 @@ def evidence(
     channels: int = 1,
     epochs: int = 20,
     error: float = 0.12,
-    pixels: Pixels | None = None,
-    labels: Integers | None = None,
     paths: tuple[str, ...] | None = None,
     **changes: Any,
-) -> Evidence:
-    """A whole `Evidence`; `changes` replace fields of it."""
+) -> RunRecord:
+    """Write a whole run folder and return its record; `changes` replace what is written by default."""
     rng = np.random.default_rng(7)
     names = names or classes(k)
-    labels = np.sort(rng.integers(0, len(names), n)) if labels is None else labels
-    pixels = images(labels, size=size, channels=channels, rng=rng) if pixels is None else pixels
+    labels = np.sort(rng.integers(0, len(names), n))
+    pixels = images(labels, size=size, channels=channels, rng=rng)
     paths = paths or tuple(f"test/{names[c]}/{i:05d}.png" for i, c in enumerate(labels))
-    likely = probabilities(labels, len(names), error=error, rng=rng)
-    said = likely.argmax(1)
-    measured = scores(labels, likely, names)
+    likely = changes.pop("probabilities", None)
+    likely = probabilities(labels, len(names), error=error, rng=rng) if likely is None else likely
+    measured = changes.pop("scores", None) or scores(labels, likely, names)
+    with np.errstate(divide="ignore"):
+        logits = np.log(likely)
+    said = np.nan_to_num(likely).argmax(1)
     right, wrong = np.flatnonzero(said == labels)[::7][:6], np.flatnonzero(said != labels)[::3][:6]
+    chosen = np.concatenate([right, wrong]) if changes.pop("explain", True) else np.zeros(0, np.int64)
     weights = rng.normal(0, 0.2, (16, pixels.shape[3], 3, 3)).astype(np.float32)
-    shown = np.asarray(pixels[:4])
-    fields: dict[str, Any] = {
+    shown = pixels[:4]
+    card = ModelCard(architecture="resnet8", arguments={}, classes=names, preprocess=Preprocess(size=(size, size)))
+    pictures = {
+        "filters.before": weights,
+        "filters.after": np.sort(weights, axis=3),
+        "augmented": np.stack([shown, *(np.roll(shown, s, axis=2) for s in (-3, -2, -1, 1, 2, 3))], axis=1),
+        **({"explained.images": pixels[chosen], "explained.heat": heat(size, len(chosen))} if len(chosen) else {}),
+    }
+    facts = {
         "title": "fashion-resnet8",
+        "folder": "runs/fashion-resnet8",
         "source": "fashion-mnist",
+        "command": "hubel train fashion-mnist --minutes 10 --seed 0",
         "created": "2031-05-06T12:34:56",
-        "reported_part": "test",
-        "card": ModelCard(
-            architecture="resnet8", arguments={}, classes=names, preprocess=Preprocess(size=pixels.shape[1:3])
-        ),
+        "seconds": 583.2,
+        "stopped": None,
+        "notes": ("Confidence is not calibrated.", "Measured on images like the training images; others may do worse."),
+        "parameters": 78_042,
         "counts": {
             part: tuple(int(share * n / len(names)) for _ in names)
             for part, share in (("train", 5.4), ("val", 0.6), ("test", 1))
         },
-        "plan": PLAN,
-        "recipe": RECIPE,
-        "environment": ENVIRONMENT,
-        "command": "hubel train fashion-mnist --minutes 10 --seed 0",
-        "history": history(epochs, names, final=measured.accuracy),
-        "scores": measured,
-        "baselines": Baselines(majority=1 / len(names), logistic=0.72, logistic_n=10_000),
-        "findings": findings(paths),
-        "paths": paths,
-        "labels": labels,
-        "probabilities": likely,
-        "images": pixels,
-        "right": explained(pixels, paths, labels, likely, right),
-        "wrong": explained(pixels, paths, labels, likely, wrong),
-        "explained_by": "Layer: stages.2 (the last one that still has a map, 7 × 7).",
-        "filters_before": weights,
-        "filters_after": np.asarray(np.sort(weights, axis=3), dtype=np.float32),
-        "augmented": np.stack([shown, *(np.roll(shown, s, axis=2) for s in (-3, -2, -1, 1, 2, 3))], axis=1),
         "augmented_by": "Shifts by up to 3 pixels.",
-        "notes": ("Confidence is not calibrated.", "Measured on images like the training images; others may do worse."),
-        "parameters": 78_042,
-        "seconds": 583.2,
+        "explained": tuple(
+            Explained(index=int(i), note="the map is negative everywhere" if place == 1 else "")
+            for place, i in enumerate(chosen)
+        ),
+        "explained_by": "Layer: stages.2 (the last one that still has a map, 7 × 7).",
     }
-    return Evidence(**(fields | changes))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "plan.json", {"card": card, "rows": changes.pop("plan", PLAN)})
+    write_text(folder / "recipe.yaml", changes.pop("recipe", RECIPE))
+    write_json(folder / "env.json", changes.pop("environment", ENVIRONMENT))
+    baselines = changes.pop("baselines", Baselines(majority=1 / len(names), logistic=0.72, logistic_n=10_000))
+    part = changes.pop("reported", "test")
+    write_json(folder / "scores.json", {"part": part, "scores": measured, "baselines": baselines})
+    write_json(folder / "split.json", {"train": [], "val": paths[:2], "test": paths})
+    write_json(folder / "findings.json", changes.pop("findings", findings(paths)))
+    if rows := changes.pop("history", history(epochs, names, final=measured.accuracy)):
+        write_text(folder / "results.csv", results_csv(rows, names))
+    answers = {"reported.logits": logits, "reported.labels": labels}
+    keep_arrays(folder, LOGITS, {**answers, "validation.logits": logits[:2], "validation.labels": labels[:2]})
+    keep_arrays(folder, PICTURES, pictures if changes.pop("pictures", True) else {})
+    keep_facts(folder, Facts(**(facts | changes)))
+    keep_thumbnails(folder, {i: thumbnail(pixels[i]) for i in shown_images(RunRecord(folder))})
+    return RunRecord(folder)
+
+
+def results_csv(rows: tuple[EpochRow, ...], names: tuple[str, ...]) -> str:
+    """The curves as a training writes them."""
+    columns = [name for name in EpochRow.__dataclass_fields__ if name != "recalls"]
+    cells = [[getattr(row, name) for name in columns] + list(row.recalls) for row in rows]
+    return csv_text([columns + [f"recall {name}" for name in names[: len(rows[0].recalls)]], *cells])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 from PIL import Image
 
 from hubel.report import charts
-from hubel.report.colour import (
+from hubel.report.confusion import MOST_CLASSES, as_csv, grid, pairs, surest_errors, worst_first
+from hubel.report.pictures import augmentation, contact_sheet, encoded, filters, overlay, picture, shrunk
+from hubel.report.style import (
     LEVELS,
     NIGHT,
     PAPER,
@@ -21,8 +24,6 @@ from hubel.report.colour import (
     heat_table,
     shades,
 )
-from hubel.report.confusion import MOST_CLASSES, answers, as_csv, grid, neutral, pairs, worst_errors
-from hubel.report.pictures import augmentation, data_uri, filters, overlay, picture, shrunk
 from hubel.report.wording import apart, certainty, compact, counted, duration, percent, plain, shortened
 
 from . import sample
@@ -78,11 +79,6 @@ def test_wording(shown: str, expected: str) -> None:
     assert shown == expected
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@x", "  =1", "＝1"])
-def test_formulas_are_neutral(text: str) -> None:
-    assert neutral(text) == f"'{text}"
-
-
 def test_csv_holds_the_counts() -> None:
     assert as_csv(("a", "b"), ((3, 1), (0, 2))) == "label / predicted,a,b\na,3,1\nb,0,2\n"
 
@@ -92,44 +88,50 @@ def test_pairs_are_counted_both_ways() -> None:
     assert [(p.first, p.second, p.there, p.back) for p in found] == [(1, 0, 4, 1), (1, 2, 2, 0)]
 
 
-def test_cells_hold_their_images_worst_first() -> None:
-    evidence = sample.evidence()
-    said = answers(evidence)
-    for row in grid(evidence, said).rows:
+def test_cells_hold_their_images_worst_first(tmp_path: Path) -> None:
+    run = sample.run(tmp_path)
+    for row in grid(run).rows:
         for cell in row:
             images = list(cell.images)
             assert len(images) == min(cell.count, 12)
-            assert all(evidence.labels[i] == cell.row and said.predictions[i] == cell.column for i in images)
-            confidence = said.confidence[images] * (1 if cell.row == cell.column else -1)
+            assert all(run.labels[i] == cell.row and run.predictions[i] == cell.column for i in images)
+            confidence = run.confidence[images] * (1 if cell.row == cell.column else -1)
             assert (np.diff(confidence) >= 0).all()
 
 
-def test_a_large_grid_shows_the_most_frequent_pairs() -> None:
-    evidence = sample.evidence(k=60, n=3000, error=0.4)
-    shown = grid(evidence, answers(evidence))
-    top = pairs(np.array(evidence.scores.confusion))[:10]
+def test_every_cell_gets_an_image_before_any_gets_a_second(tmp_path: Path) -> None:
+    shown = grid(sample.run(tmp_path))
+    places = [cell.images.index(image) for cell, image in shown.cells_in_turn()]
+    assert places == sorted(places)
+    assert len(places) == sum(len(cell.images) for row in shown.rows for cell in row)
+
+
+def test_a_large_grid_shows_the_most_frequent_pairs(tmp_path: Path) -> None:
+    run = sample.run(tmp_path, k=60, n=3000, error=0.4)
+    shown = grid(run)
+    top = pairs(np.array(run.scores.confusion))[:10]
     assert len(shown.names) == MOST_CLASSES
     assert shown.hidden == 30
-    assert {evidence.card.classes[i] for p in top for i in (p.first, p.second)} <= set(shown.names)
+    assert {run.card.classes[i] for p in top for i in (p.first, p.second)} <= set(shown.names)
 
 
-def test_worst_errors_are_wrong_and_sure() -> None:
-    evidence = sample.evidence()
-    said = answers(evidence)
-    worst = worst_errors(evidence, said, 5)
-    wrong = said.predictions != evidence.labels
+def test_worst_errors_are_wrong_and_sure(tmp_path: Path) -> None:
+    run = sample.run(tmp_path)
+    worst, wrong = surest_errors(run, 5), run.predictions != run.labels
     assert wrong[worst].all()
-    assert said.confidence[worst].min() >= np.sort(said.confidence[wrong])[-5:].min()
+    assert run.confidence[worst].min() >= np.sort(run.confidence[wrong])[-5:].min()
+    assert sorted(worst_first(run)) == list(range(len(run.labels)))
+    assert len(surest_errors(run, 10_000)) == wrong.sum()
 
 
 def test_overlay_is_warm_where_the_heat_is() -> None:
     pixels = np.full((20, 20, 3), 128, np.uint8)
-    heat = np.zeros((20, 20), np.float32)
-    heat[:10] = 1.0
+    heat = np.zeros((20, 20), np.uint8)
+    heat[:10] = 255
     mixed = np.asarray(overlay(pixels, heat)).astype(int)
     assert mixed[2, 5].sum() > mixed[15, 5].sum()
     assert mixed[2, 5, 0] > mixed[2, 5, 2]
-    assert overlay(pixels, np.zeros((5, 5), np.float32)).size == (20, 20)
+    assert overlay(pixels, np.zeros((5, 5), np.uint8)).size == (20, 20)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
@@ -147,22 +149,47 @@ def test_filters_put_zero_at_grey(channels: int) -> None:
 def test_augmentation_sheet_keeps_rows_and_columns() -> None:
     tiles = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4, 1)
     sheet = np.asarray(augmentation(tiles, side=4))
-    assert sheet.shape[:2] == (2 * 4 + 4, 3 * 4 + 14 + 4)
-    assert (sheet[8:, -4:, 0] == tiles[1, 2, :, :, 0]).all()
+    assert sheet.shape[:2] == (2 * 4 + 1, 3 * 4 + 1 + 1)
+    assert (sheet[5:, -4:, 0] == tiles[1, 2, :, :, 0]).all()
 
 
 def test_small_grey_pictures_are_exact() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 1), dtype=np.uint8)
-    import base64
-
-    packed = base64.b64decode(data_uri(picture(pixels)).split(",")[1])
-    assert (np.asarray(Image.open(io.BytesIO(packed))) == pixels[..., 0]).all()
+    assert (np.asarray(Image.open(io.BytesIO(encoded(picture(pixels))))) == pixels[..., 0]).all()
     assert shrunk(Image.new("L", (300, 100)), 90).size == (90, 30)
 
 
-def test_charts_draw_in_the_palette_only() -> None:
-    evidence = sample.evidence()
-    for drawn in charts.for_page(evidence).values():
+def test_a_contact_sheet_keeps_its_texts_apart() -> None:
+    image = Image.new("L", (20, 10), 128)
+    sheet = contact_sheet([((image, image), ("a" * 200, "right"))] * 3, side=60, columns=2)
+    assert sheet.getpixel((0, 0)) == (255, 255, 255, 255)
+    columns = (np.asarray(sheet.convert("L")) < 250).any(axis=0)
+    assert not columns[32 + 128 + 1 : 32 + 128 + 39].any()  # between the two columns
+
+
+@pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 2), (1, 3), (1, 7), (5, 14), (1, 30), (1, 97), (3, 1000)])
+@pytest.mark.parametrize("most", [4, 6])
+def test_ticks_are_whole_apart_and_few(first: int, last: int, most: int) -> None:
+    ticks = charts.epoch_ticks(first, last, most)
+    assert {ticks[0], ticks[-1]} == {first, last}
+    assert ticks == sorted(set(ticks))
+    assert len(ticks) <= most + 1
+    gaps = np.diff(ticks)
+    assert len(gaps) == 0 or gaps.min() >= (last - first) / (2 * most)
+
+
+def test_axes_write_no_number_twice(tmp_path: Path) -> None:
+    for rows in (sample.history(3, ("bag",), final=0.9), sample.history(30, ("bag",), final=0.9)):
+        flat = tuple(replace(row, val_accuracy=0.99991 + 1e-6 * row.epoch, train_accuracy=0.99993) for row in rows)
+        for draw in (charts.loss, charts.accuracy, charts.rate):
+            axes = re.findall(r'role-axis-label"[^>]*>(.*?)</g>', charts.svg(draw(flat)))
+            assert len(axes) == 2
+            for labels in (re.findall(r">([^<]+)</text>", axis) for axis in axes):
+                assert len(labels) == len(set(labels)) > 1
+
+
+def test_charts_draw_in_the_palette_only(tmp_path: Path) -> None:
+    for drawn in charts.for_page(sample.run(tmp_path)).values():
         used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-fA-F]+)"', drawn))
         assert used <= {pair[0] for pair in ROLES.values()}
         assert " id=" not in drawn
@@ -170,11 +197,9 @@ def test_charts_draw_in_the_palette_only() -> None:
 
 def test_charts_with_repeated_and_hostile_names(tmp_path: Path) -> None:
     names = ("same", "same", "</text><script>", "a very long name " * 9)
-    evidence = sample.evidence(names=names, n=80, error=0.4)
-    said = answers(evidence)
-    drawn = charts.for_files(evidence, grid(evidence, said), shades(dark=False))
+    run = sample.run(tmp_path, names=names, n=80, error=0.4)
+    drawn = charts.for_files(run, grid(run))
     assert drawn["per_class"].count(">same<") == 2
     assert "<script>" not in drawn["confusion"]
-    (tmp_path / "confusion.png").write_bytes(charts.png(drawn["confusion"]))
-    with Image.open(tmp_path / "confusion.png") as opened:
+    with Image.open(io.BytesIO(charts.png(drawn["confusion"]))) as opened:
         assert opened.format == "PNG"

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from hubel.records import Finding, Layer, Summary
-from hubel.report.layers import WIDTH, amount, memory, summary_lines, table_lines, warning_lines
+from hubel.report.layers import WIDTH, summary_lines, table_lines, warning_lines
+from hubel.report.wording import amount, memory
 
 CONV = Layer(
     name="conv1", kind="Conv2d", detail="7×7, stride 2, padding 3", inputs=(-1,), input_shape=(3, 224, 224),

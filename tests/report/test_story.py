@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hubel.records import Baselines, Finding
-from hubel.report.confusion import answers
 from hubel.report.story import (
     against_baselines,
     causes,
     divergence,
-    mostly_taken_for,
+    mistakes,
     training_gap,
     verdict,
     weakest_class,
@@ -26,23 +26,23 @@ from . import sample
     ("logistic", "words"),
     [(0.5, "above the best baseline, logistic"), (0.999, "worse than a simple method"), (None, "most frequent class")],
 )
-def test_against_baselines(logistic: float | None, words: str) -> None:
-    scores = sample.evidence().scores
+def test_against_baselines(tmp_path: Path, logistic: float | None, words: str) -> None:
+    scores = sample.run(tmp_path).scores
     assert words in against_baselines(scores, Baselines(majority=0.1, logistic=logistic), "test")
 
 
-def test_a_baseline_within_the_interval_is_no_clear_difference() -> None:
-    scores = sample.evidence().scores
+def test_a_baseline_within_the_interval_is_no_clear_difference(tmp_path: Path) -> None:
+    scores = sample.run(tmp_path).scores
     sentence = against_baselines(scores, Baselines(majority=0.1, logistic=scores.accuracy + 0.001), "test")
     assert "no clear difference" in sentence
 
 
-def test_weakest_class_is_the_one_with_the_lowest_recall() -> None:
-    scores = sample.evidence().scores
+def test_weakest_class_is_the_one_with_the_lowest_recall(tmp_path: Path) -> None:
+    scores = sample.run(tmp_path).scores
     weakest = weakest_index(scores)
     assert weakest is not None
     assert scores.per_class[weakest].recall == min(c.recall for c in scores.per_class)
-    other, count = mostly_taken_for(scores, weakest) or (-1, -1)
+    other, count = mistakes(scores, weakest)[0]
     assert count == max(c for j, c in enumerate(scores.confusion[weakest]) if j != weakest)
     assert f"“{scores.per_class[other].name}” ({count} of " in weakest_class(scores)
 
@@ -65,48 +65,48 @@ def test_divergence_names_the_first_bad_epoch_and_the_kept_one() -> None:
     assert divergence(sample.history(10, ("bag",), final=0.5)) == ""
 
 
-def test_three_causes_with_their_numbers() -> None:
-    evidence = sample.evidence()
-    first, *others = causes(evidence, answers(evidence))
-    errors = evidence.scores.n - sum(row[i] for i, row in enumerate(evidence.scores.confusion))
+def test_three_causes_with_their_numbers(tmp_path: Path) -> None:
+    run = sample.run(tmp_path)
+    first, *others = causes(run)
+    errors = run.scores.n - sum(row[i] for i, row in enumerate(run.scores.confusion))
     assert "mixed up" in first.title
     assert f"{errors}\xa0errors" in first.text
     assert len(others) == 2
     assert first.cell is not None
-    assert {(int(evidence.labels[i]), int(evidence.probabilities[i].argmax())) for i in first.images} == {first.cell}
+    assert {(int(run.labels[i]), int(run.probabilities[i].argmax())) for i in first.images} == {first.cell}
 
 
-def test_a_fault_of_the_data_is_a_cause_unless_it_is_left_out() -> None:
+def test_a_fault_of_the_data_is_a_cause_unless_it_is_left_out(tmp_path: Path) -> None:
     fault = Finding(code="imbalance", severity="warning", message="Class a has 9 times as many images as class b.")
-    told = sample.evidence(findings=(fault,))
-    hidden = sample.evidence(findings=(replace(fault, left_out=True),))
-    assert fault.message in [cause.text for cause in causes(told, answers(told))]
-    assert fault.message not in [cause.text for cause in causes(hidden, answers(hidden))]
+    told = sample.run(tmp_path / "told", findings=(fault,))
+    hidden = sample.run(tmp_path / "hidden", findings=(replace(fault, left_out=True),))
+    assert fault.message in [cause.text for cause in causes(told)]
+    assert fault.message not in [cause.text for cause in causes(hidden)]
 
 
-def test_nothing_measured_is_said() -> None:
-    evidence = sample.evidence()
-    assert verdict(replace(evidence, scores=replace(evidence.scores, n=0)))[0].startswith("No image was measured")
+def test_nothing_measured_is_said(tmp_path: Path) -> None:
+    scores = sample.run(tmp_path).scores
+    assert verdict(sample.run(tmp_path, scores=replace(scores, n=0)))[0].startswith("No image was measured")
 
 
-def test_leaks_are_said_in_the_verdict_and_are_no_cause_of_errors() -> None:
-    evidence = sample.evidence(n=200)
+def test_leaks_are_said_in_the_verdict_and_are_no_cause_of_errors(tmp_path: Path) -> None:
+    run = sample.run(tmp_path, n=200)
     found = tuple(
-        Finding(code="near-leak", severity="warning", message="m", paths=(evidence.paths[i], f"train/{i}.png"))
+        Finding(code="near-leak", severity="warning", message="m", paths=(run.paths[i], f"train/{i}.png"))
         for i in range(3)
     )
-    evidence = replace(evidence, findings=found)
-    [said] = [sentence for sentence in verdict(evidence) if "flatter" in sentence]
+    run = sample.run(tmp_path, n=200, findings=found)
+    [said] = [sentence for sentence in verdict(run) if "flatter" in sentence]
     assert said.replace("\u00a0", " ").startswith("3 measured images (1.5 %) are also, or nearly, among the training")
-    assert not [cause for cause in causes(evidence, answers(evidence)) if "leak" in cause.title]
+    assert not [cause for cause in causes(run) if "leak" in cause.title]
 
 
-def test_findings_of_a_kind_make_one_cause() -> None:
+def test_findings_of_a_kind_make_one_cause(tmp_path: Path) -> None:
     found = tuple(
         Finding(code="label-conflict", severity="error", message=f"case {i}.", paths=(f"a{i}", f"b{i}"))
         for i in range(5)
     )
-    evidence = replace(sample.evidence(n=200), findings=found)
-    [cause] = [c for c in causes(evidence, answers(evidence)) if "conflict" in c.title]
+    run = sample.run(tmp_path, n=200, findings=found)
+    [cause] = [c for c in causes(run) if "conflict" in c.title]
     assert cause.title.replace("\u00a0", " ") == "The data: label conflict (10 files)"
     assert cause.text == "case 0. The audit found 5 of the kind."

@@ -317,8 +317,8 @@ def inspect(
 
 
 def _write_summary(summary: Summary, file: Path) -> None:
-    from hubel.report.architecture.picture import architecture_svg
-    from hubel.report.inspection import inspection_page
+    from hubel.report.layers import inspection_page
+    from hubel.report.network import architecture_svg
 
     if file.suffix == ".json":
         write_json(file, summary)
@@ -358,13 +358,15 @@ def export(
     return outcome[0]
 
 
+def report(run: Source) -> Path:
+    """Draw a finished run's report again from the files in its folder, which may be a copy; returns the page's path."""
+    from hubel.report.page import write_report
+
+    return write_report(os.fspath(run))
+
+
 def cache(*, clear: bool = False) -> dict[str, int]:
     """Return name and bytes of what the cache holds; `clear` empties it first."""
     if clear:
         cache_clear()
     return dict(cache_entries())
-
-
-def report(run: Source) -> Path:
-    """Draw a run's report again, from what its folder holds; returns the page's path."""
-    raise NotImplementedError

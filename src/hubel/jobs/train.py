@@ -249,11 +249,12 @@ def _train_and_report(
         drawn: whether the report is drawn. begun: whether the run's first files are written already.
         state: what it goes on from, if anything.
     """
-    from hubel.jobs.evidence import report
     from hubel.jobs.hardware import environment
+    from hubel.jobs.measure import measure
     from hubel.jobs.state_file import StateWriter, made_with
     from hubel.jobs.training import begin, restore_best
     from hubel.learning.distributed import rank
+    from hubel.report.page import write_report
 
     training = begin(run, dataset, division, plan, clock, Stop())
     writer = StateWriter(run, made_with(dataset, plan.device))
@@ -283,7 +284,10 @@ def _train_and_report(
         if rank() > 0:
             return
         stop.at_once = True  # from here on everything can be made again
-        yield from report(training, model, source, command, _why_stopped(training), drawn=drawn)
+        stopped = _why_stopped(training)
+        yield from measure(training, model, source, command, stopped)
+        page = str(write_report(run.path)) if drawn else None
+        yield Finished(folder=str(run.path), report=page, seconds=clock.seconds, stopped=stopped)
     if stop.signal:
         raise Interrupted(
             f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}, and hubel resume {run.path} "

@@ -1,6 +1,6 @@
 """The report's charts: each is defined once and drawn as an SVG for the page and as a PNG file.
 
-Importing this module imports altair and vl_convert (about a second); `hubel.report.html` does so when it draws.
+Importing this module imports altair and vl_convert (about a second); `hubel.report.page` does so when it draws.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from hubel.evidence import RunRecord
 from hubel.records import Baselines, ClassScore, EpochRow, Scores
-from hubel.report.colour import PAPER, ROLES
 from hubel.report.confusion import Grid
-from hubel.report.evidence import Evidence
 from hubel.report.story import best_epoch
+from hubel.report.style import PAPER, ROLES, shades
 from hubel.report.wording import percent, plain, shortened
 
 INK, MUTED, LINE, ACCENT, SECOND = (ROLES[role][0] for role in ("ink", "muted", "line", "accent", "second"))
 FONTS = "Roboto, Helvetica Neue, Arial, sans-serif"
-PERCENT_AXIS = "format(100 * datum.value, '.2~f') + ' %'"
+PERCENT_AXIS = "format(100 * datum.value, '.6~f') + ' %'"  # digits enough that no two ticks read alike
 WIDTH, HEIGHT = 225, 190
 MOST_ROWS = 60
 
@@ -43,19 +43,19 @@ def png(drawn: str) -> bytes:
     return picture
 
 
-def for_page(evidence: Evidence) -> dict[str, str]:
+def for_page(run: RunRecord) -> dict[str, str]:
     """The page's charts as SVG: headline, and loss, accuracy and rate if there is a history."""
-    drawn = {"headline": svg(headline(evidence.scores, evidence.baselines))}
-    if evidence.history:
-        drawn |= {draw.__name__: svg(draw(evidence.history)) for draw in (loss, accuracy, rate)}
+    drawn = {"headline": svg(headline(run.scores, run.baselines))}
+    if run.history:
+        drawn |= {draw.__name__: svg(draw(run.history)) for draw in (loss, accuracy, rate)}
     return drawn
 
 
-def for_files(evidence: Evidence, grid: Grid, shades: Sequence[tuple[str, str]]) -> dict[str, str]:
+def for_files(run: RunRecord, grid: Grid) -> dict[str, str]:
     """The charts that also become PNG files, as SVG by the name of the file."""
-    weakest_first = sorted(evidence.scores.per_class, key=lambda c: (c.support == 0, c.recall))
-    drawn = {"confusion": svg(confusion(grid, shades)), "per_class": svg(per_class(weakest_first))}
-    return drawn | ({"curves": svg(curves(evidence.history))} if evidence.history else {})
+    weakest_first = sorted(run.scores.per_class, key=lambda c: (c.support == 0, c.recall))
+    drawn = {"confusion": svg(confusion(grid)), "per_class": svg(per_class(weakest_first))}
+    return drawn | ({"curves": svg(curves(run.history))} if run.history else {})
 
 
 def headline(scores: Scores, baselines: Baselines) -> Any:
@@ -98,10 +98,9 @@ def accuracy(history: Sequence[EpochRow]) -> Any:
 def rate(history: Sequence[EpochRow]) -> Any:
     """Learning rate at the end of each epoch."""
     rows = [_finite({"epoch": row.epoch, "value": row.lr}) for row in history]
-    axis = alt.Axis(format="~g", tickCount=3, domain=False)
-    y = alt.Y("value:Q", title="learning rate", axis=axis)
+    y = alt.Y("value:Q", title="learning rate", axis=alt.Axis(format="~g", tickCount=3, domain=False))
     line = alt.Chart(alt.Data(values=rows)).mark_line(color=MUTED, strokeWidth=1.5, point=_point(history, color=MUTED))
-    return line.encode(x=_epoch_axis(history), y=y).properties(width=115, height=HEIGHT)
+    return line.encode(x=_epoch_axis(history, most=4), y=y).properties(width=115, height=HEIGHT)
 
 
 def curves(history: Sequence[EpochRow]) -> Any:
@@ -129,19 +128,14 @@ def per_class(classes: Sequence[ClassScore]) -> Any:
     return (span + dots).properties(width=420, height=alt.Step(20))
 
 
-def confusion(grid: Grid, shades: Sequence[tuple[str, str]]) -> Any:
+def confusion(grid: Grid) -> Any:
     """The confusion matrix of the grid's classes: counts, shaded by the share of their row."""
-    names = [_label(name, i) for i, name in enumerate(grid.names)]
+    names, colours = [_label(name, i) for i, name in enumerate(grid.names)], shades(dark=False)
     rows = [
-        {
-            "true": names[cell.row_place],
-            "predicted": names[cell.column_place],
-            "count": str(cell.count) if cell.count else "",
-            "fill": shades[cell.level][0],
-            "ink": shades[cell.level][1],
-        }
-        for line in grid.rows
-        for cell in line
+        {"true": true, "predicted": predicted, "count": str(cell.count or ""), "fill": fill, "ink": ink}
+        for true, line in zip(names, grid.rows, strict=True)
+        for predicted, cell in zip(names, line, strict=True)
+        for fill, ink in [colours[cell.level]]
     ]
     size = 30 if len(names) <= 15 else 24
     across = _quiet_axis(labelExpr=_NAME, labelColor=INK, labelAngle=-50, orient="bottom")
@@ -191,13 +185,19 @@ def _best_mark(history: Sequence[EpochRow], best: EpochRow) -> Any:
     return rule + text.encode(x=x, y=alt.value(0), text="text:N")
 
 
-def _epoch_axis(history: Sequence[EpochRow]) -> Any:
+def _epoch_axis(history: Sequence[EpochRow], most: int = 6) -> Any:
     first, last = (history[0].epoch, history[-1].epoch) if history else (1, 1)
     domain = [first - 1, last + 1] if first == last else [first, last]
-    axis = alt.Axis(tickMinStep=1, format="d", grid=False, tickCount=6, labelSeparation=5)
-    if first == last:
-        axis = alt.Axis(values=[first], format="d", grid=False)
+    axis = alt.Axis(values=epoch_ticks(first, last, most), format="d", grid=False)
     return alt.X("epoch:Q", title="epoch", scale=alt.Scale(domain=domain, nice=False), axis=axis)
+
+
+def epoch_ticks(first: int, last: int, most: int) -> list[int]:
+    """Both ends, and round numbers between them that keep their distance; about `most` in all."""
+    steps = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
+    step = next(step for step in steps if (last - first) / step < most)
+    inner = range(step * (first // step + 1), last, step)
+    return sorted({first, last, *(tick for tick in inner if min(tick - first, last - tick) > step / 2 or step == 1)})
 
 
 def _point(history: Sequence[EpochRow], **settings: Any) -> Any:
@@ -221,29 +221,16 @@ def _finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _styled(chart: Any) -> Any:
-    axis = {
-        "labelColor": MUTED,
-        "titleColor": MUTED,
-        "labelFontSize": 12,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-    }
-    lines = {"gridColor": LINE, "tickColor": LINE, "domainColor": LINE}
-    legend = {
-        "labelColor": INK,
-        "labelFontSize": 12,
-        "orient": "top",
-        "symbolStrokeWidth": 2,
-        "symbolSize": 120,
-        "offset": 4,
-    }
+    words = {"labelColor": MUTED, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12}
+    lines = {"gridColor": LINE, "tickColor": LINE, "domainColor": LINE, "titleFontWeight": "normal"}
+    strokes = {"symbolStrokeWidth": 2, "symbolSize": 120, "orient": "top", "offset": 4}
     return chart.configure(
         aria=False,
         background="transparent",
         font=FONTS,
         padding=4,
         view={"stroke": None},
-        axis=axis | lines,
+        axis=words | lines,
         axisY={"titlePadding": 12},
-        legend=legend,
+        legend={"labelColor": INK, "labelFontSize": 12} | strokes,
     )

@@ -1,12 +1,16 @@
-"""A network as text for the terminal: a row a layer, totals, what a dense layer would cost, and warnings."""
+"""A network layer by layer: as text for the terminal, and as a page with its picture."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 
+from markupsafe import Markup
+
 from hubel.records import Finding, Layer, Summary
-from hubel.report.wording import plain, shortened, whole
+from hubel.report.network import NARROW, architecture_svg
+from hubel.report.style import filled, style_sheet
+from hubel.report.wording import amount, memory, plain, shortened, sides, times, whole
 
 WIDTH = 100
 NAME = 20
@@ -64,7 +68,7 @@ def _what(layer: Layer) -> str:
 
 def _cells(layer: Layer, timed: bool) -> list[str]:
     return [
-        _times(layer.shape),
+        _shape(layer.shape),
         whole(layer.parameters) if layer.parameters else "",
         amount(layer.macs) if layer.macs else "",
         _field(layer),
@@ -74,10 +78,7 @@ def _cells(layer: Layer, timed: bool) -> list[str]:
 
 
 def _field(layer: Layer) -> str:
-    if layer.field is None:
-        return "all"
-    height, width = layer.field
-    return (f"{height}" if height == width else f"{height}×{width}") + "*" * layer.sees_all
+    return "all" if layer.field is None else sides(layer.field, "×") + "*" * layer.sees_all
 
 
 def _milliseconds(value: float | None) -> str:
@@ -113,13 +114,9 @@ def _parameters(summary: Summary) -> str:
 def _sight(summary: Summary) -> str:
     if summary.field is None or summary.stride is None or summary.padding is None:
         return "the whole image, from every position"
-    height, width = summary.field
-    step, start = (_pair(values) for values in (summary.stride, summary.padding))
-    return f"{height}×{width} pixels at the last map; stride {step}, start padding {start}"
-
-
-def _pair(values: tuple[float, float]) -> str:
-    return f"{values[0]:g}" if values[0] == values[1] else f"{values[0]:g} and {values[1]:g}"
+    step, start = (sides(values, " and ") for values in (summary.stride, summary.padding))
+    size = "×".join(map(str, summary.field))
+    return f"{size} pixels at the last map; stride {step}, start padding {start}"
 
 
 def _dense(summary: Summary) -> list[str]:
@@ -128,7 +125,7 @@ def _dense(summary: Summary) -> list[str]:
         return []
     return [
         f"{'as a dense layer':<22}{plain(first.name)} has {whole(first.parameters)} parameters; a dense layer "
-        f"from {_times(first.input_shape)} to {_times(first.shape)} numbers would need {whole(first.dense_weights)}"
+        f"from {_shape(first.input_shape)} to {_shape(first.shape)} numbers would need {whole(first.dense_weights)}"
     ]
 
 
@@ -142,23 +139,24 @@ def _wrapped(text: str, indent: int) -> list[str]:
     return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_on_hyphens=False)
 
 
-def _times(shape: Sequence[int]) -> str:
-    return "×".join(map(str, shape)) or "one"
+def _shape(shape: Sequence[int]) -> str:
+    return times(shape).replace(" ", "") or "one"
 
 
-def amount(count: int) -> str:
-    """A count in three digits: ``4.09 G``, ``118 M``, ``27``."""
-    return _scaled(count, 1000, ("", "k", "M", "G", "T", "P"))
+def inspection_page(summary: Summary) -> str:
+    """Return a page (HTML, self-contained, without scripts) about a network: picture, totals, warnings, every layer.
 
-
-def memory(count: int) -> str:
-    """Bytes in three digits, in powers of 1024: ``3.06 MB``."""
-    return _scaled(count, 1024, ("B", "KB", "MB", "GB", "TB", "PB"))
-
-
-def _scaled(count: int, base: int, units: tuple[str, ...]) -> str:
-    value, unit = float(count), 0
-    while value >= 999.5 and unit < len(units) - 1:
-        value, unit = value / base, unit + 1
-    digits = f"{value:.3g}" if unit else f"{count}"
-    return f"{digits} {units[unit]}".strip()
+    Names come from the user's code, so all of them are escaped. The boxes of the picture, which is drawn once for wide
+    screens and once for narrow ones, link to the rows of the table.
+    """
+    return filled(
+        "inspection.html",
+        summary=summary,
+        pictures={
+            "wide": Markup(architecture_svg(summary, linked=True).strip()),
+            "narrow": Markup(architecture_svg(summary, width=NARROW, linked=True).strip()),
+        },
+        timed=any(layer.milliseconds is not None for layer in summary.layers),
+        side=any(layer.sees_all for layer in summary.layers),
+        style=Markup(style_sheet()),
+    )

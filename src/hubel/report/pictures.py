@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import base64
 import io
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from hubel.report.colour import ROLES, heat_table
-from hubel.report.evidence import Floats, Pixels
-from hubel.report.wording import shortened
+from hubel.evidence import Floats, Pixels, RunRecord
+from hubel.report.confusion import Grid
+from hubel.report.style import PAPER, ROLES, heat_table
+from hubel.report.wording import certainty, plain
 
-FONTS = "Roboto, Helvetica Neue, Arial, sans-serif"
-INK, MUTED = ROLES["ink"][0], ROLES["muted"][0]
+SMALL = 64  # pixels of the longer side: below it, the pixels themselves are worth seeing, and nothing is smoothed
+LARGE = 280  # pixels of a picture's longer side: twice what the page shows at most
+CELL_SIDE, CELL_BUDGET = 160, 1_500_000  # pixels, and bytes for all pictures behind the confusion matrix
+OVERHEAD = 450  # bytes of markup and path that come with each thumbnail
 MOST_FILTERS = 64
-MOST_ROWS = 6
+EXPLAINED = ("Wrong answers", "Right answers")
+FILTERS = {"Before training": "filters.before", "After training": "filters.after"}
+TILE = 192  # pixels of an augmented image's side, twice what the page shows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """One picture on the page, its size there in pixels, and what is said about it; without one, `uri` is empty."""
+
+    uri: str
+    alt: str
+    width: int
+    height: int
+    pixelated: bool
+    path: str = ""
+    label: str = ""
+    prediction: str = ""
+    confidence: str = ""
+    wrong: bool = False
 
 
 def picture(pixels: npt.NDArray[np.uint8]) -> Image.Image:
@@ -38,32 +58,93 @@ def shrunk(image: Image.Image, longest: int) -> Image.Image:
     return image.resize(size, Image.Resampling.BOX if scale < 0.5 else Image.Resampling.LANCZOS)
 
 
-def enlarged(image: Image.Image, shortest: int) -> Image.Image:
-    """The image with each pixel repeated until its longer side has about `shortest` pixels; never shrunk."""
-    times = max(1, round(shortest / max(image.size)))
+def enlarged(image: Image.Image, longest: int) -> Image.Image:
+    """The image with each pixel repeated until its longer side has about `longest` pixels; never shrunk."""
+    times = max(1, round(longest / max(image.size)))
     return image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
 
 
-def data_uri(image: Image.Image, *, exact: bool = False) -> str:
-    """Pack an image into a data URI: PNG when `exact` or when it is small and grey, else WebP."""
+def encoded(image: Image.Image, *, exact: bool = False) -> bytes:
+    """Pack an image: as PNG when `exact` or when it is small and grey, else as WebP."""
     out = io.BytesIO()
     if exact or (image.mode == "L" and max(image.size) <= 40):
         image.save(out, "PNG", optimize=False, compress_level=9)
-        return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-    image.save(out, "WEBP", quality=84, method=2)
-    return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
+    else:
+        image.save(out, "WEBP", quality=84, method=2)
+    return out.getvalue()
 
 
-def overlay(pixels: Pixels, heat: Floats) -> Image.Image:
-    """Lay a heat map (H, W) in [0, 1] over its image: the image in grey, the more heat the more colour."""
+def opened(content: bytes) -> Image.Image:
+    """Read an encoded picture."""
+    return Image.open(io.BytesIO(content))
+
+
+def data_uri(content: bytes) -> str:
+    """Write an encoded picture as the address of an image on a page."""
+    kind = "png" if content.startswith(b"\x89PNG") else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def thumbnail(pixels: Pixels) -> bytes:
+    """Encode one measured image, (H, W, C) uint8, as the run folder keeps it: small ones exactly."""
+    image = picture(pixels)
+    return encoded(shrunk(image, LARGE), exact=max(image.size) <= SMALL)
+
+
+def plain_shot(image: Image.Image, alt: str, *, pixelated: bool, density: int = 1) -> Shot:
+    """A picture of the page that is not one of the measured images.
+
+    Args:
+        density: pixels of the picture for each one on the page.
+    """
+    uri, width, height = data_uri(encoded(image, exact=pixelated)), image.width // density, image.height // density
+    return Shot(uri=uri, alt=alt, width=width, height=height, pixelated=pixelated)
+
+
+def measured_shot(run: RunRecord, index: int, *, side: int = LARGE) -> Shot:
+    """One of the measured images with its path, label, prediction and confidence, its longer side at most `side`."""
+    label, prediction = (plain(run.card.classes[int(i)]) for i in (run.labels[index], run.predictions[index]))
+    path = plain(run.paths[index])
+    content, size = run.thumbnails.get(index, b""), (1, 1)
+    if content:
+        image = opened(content)
+        size = image.size
+        if max(size) > side or (side == CELL_SIDE and image.format == "PNG" and image.mode != "L"):
+            small = shrunk(image, side)
+            content, size = encoded(small), small.size
+    return Shot(
+        uri=data_uri(content) if content else "",
+        alt=f"{path}: label {label}, answered {prediction}",
+        width=size[0],
+        height=size[1],
+        pixelated=max(size) <= SMALL,
+        path=path,
+        label=label,
+        prediction=prediction,
+        confidence=certainty(float(run.confidence[index])),
+        wrong=bool(run.labels[index] != run.predictions[index]),
+    )
+
+
+def cell_shots(run: RunRecord, grid: Grid) -> dict[tuple[int, int], list[Shot]]:
+    """Pictures for the cells of the confusion matrix, (label, prediction) → shots, within `CELL_BUDGET` bytes."""
+    shots: dict[tuple[int, int], list[Shot]] = {}
+    left = CELL_BUDGET
+    for cell, index in grid.cells_in_turn():
+        if left > 0 and (index in run.thumbnails or not run.thumbnails):
+            shot = measured_shot(run, index, side=CELL_SIDE)
+            left -= len(shot.uri) + OVERHEAD + len(shot.path)
+            shots.setdefault((cell.row, cell.column), []).append(shot)
+    return shots
+
+
+def overlay(pixels: Pixels, heat: Pixels) -> Image.Image:
+    """Lay a heat map (H, W) uint8 over its image: the image in grey, the more heat the more colour."""
     grey = np.asarray(picture(pixels).convert("L"), dtype=np.float32)
-    level = np.clip(np.nan_to_num(np.asarray(heat, dtype=np.float32)), 0.0, 1.0)
-    if level.shape != grey.shape:
-        resized = Image.fromarray(level).resize((grey.shape[1], grey.shape[0]), Image.Resampling.BILINEAR)
-        level = np.asarray(resized, dtype=np.float32)
-    colour = heat_table()[np.rint(level * 255).astype(np.intp)]
-    share = (0.2 + 0.5 * level)[..., None]
-    return Image.fromarray(np.rint(grey[..., None] * (1 - share) + colour * share).astype(np.uint8))
+    if heat.shape != grey.shape:
+        heat = np.asarray(Image.fromarray(heat).resize((grey.shape[1], grey.shape[0]), Image.Resampling.BILINEAR))
+    share = (0.2 + 0.5 / 255 * heat.astype(np.float32))[..., None]
+    return Image.fromarray(np.rint(grey[..., None] * (1 - share) + heat_table()[heat] * share).astype(np.uint8))
 
 
 def filters(weights: Floats, *, side: int = 40) -> Image.Image:
@@ -75,98 +156,114 @@ def filters(weights: Floats, *, side: int = 40) -> Image.Image:
     shown = shown if shown.shape[1] == 3 else shown[:, :1]
     peak = np.maximum(np.abs(shown).max(axis=(1, 2, 3), keepdims=True), 1e-12)
     tiles = np.rint(127.5 + 127.5 * shown / peak).astype(np.uint8).transpose(0, 2, 3, 1)
-    tiles = np.broadcast_to(tiles, (*tiles.shape[:3], 3))
-    times = max(1, side // tiles.shape[1])
-    tiles = tiles.repeat(times, axis=1).repeat(times, axis=2)
-    opaque = np.concatenate([tiles, np.full((*tiles.shape[:3], 1), 255, np.uint8)], axis=3)
-    columns = 8 if len(opaque) > 4 else len(opaque)
-    rows = [list(opaque[i : i + columns]) for i in range(0, len(opaque), columns)]
-    return Image.fromarray(_tiled(rows, gap=4))
+    drawn = [enlarged(picture(np.broadcast_to(tile, (*tile.shape[:2], 3))), side) for tile in tiles]
+    columns = 8 if len(drawn) > 4 else len(drawn)
+    return _tiled([drawn[i : i + columns] for i in range(0, len(drawn), columns)], gap=4)
 
 
-def augmentation(augmented: Pixels, *, side: int = 96) -> Image.Image:
+def augmentation(augmented: Pixels, *, side: int = TILE) -> Image.Image:
     """Draw augmented images (rows, columns, H, W, C) as a transparent-ground sheet; the originals stand apart."""
-    rows = []
-    for line in augmented[:MOST_ROWS]:
-        tiles = [enlarged(shrunk(picture(tile), side), side) for tile in line]
-        rows.append([np.asarray(tile.convert("RGBA")) for tile in tiles])
-    return Image.fromarray(_tiled(rows, gap=4, first=14))
+    rows = [[enlarged(shrunk(picture(tile), side), side) for tile in line] for line in augmented]
+    return _tiled(rows, gap=max(1, side // 24), first=max(1, side // 7))
+
+
+def _tiled(rows: list[list[Image.Image]], *, gap: int, first: int | None = None) -> Image.Image:
+    """Put equal tiles into rows; `first` is the gap after the first column."""
+    width, height = rows[0][0].size
+    columns = max(map(len, rows))
+    extra = 0 if first is None or columns == 1 else first - gap
+    sheet = Image.new("RGBA", (columns * (width + gap) - gap + extra, len(rows) * (height + gap) - gap))
+    for i, row in enumerate(rows):
+        for j, tile in enumerate(row):
+            sheet.paste(tile, (j * (width + gap) + (extra if j else 0), i * (height + gap)))
+    return sheet
 
 
 def on_white(image: Image.Image) -> bytes:
     """A picture with transparency as a PNG on white."""
-    ground = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    out = io.BytesIO()
-    Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB").save(out, "PNG")
-    return out.getvalue()
+    ground = Image.new("RGBA", image.size, PAPER)
+    return encoded(Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB"), exact=True)
 
 
-def _tiled(rows: list[list[npt.NDArray[np.uint8]]], *, gap: int, first: int | None = None) -> npt.NDArray[np.uint8]:
-    height, width = rows[0][0].shape[:2]
-    columns = max(len(row) for row in rows)
-    extra = 0 if first is None else first - gap
-    shape = (len(rows) * (height + gap) - gap, columns * (width + gap) - gap + (extra if columns > 1 else 0), 4)
-    sheet = np.zeros(shape, np.uint8)
-    for i, row in enumerate(rows):
-        for j, tile in enumerate(row):
-            y, x = i * (height + gap), j * (width + gap) + (extra if j else 0)
-            sheet[y : y + height, x : x + width] = tile
+def contact_sheet(
+    cards: Sequence[tuple[Sequence[Image.Image], Sequence[str]]], *, side: int, columns: int
+) -> Image.Image:
+    """Arrange cards in a grid: pictures side by side, each at most `side` pixels, with lines of text under them."""
+    columns = max(1, min(columns, len(cards)))
+    width = max(len(pictures) for pictures, _ in cards) * (side + 8) - 8
+    height = side + 20 + 30 * max(len(lines) for _, lines in cards)
+    size = (64 + columns * (width + 40) - 40, 64 + -(-len(cards) // columns) * (height + 28) - 28)
+    sheet = Image.new("RGBA", size, PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for k, (pictures, lines) in enumerate(cards):
+        x, y = 32 + (k % columns) * (width + 40), 32 + (k // columns) * (height + 28)
+        for i, image in enumerate(pictures):
+            shown = shrunk(enlarged(shrunk(image, side), side), side).convert("RGBA")
+            sheet.paste(shown, (x + i * (side + 8), y + side - shown.height), shown)
+        for i, line in enumerate(lines):
+            role, font = ("muted", ImageFont.load_default(22)) if i else ("ink", ImageFont.load_default(24))
+            pen.text((x, y + side + 8 + 30 * i), _fitting(line, font, width), fill=ROLES[role][0], font=font)
     return sheet
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """Pictures side by side with lines of text under them, the first line in full ink."""
-
-    pictures: tuple[Image.Image, ...]
-    lines: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sheet:
-    """A contact sheet before it is drawn: its lettering as SVG, and pictures with place and side in its pixels."""
-
-    lettering: str
-    pictures: tuple[tuple[Image.Image, int, int, int], ...]
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Cut the start off a text that is wider than `width` pixels."""
+    text = plain(text).replace("\u00a0", " ")
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength("…" + text) > width:
+        text = text[1:]
+    return "…" + text
 
 
-def contact_sheet(cards: Sequence[Card], *, side: int, columns: int) -> Sheet:
-    """Arrange cards in a grid, each picture `side` pixels wide and high at most."""
-    columns = max(1, min(columns, len(cards)))
-    width = max(len(card.pictures) for card in cards) * (side + 4) - 4
-    height = side + 10 + 15 * max(len(card.lines) for card in cards)
-    parts: list[str] = []
-    placed: list[tuple[Image.Image, int, int, int]] = []
-    for k, card in enumerate(cards):
-        x, y = 16 + (k % columns) * (width + 20), 16 + (k // columns) * (height + 14)
-        placed += [(image, x + i * (side + 4), y, side) for i, image in enumerate(card.pictures)]
-        parts += [_line(text, i, x, y + side + 15 * (i + 1), width) for i, text in enumerate(card.lines)]
-    total = (32 + columns * (width + 20) - 20, 32 + -(-len(cards) // columns) * (height + 14) - 14)
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="{total[0]}" height="{total[1]}">{"".join(parts)}</svg>'
-    return Sheet(lettering=svg, pictures=tuple(placed))
+def explained(run: RunRecord, which: str) -> list[dict[str, Any]]:
+    """The images with heat maps whose answers are right, or wrong: picture, overlay, and what is said about them."""
+    shown: list[dict[str, Any]] = []
+    for place, example in enumerate(run.facts.explained if "explained.heat" in run.pictures else ()):
+        shot = measured_shot(run, example.index)
+        pixels, heat = run.pictures["explained.images"][place], run.pictures["explained.heat"][place]
+        original, warm, small = picture(pixels), overlay(pixels, heat), max(heat.shape) <= SMALL
+        shown.append(
+            {
+                "shot": shot,
+                "original": plain_shot(original, shot.alt, pixelated=small),
+                "overlay": plain_shot(warm, f"Grad-CAM of {shot.prediction} on {shot.path}", pixelated=small),
+                "pictures": (original, warm),
+                "note": example.note,
+            }
+        )
+    return [one for one in shown if one["shot"].wrong == (which == EXPLAINED[0])]
 
 
-def pasted(sheet: Sheet, drawn: bytes) -> bytes:
-    """Put a sheet's pictures onto its drawn lettering, a PNG of any scale; returns a PNG.
-
-    They stay out of the SVG because drawing them there takes several times as long.
-    """
-    canvas = Image.open(io.BytesIO(drawn)).convert("RGB")
-    width = re.search(r'width="(\d+)"', sheet.lettering)
-    scale = canvas.width / int(width[1]) if width else 1.0
-    for image, x, y, side in sheet.pictures:
-        longest = round(side * scale)
-        shown = shrunk(enlarged(shrunk(image, longest), longest), longest).convert("RGBA")
-        below = round((y + side) * scale) - shown.height
-        canvas.paste(shown, (round(x * scale), below), shown)
-    out = io.BytesIO()
-    canvas.save(out, "PNG", compress_level=3)
-    return out.getvalue()
+def filter_sheets(run: RunRecord) -> dict[str, Image.Image]:
+    """First-layer filters as pictures by their heading."""
+    return {name: filters(run.pictures[key]) for name, key in FILTERS.items() if key in run.pictures}
 
 
-def _line(text: str, place: int, x: int, y: int, width: int) -> str:
-    size, colour = (12, INK) if place == 0 else (11, MUTED)
-    shown = escape(shortened(text, int(width / (0.5 * size))))
-    lettering = f'<text y="{size}" font-family="{FONTS}" font-size="{size}" fill="{colour}">{shown}</text>'
-    # A nested drawing cuts off what a fallback font made too wide.
-    return f'<svg x="{x}" y="{y - size}" width="{width + 10}" height="{size + 4}">{lettering}</svg>'
+def augmented_shot(run: RunRecord) -> Shot | None:
+    """What augmentation does, if that was kept."""
+    if "augmented" not in run.pictures:
+        return None
+    small = max(run.pictures["augmented"].shape[2:4]) <= SMALL
+    sheet = augmentation(run.pictures["augmented"], side=TILE // 2 if small else TILE)
+    return plain_shot(sheet, "Images and augmented versions of them", pixelated=small, density=1 if small else 2)
+
+
+def picture_files(run: RunRecord, worst: Sequence[int]) -> Iterator[tuple[str, bytes]]:
+    """The pictures that become PNG files beside the charts, each only if there is something to show."""
+    shots = {i: measured_shot(run, i) for i in worst if i in run.thumbnails}
+    errors = [((opened(run.thumbnails[i]),), _lines(shot)) for i, shot in shots.items()]
+    examples = [(e["pictures"], _lines(e["shot"])) for name in EXPLAINED for e in explained(run, name)]
+    weights = [((sheet,), (name,)) for name, sheet in filter_sheets(run).items()]
+    if errors:
+        yield "worst", on_white(contact_sheet(errors, side=264, columns=6))
+    if examples:
+        yield "gradcam", on_white(contact_sheet(examples, side=256, columns=4))
+    if weights:
+        yield "filters", on_white(contact_sheet(weights, side=720, columns=2))
+    if "augmented" in run.pictures:
+        yield "augmentation", on_white(augmentation(run.pictures["augmented"]))
+
+
+def _lines(shot: Shot) -> tuple[str, str, str]:
+    return f"{shot.prediction} {shot.confidence}", f"label: {shot.label}" if shot.wrong else "right", shot.path

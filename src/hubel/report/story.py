@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hubel.evidence import RunRecord
 from hubel.records import Baselines, ClassScore, EpochRow, Finding, Scores, by_kind
-from hubel.report.confusion import Answers, Pair, pairs
-from hubel.report.evidence import Evidence
+from hubel.report.confusion import Pair, pairs, worst_first
 from hubel.report.wording import NBSP, bare_percent, counted, named, percent, plain, points, whole
 
 OVERFIT = 0.10
@@ -32,9 +32,9 @@ class Cause:
     cell: tuple[int, int] | None = None
 
 
-def part_name(evidence: Evidence) -> str:
+def part_name(run: RunRecord) -> str:
     """How the reported images are called: ``test`` or ``validation``."""
-    return "validation" if evidence.reported_part == "val" else evidence.reported_part
+    return "validation" if run.reported == "val" else run.reported
 
 
 def best_epoch(history: tuple[EpochRow, ...]) -> EpochRow | None:
@@ -42,23 +42,23 @@ def best_epoch(history: tuple[EpochRow, ...]) -> EpochRow | None:
     return next((row for row in reversed(history) if row.best), None)
 
 
-def verdict(evidence: Evidence) -> list[str]:
+def verdict(run: RunRecord) -> list[str]:
     """The result in a few sentences: against the baselines, training against validation, the weakest class."""
-    if not evidence.scores.n:
+    if not run.scores.n:
         return ["No image was measured, so nothing can be said about this network."]
-    sentences = [against_baselines(evidence.scores, evidence.baselines, part_name(evidence))]
-    gap = training_gap(evidence.history)
-    more = [gap, divergence(evidence.history), weakest_class(evidence.scores), leaks(evidence)]
+    sentences = [against_baselines(run.scores, run.baselines, part_name(run))]
+    gap = training_gap(run.history)
+    more = [gap, divergence(run.history), weakest_class(run.scores), leaks(run)]
     return [*sentences, *(sentence for sentence in more if sentence)]
 
 
-def leaks(evidence: Evidence) -> str | None:
+def leaks(run: RunRecord) -> str | None:
     """Say how many of the measured images were, nearly, among those that were learned."""
-    leaking = {path for f in evidence.findings if "leak" in f.code and not f.left_out for path in f.paths}
-    known = len(leaking.intersection(evidence.paths))
+    leaking = {path for f in run.findings if "leak" in f.code and not f.left_out for path in f.paths}
+    known = len(leaking.intersection(run.paths))
     if not known:
         return None
-    share = percent(known / len(evidence.paths), len(evidence.paths))
+    share = percent(known / len(run.paths), len(run.paths))
     return (
         f"{counted(known, 'measured image')} ({share}) {'is' if known == 1 else 'are'} also, or nearly, among the "
         "training images: the accuracy may flatter the network by as much."
@@ -114,11 +114,11 @@ def weakest_class(scores: Scores) -> str:
     weakest = weakest_index(scores)
     if weakest is None:
         return ""
-    score, taken = scores.per_class[weakest], mostly_taken_for(scores, weakest)
+    score, taken = scores.per_class[weakest], mistakes(scores, weakest)
     text = f"The weakest class is {named(score.name)}: {_found(score)}"
-    if taken is None:
+    if not taken:
         return text + "."
-    other, count = taken
+    other, count = taken[0]
     name = named(scores.per_class[other].name)
     return (
         f"{text}; it is most often taken for {name} ({whole(count)} of {counted(_missed(scores, weakest), 'error')})."
@@ -131,61 +131,56 @@ def weakest_index(scores: Scores) -> int | None:
     return min(present, key=lambda i: (scores.per_class[i].recall, -scores.per_class[i].support), default=None)
 
 
-def mostly_taken_for(scores: Scores, label: int) -> tuple[int, int] | None:
-    """The other class that most images of a class are predicted as, and how many."""
-    others = [(count, -j) for j, count in enumerate(scores.confusion[label]) if j != label and count]
-    return (-max(others)[1], max(others)[0]) if others else None
+def mistakes(scores: Scores, label: int) -> list[tuple[int, int]]:
+    """The other classes that images of a class are predicted as, and how many, the most frequent first."""
+    taken = [(j, count) for j, count in enumerate(scores.confusion[label]) if j != label and count]
+    return sorted(taken, key=lambda found: -found[1])
 
 
-def causes(evidence: Evidence, said: Answers) -> list[Cause]:
+def causes(run: RunRecord) -> list[Cause]:
     """The three likeliest causes of error: a confused pair, the weakest class, a fault of the data or of the fit."""
-    matrix = np.asarray(evidence.scores.confusion, dtype=np.int64)
+    matrix = np.asarray(run.scores.confusion, dtype=np.int64)
     wrong = int(matrix.sum() - np.trace(matrix)) if matrix.size else 0
     if not wrong:
         return []
-    mixed = [_pair_cause(evidence, said, pair, wrong) for pair in pairs(matrix)[:3]]
-    weak = _weak_cause(evidence, said)
+    mixed = [_pair_cause(run, pair, wrong) for pair in pairs(matrix)[:3]]
+    weak = _weak_cause(run)
     if weak is not None and weak.cell == mixed[0].cell:
         weak = None
     elif weak is not None:
         mixed = [mixed[0], *(pair for pair in mixed[1:] if pair.cell != weak.cell)]
-    data = [_finding_cause(group) for group in _causing(evidence.findings)]
-    fit = _overfit_cause(evidence.history)
+    data = [_finding_cause(group) for group in _causing(run.findings)]
+    fit = _overfit_cause(run.history)
     ranked = [mixed[0], *([weak] if weak else []), *data[:1], *fit, *mixed[1:2], *data[1:], *mixed[2:]]
     return ranked[:3]
 
 
-def _pair_cause(evidence: Evidence, said: Answers, pair: Pair, wrong: int) -> Cause:
-    first, second = (named(evidence.card.classes[i]) for i in (pair.first, pair.second))
+def _pair_cause(run: RunRecord, pair: Pair, wrong: int) -> Cause:
+    first, second = (named(run.card.classes[i]) for i in (pair.first, pair.second))
     back = f", {whole(pair.back)} the other way round" if pair.back else ""
     were = "was" if pair.there == 1 else "were"
     text = (
         f"{counted(pair.there, 'image')} of {first} {were} taken for {second}{back}: "
         f"{percent(pair.count / wrong, wrong)} of all {counted(wrong, 'error')}."
     )
-    shown = _cell_images(evidence, said, pair.first, pair.second)
     title = f"{first} and {second} are mixed up"
-    return Cause(title=title, text=text, images=shown, cell=(pair.first, pair.second))
+    images = _errors(run, pair.first, pair.second)
+    return Cause(title=title, text=text, images=images, cell=(pair.first, pair.second))
 
 
-def _weak_cause(evidence: Evidence, said: Answers) -> Cause | None:
-    weakest = weakest_index(evidence.scores)
+def _weak_cause(run: RunRecord) -> Cause | None:
+    weakest = weakest_index(run.scores)
     if weakest is None:
         return None
-    score, missed = evidence.scores.per_class[weakest], _missed(evidence.scores, weakest)
-    trained = evidence.counts.get("train", ())
+    score, missed = run.scores.per_class[weakest], _missed(run.scores, weakest)
+    trained = run.facts.counts.get("train", ())
     seen = f", learned from {counted(trained[weakest], 'training image')}" if weakest < len(trained) else ""
-    mean = f"the mean over the classes is {percent(evidence.scores.balanced_accuracy, evidence.scores.n)}"
-    taken = ", ".join(
-        f"{named(evidence.card.classes[j])} {whole(count)}"
-        for count, j in _ranked_mistakes(evidence.scores.confusion[weakest], weakest)[:3]
-    )
+    mean = f"the mean over the classes is {percent(run.scores.balanced_accuracy, run.scores.n)}"
+    found = mistakes(run.scores, weakest)
+    taken = ", ".join(f"{named(run.card.classes[j])} {whole(count)}" for j, count in found[:3])
     text = f"{_found(score)}{seen}; {mean}. Its {counted(missed, 'error')} went to: {taken}."
-    wrong = np.flatnonzero((evidence.labels == weakest) & (said.predictions != weakest))
-    shown = wrong[np.argsort(-said.confidence[wrong], kind="stable")][:MOST_PICTURES]
-    other, most = mostly_taken_for(evidence.scores, weakest) or (weakest, 0)
-    cell = (weakest, other) if 2 * most > missed else None
-    return Cause(title=f"{named(score.name)} is hard", text=text, images=tuple(int(i) for i in shown), cell=cell)
+    cell = (weakest, found[0][0]) if found and 2 * found[0][1] > missed else None
+    return Cause(title=f"{named(score.name)} is hard", text=text, images=_errors(run, weakest), cell=cell)
 
 
 def _causing(findings: tuple[Finding, ...]) -> list[list[Finding]]:
@@ -214,13 +209,12 @@ def _overfit_cause(history: tuple[EpochRow, ...]) -> list[Cause]:
     return [Cause(title="Too little carries over from the training images", text=text)]
 
 
-def _cell_images(evidence: Evidence, said: Answers, label: int, prediction: int) -> tuple[int, ...]:
-    members = np.flatnonzero((evidence.labels == label) & (said.predictions == prediction))
-    return tuple(int(i) for i in members[np.argsort(-said.confidence[members], kind="stable")][:MOST_PICTURES])
-
-
-def _ranked_mistakes(row: tuple[int, ...], label: int) -> list[tuple[int, int]]:
-    return sorted(((count, j) for j, count in enumerate(row) if j != label and count), key=lambda c: -c[0])
+def _errors(run: RunRecord, label: int, prediction: int | None = None) -> tuple[int, ...]:
+    """The surest wrong answers to images of a class, with one prediction or with any."""
+    order = worst_first(run)
+    said = run.predictions[order]
+    asked = (said != label) if prediction is None else (said == prediction)
+    return tuple(order[(run.labels[order] == label) & asked][:MOST_PICTURES].tolist())
 
 
 def _missed(scores: Scores, label: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Literal, TypeVar
@@ -29,6 +30,7 @@ from hubel.records import (
     by_kind,
     event_json,
 )
+from hubel.report.wording import plain
 
 T = TypeVar("T")
 Show = Literal["auto", "json", "none"]
@@ -154,7 +156,7 @@ def finding_lines(findings: Iterable[Finding], shown: int, where: str) -> list[s
     """One line per finding; more than `shown` of one kind are counted."""
     lines = []
     for group in by_kind(findings):
-        lines += [f"  {MARKS[f.severity]} {escape(_visible(f.message))}{_left_out(f)}" for f in group[:shown]]
+        lines += [f"  {MARKS[f.severity]} {escape(plain(f.message))}{_left_out(f)}" for f in group[:shown]]
         if len(group) > shown:
             lines.append(f"    … and {len(group) - shown:,} more of the kind '{group[0].code}': {where}")
     return lines
@@ -162,11 +164,6 @@ def finding_lines(findings: Iterable[Finding], shown: int, where: str) -> list[s
 
 def _left_out(finding: Finding) -> str:
     return " [dim](left out)[/]" if finding.left_out and finding.code != "unreadable" else ""
-
-
-def _visible(text: str) -> str:
-    """Show control characters of hostile file names instead of sending them to the terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def plan_lines(event: Planned) -> list[str]:
@@ -183,7 +180,7 @@ HEADER = (
 
 def epoch_line(row: EpochRow) -> str:
     """One epoch as a line under `HEADER`; a star marks the best so far."""
-    worst = f"{_visible(row.worst_class)[:17]} {row.worst_recall:.0%}"
+    worst = f"{plain(row.worst_class)[:17]} {row.worst_recall:.0%}"
     left = f"{int(row.seconds_left) // 60}:{int(row.seconds_left) % 60:02d}"
     return escape(
         f"{row.epoch:>5}/{row.epochs:<3} {row.train_loss:>10.3f} {row.train_accuracy:>7.1%} {row.val_loss:>9.3f} "
@@ -202,7 +199,7 @@ def measured_lines(event: Measured) -> list[str]:
     lines += ["", f"  {'class':<24} {'precision':>9} {'recall':>7} {'F1':>6} {'images':>7}"]
     weakest = sorted(scores.per_class, key=lambda c: c.f1)
     for c in weakest[:20]:
-        name = escape(f"{_visible(c.name)[:24]:<24}")
+        name = escape(f"{plain(c.name)[:24]:<24}")
         lines.append(f"  {name} {c.precision:>9.1%} {c.recall:>7.1%} {c.f1:>6.3f} {c.support:>7,}")
     if len(weakest) > 20:
         lines.append(f"  … and {len(weakest) - 20} better ones, all in the report")
@@ -230,7 +227,7 @@ def confusion_lines(scores: Scores, count: int = 3) -> list[str]:
     if not pairs:
         return []
     errors = sum(n for n, _, _ in pairs)
-    names = [_visible(c.name) for c in scores.per_class]
+    names = [plain(c.name) for c in scores.per_class]
     lines = ["", f"  Most of the {errors:,} errors:"]
     for n, i, j in sorted(pairs, reverse=True)[:count]:
         lines.append(escape(f"    {names[i]} taken for {names[j]}: {n:,} ({n / errors:.0%} of the errors)"))
@@ -239,7 +236,7 @@ def confusion_lines(scores: Scores, count: int = 3) -> list[str]:
 
 def finished_lines(event: Finished) -> list[str]:
     """Where the results lie, and the exact next commands."""
-    folder = _quoted(event.folder)
+    folder = shlex.quote(event.folder)
     lines = ["", f"Ended early: {escape(event.stopped)}"] if event.stopped else [""]
     lines.append(f"Done in {int(event.seconds) // 60}:{int(event.seconds) % 60:02d}.")
     if event.report:
@@ -247,9 +244,3 @@ def finished_lines(event: Finished) -> list[str]:
     lines.append(f"  use it   hubel predict {escape(folder)} IMAGE…")
     lines.append(f"  check it hubel evaluate {escape(folder)} FOLDER")
     return lines
-
-
-def _quoted(path: str) -> str:
-    import shlex
-
-    return shlex.quote(path)

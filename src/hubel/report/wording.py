@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Iterable, Mapping
 
 NBSP = "\u00a0"
 _BIDI_CONTROLS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -93,3 +94,44 @@ def duration(seconds: float) -> str:
     if total < 3600:
         return f"{total // 60}{NBSP}min {total % 60}{NBSP}s"
     return f"{total // 3600}{NBSP}h {total % 3600 // 60}{NBSP}min"
+
+
+def amount(count: int) -> str:
+    """A count in three digits: ``4.09 G``, ``118 M``, ``27``."""
+    return _scaled(count, 1000, ("", "k", "M", "G", "T", "P"))
+
+
+def memory(count: int) -> str:
+    """Bytes in three digits, in powers of 1024: ``3.06 MB``."""
+    return _scaled(count, 1024, ("B", "KB", "MB", "GB", "TB", "PB"))
+
+
+def _scaled(count: int, base: int, units: tuple[str, ...]) -> str:
+    value, unit = float(count), 0
+    while value >= 999.5 and unit < len(units) - 1:
+        value, unit = value / base, unit + 1
+    digits = f"{value:.3g}" if unit else f"{count}"
+    return f"{digits} {units[unit]}".strip()
+
+
+def sides(values: tuple[float, ...], between: str = " × ") -> str:
+    """Height and width as one number where they are equal: ``7``, ``7 × 9``."""
+    numbers = [f"{value:.10g}" for value in values]
+    return numbers[0] if len(set(numbers)) == 1 else between.join(numbers)
+
+
+def times(shape: Iterable[int]) -> str:
+    """A shape: ``64 × 56 × 56``."""
+    return " × ".join(map(str, shape))
+
+
+def loss(value: float) -> str:
+    """A loss with the digits that matter."""
+    return (f"{value:.3f}" if abs(value) < 1000 else f"{value:.3g}") if math.isfinite(value) else "not a number"
+
+
+def flat(value: object) -> str:
+    """Values within values in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {flat(inner)}" for key, inner in value.items())
+    return ", ".join(map(flat, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hubel.records import Finding, Layer, Summary
 
 HOSTILE = "<script>alert('x')</script>&\"\u202e\x00名前"
@@ -112,4 +114,13 @@ def inverted(times: int) -> Summary:
                 shape=(16, 32, 32),
             )
         )
+    return summary(layers)
+
+
+def nested() -> Summary:
+    """A residual block with a smaller one inside of it."""
+    layers = chain(*(("Conv2d", "3×3", (16, 32, 32)) for _ in range(4)))
+    layers[3:3] = [Layer(name="inner", kind="add", inputs=(2, 1), input_shape=(16, 32, 32), shape=(16, 32, 32))]
+    layers[4] = replace(layers[4], inputs=(3,))
+    layers.append(Layer(name="outer", kind="add", inputs=(4, 0), input_shape=(16, 32, 32), shape=(16, 32, 32)))
     return summary(layers)

@@ -10,16 +10,19 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from hubel.errors import RunError
+from hubel.evidence import PICTURES, THUMBNAILS, RunRecord
 from hubel.records import Baselines, Finding
-from hubel.report.html import PICTURES, write
+from hubel.report.page import DRAWN, write_report
+from hubel.runs import RunFolder, verify
 
 from . import sample
 
@@ -56,21 +59,26 @@ class Reader(HTMLParser):
         return [attrs["id"] or "" for _, attrs in self.tags if "id" in attrs]
 
 
+def report(folder: Path, **changes: Any) -> Path:
+    return write_report(sample.run(folder, **changes).path)
+
+
 def hostile_report(folder: Path) -> Path:
     names = sample.HOSTILE
     paths = tuple(f"test/{names[i % 10]}/{names[i // 10 % 10]}" for i in range(200))
     plan, environment = ((names[0], names[1], names[7]),), {names[0]: names[7]}
-    evil = sample.evidence(
-        n=200, names=names, paths=paths, title=names[0] + names[8], source=names[1], stopped=names[0], recipe=names[7],
+    sample.run(
+        folder, n=200, names=names, paths=paths, title=names[0] + names[8], source=names[1], stopped=names[0],
+        recipe=names[7],
         command=names[0], environment=environment, notes=(names[0], names[6]), explained_by=names[7], plan=plan,
         created=names[0], augmented_by=names[0], error=0.4,
     )  # fmt: skip
-    return write(folder, evil)
+    return write_report(folder)
 
 
 @pytest.fixture(scope="module")
 def plain_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("plain"), sample.evidence())
+    return report(tmp_path_factory.mktemp("plain"))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +96,7 @@ def test_every_section_is_there(plain_report: Path) -> None:
 
 
 def test_headline_says_accuracy_interval_and_baselines(plain_report: Path) -> None:
-    evidence = sample.evidence()
+    evidence = RunRecord(plain_report.parent)
     text = Reader(plain_report.read_text(encoding="utf-8")).text.replace("\xa0", " ")
     low, high = evidence.scores.interval
     assert f"{100 * evidence.scores.accuracy:.1f} %" in text
@@ -141,7 +149,7 @@ def test_csv_is_neutral_and_whole(evil_report: Path) -> None:
     assert "'=cmd|' /C calc'!A0" in rows[0]
 
 
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", DRAWN)
 def test_pictures_are_png_and_not_blank(evil_report: Path, name: str) -> None:
     with Image.open(evil_report.parent / "pictures" / f"{name}.png") as picture:
         assert min(picture.size) > 80
@@ -151,12 +159,12 @@ def test_pictures_are_png_and_not_blank(evil_report: Path, name: str) -> None:
 
 
 def test_no_temporary_file_is_left(plain_report: Path) -> None:
-    names = {path.name for path in plain_report.parent.rglob("*") if path.is_file()}
-    assert names == {"report.html", "confusion.csv", *(f"{name}.png" for name in PICTURES)}
+    assert not [path for path in plain_report.parent.rglob("*") if path.name.startswith(".") or path.suffix == ".part"]
+    assert {path.name for path in (plain_report.parent / "pictures").iterdir()} == {f"{name}.png" for name in DRAWN}
 
 
 def test_two_hundred_classes_stay_small(tmp_path: Path) -> None:
-    page = write(tmp_path, sample.evidence(k=200, n=4000, size=48, channels=3, error=0.5))
+    page = report(tmp_path, k=200, n=4000, size=48, channels=3, error=0.5)
     text = page.read_text(encoding="utf-8")
     reader = Reader(text)
     assert page.stat().st_size < 3_000_000
@@ -167,35 +175,35 @@ def test_two_hundred_classes_stay_small(tmp_path: Path) -> None:
 
 
 def test_large_photographs_stay_small(tmp_path: Path) -> None:
-    page = write(tmp_path, sample.evidence(n=500, size=160, channels=3, error=0.6))
+    page = report(tmp_path, n=500, size=160, channels=3, error=0.6)
     assert page.stat().st_size < 3_000_000
 
 
 def test_without_errors(tmp_path: Path) -> None:
-    text = Reader(write(tmp_path, sample.evidence(error=0.0, wrong=())).read_text(encoding="utf-8")).text
+    text = Reader(report(tmp_path, error=0.0).read_text(encoding="utf-8")).text
     assert "There are no errors to explain" in text
     assert "No image was answered wrong." in text
     assert not (tmp_path / "pictures" / "worst.png").exists()
 
 
 def test_without_optional_parts(tmp_path: Path) -> None:
-    write(tmp_path, sample.evidence())
-    bare = sample.evidence(
-        right=(), wrong=(), explained_by="", filters_before=None, filters_after=None, augmented=None, augmented_by="",
-        notes=(), findings=(), plan=(), history=(), environment={}, recipe="", baselines=Baselines(majority=0.1),
+    report(tmp_path)
+    (tmp_path / "results.csv").unlink()
+    bare = report(
+        tmp_path, explain=False, explained_by="", explained=(), pictures=False, augmented_by="", notes=(), findings=(),
+        plan=(), history=(), environment={}, recipe="", baselines=Baselines(majority=0.1),
     )  # fmt: skip
-    reader = Reader(write(tmp_path, bare).read_text(encoding="utf-8"))
+    reader = Reader(bare.read_text(encoding="utf-8"))
     assert not {"curves", "gradcam", "filters", "augmentation", "notes"} & set(reader.ids())
     assert {p.stem for p in (tmp_path / "pictures").iterdir()} == {"confusion", "per_class", "worst"}
     assert all((a["href"] or "")[1:] in {*reader.ids()} for tag, a in reader.tags if tag == "a")
 
 
 def test_diverged_run(tmp_path: Path) -> None:
-    evidence = sample.evidence(error=0.8)
-    likely = evidence.probabilities.copy()
+    likely = sample.run(tmp_path, error=0.8).probabilities.copy()
     likely[::5] = np.nan
     history = sample.history(12, ("bag",), final=0.4, diverged=True)
-    page = write(tmp_path, sample.evidence(error=0.8, history=history, probabilities=likely))
+    page = report(tmp_path, error=0.8, history=history, probabilities=likely)
     text = Reader(page.read_text(encoding="utf-8")).text
     assert "The run diverged: from epoch 7 on" in text
     assert not re.search(r"\bnan\b", re.sub(r"data:image[^\"]*", "", page.read_text(encoding="utf-8")), re.IGNORECASE)
@@ -203,24 +211,24 @@ def test_diverged_run(tmp_path: Path) -> None:
 
 def test_history_of_nothing_but_nan(tmp_path: Path) -> None:
     rows = sample.history(1, ("bag",), final=math.nan, diverged=True)
-    text = Reader(write(tmp_path, sample.evidence(history=rows)).read_text(encoding="utf-8")).text
+    text = Reader(report(tmp_path, history=rows).read_text(encoding="utf-8")).text
     assert "from epoch 1 on the loss is not a finite number" in text
 
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 1), (32, 3), (12, 4)])
 def test_kinds_of_images(tmp_path: Path, size: int, channels: int) -> None:
-    page = write(tmp_path, sample.evidence(n=60, size=size, channels=channels, epochs=1, error=0.3))
+    page = report(tmp_path, n=60, size=size, channels=channels, epochs=1, error=0.3)
     assert 'class="px"' in page.read_text(encoding="utf-8")
 
 
 def test_one_image_of_two_classes(tmp_path: Path) -> None:
-    text = Reader(write(tmp_path, sample.evidence(n=1, k=2, right=(), wrong=())).read_text(encoding="utf-8")).text
+    text = Reader(report(tmp_path, n=1, k=2, explain=False).read_text(encoding="utf-8")).text
     assert "n\xa0=\xa01" in text
 
 
 def test_reported_val_part_and_early_end_are_said(tmp_path: Path) -> None:
-    evidence = sample.evidence(reported_part="val", stopped="Ctrl-C was pressed after epoch 3.")
-    text = Reader(write(tmp_path, evidence).read_text(encoding="utf-8")).text
+    page = report(tmp_path, reported="val", stopped="Ctrl-C was pressed after epoch 3.")
+    text = Reader(page.read_text(encoding="utf-8")).text
     assert "came without a test part" in text
     assert "not used for choosing" in text
     assert "Ctrl-C was pressed after epoch 3." in text
@@ -228,8 +236,8 @@ def test_reported_val_part_and_early_end_are_said(tmp_path: Path) -> None:
 
 
 def test_why_there_is_no_grad_cam_is_said(tmp_path: Path) -> None:
-    evidence = sample.evidence(right=(), wrong=(), explained_by="This network has no convolution to look at.")
-    reader = Reader(write(tmp_path, evidence).read_text(encoding="utf-8"))
+    page = report(tmp_path, explain=False, explained_by="This network has no convolution to look at.")
+    reader = Reader(page.read_text(encoding="utf-8"))
     assert "This network has no convolution to look at." in reader.text
     assert "warm regions" not in reader.text
 
@@ -237,6 +245,41 @@ def test_why_there_is_no_grad_cam_is_said(tmp_path: Path) -> None:
 def test_many_paths_are_capped(plain_report: Path) -> None:
     text = Reader(plain_report.read_text(encoding="utf-8")).text
     assert "and 230 more" in text
+
+
+def test_a_copied_folder_gives_the_same_page(plain_report: Path, tmp_path: Path) -> None:
+    shutil.copytree(plain_report.parent, tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "report.html").unlink()
+    drawn = write_report(tmp_path / "elsewhere")
+    assert drawn.read_bytes() == plain_report.read_bytes()
+    for name in DRAWN:
+        there, here = (folder / "pictures" / f"{name}.png" for folder in (drawn.parent, plain_report.parent))
+        assert there.read_bytes() == here.read_bytes()
+
+
+def test_drawing_again_renews_the_manifest_of_what_it_writes_and_of_nothing_else(tmp_path: Path) -> None:
+    page = report(tmp_path)
+    RunFolder(tmp_path).seal()
+    page.write_text("old")
+    (tmp_path / "recipe.yaml").write_text("changed")
+    write_report(tmp_path)
+    with pytest.raises(RunError, match="recipe.yaml was changed"):
+        verify(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(sample.RECIPE)
+    verify(tmp_path)
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    report(tmp_path)
+    (tmp_path / PICTURES).unlink()
+    (tmp_path / THUMBNAILS).unlink()
+    reader = Reader(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert "evidence/pictures.safetensors is missing from the run folder" in reader.text
+    assert "evidence/thumbnails.zip is missing from the run folder" in reader.text
+    assert "no picture kept" in reader.text
+    assert not [attrs for tag, attrs in reader.tags if tag == "img"]
+    assert not {"filters", "augmentation"} & set(reader.ids())
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"curves", "confusion", "per_class"}
 
 
 def test_absolute_folder_is_not_told(plain_report: Path) -> None:
@@ -284,7 +327,7 @@ def test_findings_of_one_kind_are_told_once(tmp_path: Path) -> None:
         )
         for i in range(500)
     )
-    page = write(tmp_path, replace(sample.evidence(), findings=many)).read_text("utf-8")
+    page = report(tmp_path, findings=many).read_text("utf-8")
     assert page.count('class="finding') == 1
     assert "500 times, for example:" in page
     assert re.search(r"near leak, 1,000\sfiles", page)

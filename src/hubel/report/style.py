@@ -1,13 +1,18 @@
-"""The report's colours: one palette for paper and for dark screens, and scales that are even to the eye.
+"""How hubel's pages look: one palette for paper and for dark screens, scales that are even to the eye, and templates.
 
-Everything is mixed in OKLCH (lightness, chroma, hue; Ottosson 2020, "A perceptual color space for image processing"),
+Colours are mixed in OKLCH (lightness, chroma, hue; Ottosson 2020, "A perceptual color space for image processing"),
 where equal steps of lightness look equal.
 """
 
 from __future__ import annotations
 
+from importlib.resources import files
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+
+from hubel.report.wording import compact, counted, flat, loss, memory, percent, plain, shortened, sides, times, whole
 
 Floats = npt.NDArray[np.float64]
 
@@ -24,6 +29,7 @@ ROLES: dict[str, tuple[str, str]] = {
 PAPER, NIGHT = "#ffffff", "#14171a"
 DARK_TEXT, LIGHT_TEXT = "#0b0d10", "#ffffff"
 LEVELS = 21
+FILTERS = (compact, counted, flat, loss, memory, percent, shortened, sides, times, whole)  # of the templates
 
 _LMS_FROM_LAB = np.array(
     [
@@ -88,3 +94,44 @@ def _luminance(colour: str) -> float:
     encoded = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
     return float(linear @ np.array([0.2126, 0.7152, 0.0722]))
+
+
+def asset(name: str) -> str:
+    """Read one of the text files that come with this package."""
+    return files("hubel.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def filled(template: str, **values: Any) -> str:
+    """Fill one of the package's templates; text is made harmless (`plain`) and escaped, but for `markupsafe.Markup`."""
+    import jinja2  # most commands write no page
+
+    environment = jinja2.Environment(
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: plain(value) if type(value) is str else value,
+    )
+    environment.filters |= {words.__name__: words for words in FILTERS}
+    return environment.from_string(asset(template)).render(values).lstrip()
+
+
+def style_sheet(*, charts: bool = False) -> str:
+    """The pages' CSS: the colours of both grounds as variables, then the rules.
+
+    Args:
+        charts: also put shades for a confusion matrix, and the reader's colours in the place of paper's in drawings.
+    """
+
+    def variables(column: int) -> str:
+        roles = "".join(f"--{role}:{pair[column]};" for role, pair in ROLES.items())
+        steps = enumerate(shades(dark=column == 1)) if charts else ()
+        return f":root{{{roles}}}" + "".join(f".s{i}{{--g:{ground};--t:{text}}}" for i, (ground, text) in steps)
+
+    drawn = "".join(
+        f'.chart [{kind}="{pair[0]}"]{{{kind}:var(--{role})}}'
+        for role, pair in ROLES.items()
+        for kind in ("fill", "stroke")
+    )
+    dark = f"@media screen and (prefers-color-scheme: dark){{{variables(1)}}}"
+    return "\n".join((variables(0), dark, *([drawn] if charts else []), asset("report.css")))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
@@ -19,15 +18,12 @@ from torch import Tensor, nn
 
 from hubel.geometry.summary import summarise
 from hubel.records import Summary
-from hubel.report.architecture.elements import text_width
-from hubel.report.architecture.fold import folded
-from hubel.report.architecture.marks import COLOURS
-from hubel.report.architecture.parts import parts
-from hubel.report.architecture.picture import WIDEST, architecture_svg
-from hubel.report.colour import NIGHT, PAPER, contrast
-from hubel.report.inspection import inspection_page
+from hubel.report.layers import inspection_page
+from hubel.report.network import COLOURS, NARROW, WIDE, architecture_svg, text_width
+from hubel.report.operations import Unit, stages
+from hubel.report.style import NIGHT, PAPER, contrast
 
-from . import architecture_sample as sample
+from . import network_sample as sample
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -107,138 +103,161 @@ def texts(svg: str) -> list[Area]:
     return areas
 
 
+@pytest.mark.parametrize("width", [WIDE, NARROW])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_no_text_touches_another_or_leaves_the_picture(name: str) -> None:
-    svg = architecture_svg(drawn(name))
+def test_no_text_touches_another_or_leaves_the_picture(name: str, width: float) -> None:
+    svg = architecture_svg(drawn(name), width=width)
     root = ElementTree.fromstring(svg)
-    _, _, width, height = map(float, root.get("viewBox", "").split())
-    assert width <= WIDEST
+    _, _, wide, high = map(float, root.get("viewBox", "").split())
+    assert wide <= width
     areas = texts(svg)
     for area in areas:
         assert min(area.left, area.top) >= 0
-        assert area.right <= width
-        assert area.bottom <= height
+        assert area.right <= wide
+        assert area.bottom <= high
     for one, other in combinations(areas, 2):
         apart = one.right <= other.left or other.right <= one.left or one.bottom <= other.top or other.bottom <= one.top
         assert apart, f"{one.words!r} touches {other.words!r}"
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_blocks_do_not_overlap_and_all_operations_are_told(name: str) -> None:
-    summary = drawn(name)
-    whole = parts(summary)
-    blocks = [block for part in whole for block in (*part.blocks, *(cell.block for cell in part.cells))]
-    on_skips = [block for part in whole for skip in part.skips for block in skip.blocks]
-    told = sum(block.title.count(" parameters") for block in (*blocks, *on_skips))
-    assert told == sum(layer.macs > 0 or "Pool" in layer.kind or layer.kind == "mean" for layer in summary.layers)
-    boxes = []
-    for element in ElementTree.fromstring(architecture_svg(summary)).iter(f"{SVG}rect"):
+def boxes(svg: str) -> list[tuple[float, float, float, float]]:
+    found = []
+    for element in ElementTree.fromstring(svg).iter(f"{SVG}rect"):
         if element.get("class") in COLOURS:
             x, y, w, h = (float(element.get(key, "0")) for key in ("x", "y", "width", "height"))
-            boxes.append((x, y, x + w, y + h))
-    for one, other in combinations(boxes, 2):
+            found.append((x, y, x + w, y + h))
+    return found
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_boxes_do_not_overlap_and_hold_their_text(name: str, width: float) -> None:
+    svg = architecture_svg(drawn(name), width=width)
+    for one, other in combinations(boxes(svg), 2):
         assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+    within = [
+        (box, area)
+        for box in boxes(svg)
+        for area in texts(svg)
+        if box[0] <= area.left and area.right <= box[2] and box[1] <= area.top and area.bottom <= box[3]
+    ]
+    assert len(within) == len(boxes(svg))
+
+
+def units(summary: Summary) -> list[Unit]:
+    """What is drawn, repeats as often as they are; without the image."""
+    runs = [run for row in stages(summary)[1:] for run in row.runs]
+    return [unit for several, often in runs for _ in range(often) for unit in several]
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("loosely", [True, False])
-def test_folding_loses_nothing(name: str, loosely: bool) -> None:
-    def labels(shown: list[tuple[Any, int]]) -> Counter[str]:
-        found: Counter[str] = Counter()
-        for part, times in shown:
-            inner = {n: t for first, count, t in part.spans for n in range(first, first + count)}
-            for number, block in enumerate(part.blocks):
-                found[block.label] += times * inner.get(number, 1)
-            for cell in part.cells:
-                found[cell.block.label] += times
-        return found
-
-    whole = parts(drawn(name))
-    runs = folded(whole, loosely=loosely)
-    assert labels([(part, 1) for part in whole]) == labels([(part, run.times) for run in runs for part in run.parts])
+def test_every_operation_is_in_exactly_one_box(name: str) -> None:
+    summary = drawn(name)
+    operations = [n for n, a in enumerate(summary.layers) if a.macs > 0 or "Pool" in a.kind or a.kind == "mean"]
+    for linked in (True, False):
+        root = ElementTree.fromstring(architecture_svg(summary, linked=linked))
+        named = [int(n) for element in root.iter() for n in element.get("data-layer", "").split()]
+        assert sorted(named) == operations
+    told = " ".join(element.text or "" for element in root.iter(f"{SVG}title"))
+    assert all(f"{summary.layers[n].name}: " in told for n in operations if name != "hostile")
+    assert told.count(" parameters, sees ") == len(operations)
 
 
-def skips(svg: str) -> list[ElementTree.Element]:
-    return [element for element in ElementTree.fromstring(svg).iter(f"{SVG}g") if element.get("class") == "skip"]
+def joins(name: str) -> list[tuple[str, bool]]:
+    """What happens where ways come together, and whether one of them is a skip."""
+    return [(unit.join, unit.skip) for unit in units(drawn(name)) if unit.join]
+
+
+def count(svg: str, kind: str) -> int:
+    return sum(element.get("class") == kind for element in ElementTree.fromstring(svg).iter(f"{SVG}g"))
 
 
 def repeats(svg: str) -> list[str]:
-    return [area.words for area in texts(svg) if area.words.startswith("×")]
+    return [area.words for area in texts(svg) if re.fullmatch(r"×\d+", area.words)]
 
 
-def test_each_residual_block_has_one_arc() -> None:
-    arcs = skips(architecture_svg(drawn("resnet18")))
-    assert len(arcs) == 8  # two in each of four stages
-    assert sum(arc.find(f"{SVG}g") is not None for arc in arcs) == 3  # with a 1×1 convolution where the shape changes
+def test_each_residual_block_is_drawn_with_its_skip_or_its_projection() -> None:
+    svg = architecture_svg(drawn("resnet18"))
+    assert count(svg, "join") == 8  # two in each of four stages
+    assert count(svg, "skip") == 5  # the others have a 1×1 convolution, where the shape changes
+    assert [lane[0].label for unit in units(drawn("resnet18")) for lane in unit.lanes[1:]] == [
+        "1×1 /2, 128",
+        "1×1 /2, 256",
+        "1×1 /2, 512",
+    ]
 
 
 def test_resnet152_folds_its_3_8_36_3_blocks() -> None:
     svg = architecture_svg(drawn("resnet152"))
     assert repeats(svg) == ["×2", "×7", "×35", "×2"]  # the first block of each stage is another one
-    assert len(skips(svg)) == 8
+    assert joins("resnet152").count(("added", True)) == 46
     assert "60.2\xa0million parameters · 11.5\xa0billion multiply-accumulates · receptive field 1451 pixels" in svg
-    stages = ["256 × 56 × 56", "512 × 28 × 28", "1024 × 14 × 14", "2048 × 7 × 7", "2048 → 1000"]
-    assert [area.words for area in texts(svg) if area.words in stages] == stages
+    shapes = ["64 × 112 × 112", "256 × 56 × 56", "512 × 28 × 28", "1024 × 14 × 14", "2048 × 7 × 7", "1000"]
+    assert [area.words for area in texts(svg) if area.words in shapes] == shapes
+
+
+def test_a_row_tells_parameters_operations_and_field() -> None:
+    summary = drawn("resnet18")
+    rows = stages(summary)
+    assert sum(row.parameters for row in rows) == summary.parameters
+    assert sum(row.macs for row in rows) == summary.macs
+    assert [row.field for row in rows if row.field] == [(7, 7), (43, 43), (99, 99), (211, 211), (435, 435)]
+    words = {area.words for area in texts(architecture_svg(summary))}
+    assert {"148 k parameters", "462 M MACs", "sees 43 pixels"} <= words
 
 
 def test_densenet121_folds_its_6_12_24_16_layers() -> None:
-    svg = architecture_svg(drawn("densenet121"))
-    assert repeats(svg) == ["×6", "×12", "×24", "×16"]
-    assert {arc.findtext(f"{SVG}title") for arc in skips(svg)} == {"skip, concatenated"}
+    assert repeats(architecture_svg(drawn("densenet121"))) == ["×6", "×12", "×24", "×16"]
+    assert joins("densenet121") == [("concatenated", True)] * (6 + 12 + 24 + 16)
 
 
 def test_mobilenet_v2_has_its_ten_residual_blocks() -> None:
-    whole = parts(drawn("mobilenet_v2"))
-    assert sum(len(part.skips) for part in whole) == 10  # 1 + 2 + 3 + 2 + 2 of the paper's table 2
-    assert sum(block.kind == "depthwise" for part in whole for block in part.blocks) == 17
+    assert joins("mobilenet_v2") == [("added", True)] * 10  # 1 + 2 + 3 + 2 + 2 of the paper's table 2
+    kinds = [box.kind for unit in units(drawn("mobilenet_v2")) for lane in unit.lanes for box in lane]
+    assert kinds.count("depthwise") == 17
 
 
-def test_branches_lie_above_each_other_and_are_wired_as_they_read() -> None:
-    (part,) = [part for part in parts(drawn("branching")) if part.cells]
-    labels = {cell.block.label: (cell.lane, cell.column) for cell in part.cells}
-    assert len({lane for lane, _ in labels.values()}) == 3
-    assert labels["3×3, 64"] == (labels["1×1, 16"][0], 1)
-    assert labels["5×5, 16"] == (labels["mean 3×3"][0], 1)
-    assert part.shape == (128, (16, 16))
+def test_branches_lie_below_each_other() -> None:
+    (block,) = [unit for unit in units(drawn("branching")) if unit.join]
+    assert [[box.label for box in lane] for lane in block.lanes] == [
+        ["1×1, 48"],
+        ["1×1, 16", "3×3, 64"],
+        ["mean 3×3", "5×5, 16"],
+    ]
+    assert (block.join, block.skip, block.channels, block.size) == ("concatenated", False, 128, (16, 16))
 
 
 def test_inception_modules_have_four_branches() -> None:
-    found = [part for part in parts(drawn("googlenet")) if part.cells]
-    assert len(found) == 9
-    assert {1 + max(cell.lane for cell in part.cells) for part in found} == {4}
+    assert [len(unit.lanes) for unit in units(drawn("googlenet")) if unit.join] == [4] * 9
 
 
-def test_skips_of_an_hourglass_are_nested() -> None:
-    (part,) = [part for part in parts(drawn("hourglass")) if part.skips]
-    outer, inner = part.skips
-    assert outer.start < inner.start < inner.end < outer.end
-    ways = [arc.findall(f"{SVG}path")[0].get("d", "") for arc in skips(architecture_svg(drawn("hourglass")))]
-    tops = sorted(min(float(y) for y in re.findall(r"V([\d.]+)", way)) for way in ways)
-    assert tops[1] - tops[0] > 8
+def test_a_join_with_something_far_away_says_what() -> None:
+    told = [(unit.told, unit.skip) for unit in units(drawn("hourglass")) if unit.join]
+    assert told == [("cat1: concatenated", True), ("cat2: concatenated, with what left layer0", False)]
 
 
-def test_squeeze_and_excitation_is_one_block() -> None:
-    whole = parts(drawn("gated"))
-    assert [block.kind for part in whole for block in part.blocks] == ["conv", "gate"]
-    assert whole[-1].blocks[0].title.count("1×1") == 2
+def test_squeeze_and_excitation_is_one_box() -> None:
+    _, gate = [unit.lanes[0][0] for unit in units(drawn("gated"))]
+    assert (gate.kind, gate.layers) == ("gate", (1, 2, 3))
+    assert gate.title.count("Conv2d 1×1") == 2
+
+
+def test_a_skip_over_several_units_is_an_arc() -> None:
+    svg = architecture_svg(sample.nested())
+    assert (count(svg, "join"), count(svg, "skip")) == (2, 2)
 
 
 def test_repeats_are_folded_only_where_there_are_many() -> None:
-    few, many = architecture_svg(sample.inverted(3)), architecture_svg(sample.inverted(40))
-    assert (len(skips(few)), repeats(few)) == (3, [])
-    assert (len(skips(many)), repeats(many)) == (1, ["×40"])
+    few, many = architecture_svg(sample.inverted(2)), architecture_svg(sample.inverted(40))
+    assert (count(few, "skip"), repeats(few)) == (2, [])
+    assert (count(many, "skip"), repeats(many)) == (1, ["×40"])
 
 
-def test_taller_is_larger_and_wider_has_more_channels() -> None:
-    root = ElementTree.fromstring(architecture_svg(drawn("vgg16")))
-    boxes = [e for e in root.iter(f"{SVG}rect") if e.get("class")]
-    assert len(boxes) == 1 + 13 + 6 + 3  # image, convolutions, poolings, dense layers
-    shown = [box for box in boxes if box.get("class") == "conv"]
-    convolutions = [(float(box.get("height", "0")), float(box.get("width", "0"))) for box in shown]
-    assert [h for h, _ in convolutions] == sorted((h for h, _ in convolutions), reverse=True)
-    assert [w for _, w in convolutions] == sorted(w for _, w in convolutions)
-    assert len({h for h, _ in convolutions}) == 5
-    assert len({w for _, w in convolutions}) == 4
+def test_taller_is_a_larger_map() -> None:
+    svg = architecture_svg(drawn("vgg16"))
+    heights = [round(y1 - y0, 1) for _, y0, _, y1 in boxes(svg)]
+    assert heights == sorted(heights, reverse=True)
+    assert len(set(heights)) == 7  # five sizes in convolutions, 7 × 7 and vectors; the image has the first
 
 
 @pytest.mark.parametrize("name", ["resnet18", "hostile"])
@@ -256,7 +275,7 @@ def test_names_are_escaped_and_the_picture_is_described() -> None:
     assert title is not None
     assert (title.text or "").startswith("Architecture of <script>")
     assert described is not None
-    assert "16 × 32 × 32, 16 × 16 × 16, 64 × 8 × 8, 64 → 10" in (described.text or "")
+    assert "3 × 32 × 32, 16 × 32 × 32, 16 × 16 × 16, 64 × 8 × 8, 10" in (described.text or "")
     assert root.get("role") == "img"
 
 
@@ -268,10 +287,9 @@ def test_the_picture_needs_nothing_else() -> None:
 
 
 def test_colours_stand_out_on_both_grounds() -> None:
-    for kind, colour in COLOURS.items():
-        least = 3.0 if kind == "image" else 4.5  # labels are written into blocks, but not into the image
-        assert contrast(colour.paper, PAPER) >= least
-        assert contrast(colour.night, NIGHT) >= least
+    for _, paper, night in COLOURS.values():
+        assert contrast(paper, PAPER) >= 4.5
+        assert contrast(night, NIGHT) >= 4.5
 
 
 def test_text_is_not_wider_than_it_is_taken_for() -> None:
@@ -283,14 +301,21 @@ def test_text_is_not_wider_than_it_is_taken_for() -> None:
 def test_the_page_shows_every_layer_and_needs_nothing_else() -> None:
     summary = drawn("resnet18")
     page = inspection_page(summary)
-    assert page.count("<tr>") == 1 + len(summary.layers)
+    assert page.count("<tr") == 1 + len(summary.layers)
     assert all(f"<bdi>{layer.name}</bdi>" in page for layer in summary.layers)
     assert "default-src 'none'; style-src 'unsafe-inline'" in page
     assert "<script" not in page
     assert "src=" not in page
-    assert page.count("<svg") == 1
+    assert page.count("<svg") == 2  # for wide screens and for narrow ones
     for figure in ("11.7\xa0million", "1.81\xa0billion", "435\xa0pixels", "whole image"):
         assert figure in page
+
+
+def test_boxes_of_the_page_link_to_rows() -> None:
+    page = inspection_page(drawn("resnet18"))
+    linked = re.findall(r'href="#(layer-\d+)"', page)
+    assert len(linked) == 2 * (1 + 1 + 16 + 3 + 2)
+    assert set(linked) <= set(re.findall(r'<tr id="(layer-\d+)"', page))
 
 
 def test_the_page_escapes_names_and_shows_warnings() -> None:
@@ -312,6 +337,6 @@ def test_milliseconds_are_shown_where_they_were_measured() -> None:
 
 
 def test_it_loads_no_torch() -> None:
-    code = "import sys, hubel.report.inspection; print('torch' in sys.modules, 'altair' in sys.modules)"
+    code = "import sys, hubel.report.layers; print('torch' in sys.modules, 'altair' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.split() == ["False", "False"]

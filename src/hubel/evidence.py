@@ -1,0 +1,317 @@
+"""A finished run's folder as reports, comparisons and the studio read it: numbers and pictures, without torch.
+
+Beside what a training writes anyway (plan, recipe, curves, findings, scores), the folder ``evidence`` keeps what was
+measured with the finished network: `Facts` as JSON, logits and labels, a few arrays of pictures, and thumbnails. This
+file is the only one that writes or reads it; docs/run-folder.md lists what lies where.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import typing
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hubel.as_json import from_json
+from hubel.errors import RunError
+from hubel.records import Baselines, EpochRow, Finding, ModelCard, Scores
+from hubel.runs import make_folder, read_json, write_bytes, write_json
+from hubel.text import unguarded
+
+FACTS, LOGITS = "evidence/facts.json", "evidence/logits.safetensors"
+PICTURES, THUMBNAILS = "evidence/pictures.safetensors", "evidence/thumbnails.zip"
+
+T = TypeVar("T")
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+Pixels = npt.NDArray[np.uint8]
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """An image of the reported part that has a heat map: its place there, and a note if the map needs one."""
+
+    index: int
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is known about a run when its network is measured, beside what other files of the folder say.
+
+    Attributes:
+        title: name of the run. folder: the run folder as it was typed. source: the data as they were named.
+        command: the command line that makes this run again. created: ISO date and time of the measurement.
+        seconds: the whole run took. stopped: None, or why it ended early (one sentence).
+        notes: sentences about the limits of the result. parameters: numbers that the network has learned.
+        counts: part → number of images of each class.
+        augmented_by: what augmentation does, in words.
+        explained: the images with heat maps, in the order of the kept pictures.
+        explained_by: the layer that the maps show, and why; or why there are none.
+    """
+
+    title: str
+    folder: str
+    source: str
+    command: str
+    created: str
+    seconds: float
+    stopped: str | None
+    notes: tuple[str, ...]
+    parameters: int
+    counts: dict[str, tuple[int, ...]]
+    augmented_by: str
+    explained: tuple[Explained, ...]
+    explained_by: str
+
+
+def keep_facts(run: Path, facts: Facts) -> None:
+    """Write ``evidence/facts.json``."""
+    write_json(make_folder(run / "evidence") / "facts.json", facts)
+
+
+def keep_arrays(run: Path, name: str, arrays: Arrays) -> None:
+    """Write arrays as `LOGITS` or `PICTURES`, in the safetensors format.
+
+    Args:
+        arrays: for `LOGITS`: ``reported.logits`` (N, K) float32 and ``reported.labels`` (N,) int64 in the order of
+            split.json's ``test``, and ``validation.logits`` and ``validation.labels`` in that of its ``val``. For
+            `PICTURES`, all of them optional: ``filters.before`` and ``filters.after``, the first convolution's weights
+            (F, C, k, k) float32; ``augmented`` (rows, columns, H, W, C) uint8 with the original in column 0;
+            ``explained.images`` (M, H, W, C) and ``explained.heat`` (M, H, W) uint8 in the order of `Facts.explained`.
+    """
+    from safetensors.numpy import save
+
+    make_folder(run / "evidence")
+    write_bytes(run / name, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
+
+
+def keep_thumbnails(run: Path, thumbnails: Mapping[int, bytes]) -> None:
+    """Write `THUMBNAILS`: encoded pictures by their index in the reported part."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for index, content in thumbnails.items():
+            kind = "png" if content.startswith(b"\x89PNG") else "webp"
+            archive.writestr(zipfile.ZipInfo(f"{index:06d}.{kind}"), content)
+    make_folder(run / "evidence")
+    write_bytes(run / THUMBNAILS, packed.getvalue())
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A finished run's folder; each field is read from its file when it is first asked for.
+
+    Every field raises RunError, in one sentence, if its file is missing or damaged.
+
+    Example:
+        ``RunRecord.open("runs/flowers").probabilities``
+    """
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunRecord:
+        """Look whether a folder holds a finished run with its evidence.
+
+        Raises:
+            RunError: it does not exist, its run has not ended, or an older hubel made it.
+        """
+        path = Path(path)
+        if not path.is_dir() or not (path / "plan.json").exists():
+            raise RunError(f"{path} holds no run (there is no plan.json): give the folder of one, such as runs/photos.")
+        if not (path / "scores.json").exists():
+            raise RunError(f"{path} is not finished, so nothing is measured yet: hubel resume {path} goes on with it.")
+        if not (path / FACTS).exists():
+            raise RunError(
+                f"{path} was made by an older hubel, which kept no evidence for other reports (there is no {FACTS}): "
+                f"its report.html stays as it is; for a new one, train again with --recipe {path}."
+            )
+        return cls(path)
+
+    @cached_property
+    def facts(self) -> Facts:
+        return self._read(FACTS, lambda said: from_json(Facts, said))
+
+    @cached_property
+    def card(self) -> ModelCard:
+        return self._read("plan.json", lambda said: from_json(ModelCard, said["card"]))
+
+    @cached_property
+    def plan(self) -> tuple[tuple[str, str, str], ...]:
+        """The derived settings as (what, value, why), in the order in which they are to be read."""
+        return self._read("plan.json", lambda said: tuple((what, value, why) for what, value, why in said["rows"]))
+
+    @cached_property
+    def recipe(self) -> str:
+        """The whole recipe as YAML text."""
+        return self._bytes("recipe.yaml").decode("utf-8", "replace")
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """Versions and hardware."""
+        return self._read("env.json", dict)
+
+    @cached_property
+    def reported(self) -> str:
+        """The part that was measured: ``test``, or ``val`` when the data came with a val but no test part."""
+        return self._read("scores.json", lambda said: str(said["part"]))
+
+    @cached_property
+    def scores(self) -> Scores:
+        return self._read("scores.json", lambda said: from_json(Scores, said["scores"]))
+
+    @cached_property
+    def baselines(self) -> Baselines:
+        return self._read("scores.json", lambda said: from_json(Baselines, said["baselines"]))
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        return self._read("findings.json", lambda said: tuple(from_json(Finding, value) for value in said))
+
+    @cached_property
+    def history(self) -> tuple[EpochRow, ...]:
+        """One row per epoch; none where the training was stopped in its first."""
+        if not (self.path / "results.csv").exists():
+            return ()
+        text = self._bytes("results.csv").decode("utf-8", "replace")
+        try:
+            return tuple(_epoch(row) for row in csv.DictReader(io.StringIO(text, newline="")))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged("results.csv", error) from error
+
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """Of the reported images, relative to the data's root."""
+        return self._read("split.json", lambda said: tuple(said["test"]))
+
+    @cached_property
+    def validation_paths(self) -> tuple[str, ...]:
+        return self._read("split.json", lambda said: tuple(said["val"]))
+
+    @property
+    def logits(self) -> Floats:
+        """(N, K) float32 of the reported images."""
+        return self._answers["reported.logits"]
+
+    @property
+    def labels(self) -> Integers:
+        """(N,) class indices of the reported images."""
+        return self._answers["reported.labels"]
+
+    @property
+    def validation_logits(self) -> Floats:
+        """(V, K) float32 of the images that the best epoch was chosen on."""
+        return self._answers["validation.logits"]
+
+    @property
+    def validation_labels(self) -> Integers:
+        """(V,) class indices of the same images."""
+        return self._answers["validation.labels"]
+
+    @cached_property
+    def probabilities(self) -> Floats:
+        """(N, K) rows that sum to 1; NaN where a logit is."""
+        with np.errstate(invalid="ignore"):
+            odds = np.exp(self.logits - self.logits.max(1, keepdims=True))
+            return np.asarray(odds / odds.sum(1, keepdims=True), dtype=np.float32)
+
+    @cached_property
+    def predictions(self) -> Integers:
+        """(N,) class indices."""
+        return np.asarray(np.nan_to_num(self.probabilities, nan=0.0).argmax(1), dtype=np.int64)
+
+    @cached_property
+    def confidence(self) -> Floats:
+        """(N,) the probability of the predicted class; 0 where it is NaN."""
+        return np.asarray(np.nan_to_num(self.probabilities, nan=0.0).max(1), dtype=np.float32)
+
+    @cached_property
+    def pictures(self) -> Arrays:
+        """The arrays that `keep_arrays` describes; empty if the file is missing."""
+        return self._arrays(PICTURES) if (self.path / PICTURES).exists() else {}
+
+    @cached_property
+    def thumbnails(self) -> Mapping[int, bytes]:
+        """Encoded pictures (PNG or WebP) by index in the reported part; empty if the file is missing."""
+        if not (self.path / THUMBNAILS).exists():
+            return {}
+        try:
+            with zipfile.ZipFile(io.BytesIO(self._bytes(THUMBNAILS))) as archive:
+                return {int(Path(name).stem): archive.read(name) for name in archive.namelist()}
+        except (zipfile.BadZipFile, ValueError) as error:
+            raise self._damaged(THUMBNAILS, error) from error
+
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """Sentences about what the folder no longer holds."""
+        said = {
+            PICTURES: "heat maps, filters and augmented images are left out",
+            THUMBNAILS: "the measured images are named, but not shown",
+        }
+        gone = {name: what for name, what in said.items() if not (self.path / name).exists()}
+        return tuple(f"{name} is missing from the run folder: {what}." for name, what in gone.items())
+
+    @cached_property
+    def _manifest(self) -> Mapping[str, str]:
+        return (
+            self._read("manifest.json", lambda said: said["sha256"]) if (self.path / "manifest.json").exists() else {}
+        )
+
+    @cached_property
+    def _answers(self) -> Arrays:
+        arrays, classes = self._arrays(LOGITS), len(self.card.classes)
+        for part, paths in (("reported", self.paths), ("validation", self.validation_paths)):
+            logits, labels = arrays.get(f"{part}.logits"), arrays.get(f"{part}.labels")
+            if logits is None or labels is None or logits.shape != (len(paths), classes) or len(labels) != len(paths):
+                raise self._damaged(LOGITS, f"it does not fit the {len(paths):,} {part} images of split.json")
+        return arrays
+
+    def _arrays(self, name: str) -> Arrays:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            return load(self._bytes(name))
+        except (SafetensorError, ValueError) as error:
+            raise self._damaged(name, error) from error
+
+    def _read(self, name: str, read: Callable[[Any], T]) -> T:
+        try:
+            return read(read_json(self.path / name))
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._damaged(name, error) from error
+
+    def _bytes(self, name: str) -> bytes:
+        """Read a file, and compare the evidence with the run's manifest if there is one."""
+        try:
+            content = (self.path / name).read_bytes()
+        except FileNotFoundError as error:
+            raise RunError(f"{self.path / name} is missing: restore it from a copy.") from error
+        except OSError as error:
+            raise self._damaged(name, error) from error
+        listed = self._manifest.get(name) if name.startswith("evidence/") else None
+        if listed not in (None, hashlib.sha256(content).hexdigest()):
+            raise self._damaged(name, "its checksum is wrong")
+        return content
+
+    def _damaged(self, name: str, why: object) -> RunError:
+        return RunError(f"{self.path / name} can't be used ({why}): restore it from a copy.")
+
+
+def _epoch(row: Mapping[str, str]) -> EpochRow:
+    """Read a line of results.csv."""
+    kinds: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str, bool: "True".__eq__}
+    hints = typing.get_type_hints(EpochRow)
+    plain = {f.name: kinds[hints[f.name]](unguarded(row[f.name])) for f in fields(EpochRow) if f.name != "recalls"}
+    recalls = tuple(float(value) for name, value in row.items() if name.startswith("recall "))
+    return EpochRow(**plain, recalls=recalls)
