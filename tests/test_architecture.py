@@ -1,62 +1,51 @@
-"""Imports point one way only, and what must start fast or run in a decode worker loads no torch."""
+"""Imports point one way only, what must start fast loads no torch, and the picture of the rooms shows the code."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "hubel"
-ROWS = (
-    ("errors", "as_json", "text"),
-    ("records",),
-    ("runs",),
-    ("evidence",),
-    ("nn", "dataset"),
-    ("geometry", "evaluation", "report"),
-    ("learning", "explanation"),
-    ("jobs",),
-    ("flags",),
-    ("verbs",),
-    ("cli",),
-    ("__main__",),
-)
+from architecture_picture import PICTURE, ROWS, SOURCE, check_roads, drawn, imported
+
 ROW = {unit: number for number, row in enumerate(ROWS) for unit in row}
 FORBIDDEN = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def unit_of(file: Path) -> str:
-    return file.relative_to(SOURCE).parts[0].removesuffix(".py")
-
-
-def imported_units(file: Path) -> set[str]:
-    """Every hubel unit that a file imports, inside functions and for type checking too."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: imports are absolute"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("hubel.")}
-    return found & ROW.keys()
-
-
 def test_every_unit_has_a_row() -> None:
-    units = {unit_of(file) for file in FILES} - {"__init__"}
+    units = {file.relative_to(SOURCE).parts[0].removesuffix(".py") for file in FILES} - {"__init__"}
     assert units == ROW.keys()
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(SOURCE).as_posix())
-def test_imports_go_down_only(file: Path) -> None:
-    own = unit_of(file)
-    if own == "__init__":
-        return
-    upward = {unit for unit in imported_units(file) - {own} if ROW[unit] >= ROW[own]}
-    assert not upward, f"{own} must not import {upward}"
+@pytest.mark.parametrize("unit", ROW)
+def test_imports_go_down_only(unit: str) -> None:
+    upward = {other for other in imported(unit) if ROW[other] >= ROW[unit]}
+    assert not upward, f"{unit} must not import {upward}"
+
+
+def test_files_import_each_other_in_no_circle() -> None:
+    """Type checking counts, too."""
+    names = {".".join(("hubel", *f.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__") for f in FILES}
+    edges: dict[str, set[str]] = {}
+    for file in FILES:
+        own = ".".join(("hubel", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
+        found = edges.setdefault(own, set())
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and own != "hubel":
+                assert node.level == 0, f"{file}: imports are absolute"
+                found |= {f"{node.module}.{alias.name}" for alias in node.names} & names or {str(node.module)} & names
+    while leaves := [name for name, targets in edges.items() if not targets & edges.keys() - {name}]:
+        for name in leaves:
+            del edges[name]
+    assert not edges, f"these import each other: {sorted(edges)}"
+
+
+def test_the_picture_is_the_codes() -> None:
+    check_roads()
+    assert PICTURE.read_text("utf-8") == drawn(), "draw it anew: python tests/architecture_picture.py"
 
 
 def test_names_say_what_is_inside() -> None:

@@ -1,0 +1,1 @@
+"""The numbers of layers: sizes, receptive fields, parameters, operations, time."""

@@ -1,1 +1,1 @@
-"""The only wiring: a recipe and a folder of images become events, a run folder and answers."""
+"""What a command does from beginning to end; the only room that knows all others."""

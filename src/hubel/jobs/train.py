@@ -1,6 +1,6 @@
 """`train` and `resume`: from images to a run folder with a model and its evidence, as a generator of events.
 
-`_story` is the loop. Torch is imported when the first lines about the data are out: importing it takes seconds.
+`story` is the loop. Torch is imported when the first lines about the data are out: importing it takes seconds.
 """
 
 from __future__ import annotations
@@ -274,7 +274,7 @@ def _train_and_report(
         yield Note(text=note)
     with stopping() as stop:
         training.stop = stop
-        yield from _story(training, writer, state)
+        yield from story(training, writer, state)
         if stop.signal == "SIGTERM":
             run.settle()
             raise Terminated(f"Stopped by SIGTERM; nothing is lost: hubel resume {run.path} goes on.")
@@ -295,7 +295,7 @@ def _train_and_report(
         )
 
 
-def _story(training: Training, writer: StateWriter, state: State | None) -> Iterator[Event]:
+def story(training: Training, writer: StateWriter, state: State | None) -> Iterator[Event]:
     """Train phase by phase: look at every step, judge every epoch, keep the best, store the state, stop when asked."""
     import torch
 

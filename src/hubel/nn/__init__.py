@@ -1,0 +1,1 @@
+"""Networks: blocks, families, names; weights read, saved and frozen; hooks that look into a running model."""
