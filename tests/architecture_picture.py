@@ -1,4 +1,4 @@
-"""The picture of the rooms, drawn from the code; ``python tests/architecture_picture.py`` draws docs/architecture.svg."""
+"""The picture of the rooms, drawn from the code; ``python tests/architecture_picture.py`` writes it into docs."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def imported(unit: str) -> list[str]:
 def purpose(unit: str) -> str:
     """The first sentence of a unit's docstring."""
     file = SOURCE / unit / "__init__.py" if (SOURCE / unit).is_dir() else SOURCE / f"{unit}.py"
-    return " ".join((ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split("\n\n")[0].split())
+    return " ".join((ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split("\n\n")[0].replace("``", "").split())
 
 
 def check_roads() -> None:
@@ -96,7 +96,7 @@ def drawn() -> str:
     y = 34
     for row in reversed(ROWS):
         width = (LEFT - 20 - 10 * (len(row) - 1)) / len(row)
-        texts = [_box_lines(unit, int(width / 6.1)) for unit in row]
+        texts = [_box_lines(unit, int(width / 6.7)) for unit in row]
         height = 26 + LINE * max(len(lines) for lines in texts)
         for number, (unit, lines) in enumerate(zip(row, texts, strict=True)):
             parts += _box(unit, lines, 20 + number * (width + 10), y, width, height)
