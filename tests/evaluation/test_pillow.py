@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hubel.dataset.odd import odd_images
+from hubel.dataset.hard_cases import hard_cases
 from PIL import Image
 from torch import nn
 
@@ -76,7 +76,7 @@ def test_torch_and_the_decoder_agree_in_every_bit(
 @pytest.mark.parametrize(("fit", "crop_pct"), WAYS)
 def test_files_of_every_kind_go_the_same_way(fit: Fit, crop_pct: float) -> None:
     preprocess = preprocess_for(fit, crop_pct, "bilinear")
-    for name, data in odd_images(preprocess.size).items():
+    for name, data in hard_cases(preprocess.size).items():
         ours = shrunk(upright(data, preprocess)[None], preprocess)[0]
         np.testing.assert_array_equal(ours, decode(data, preprocess)[0], name)
 
