@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hubel.dataset.hard_cases import hard_cases
 from PIL import Image
 from torch import nn
 
 from hubel.dataset.decode import decode, upright
+from hubel.dataset.hard_cases import hard_cases
 from hubel.dataset.tensors import to_tensor
 from hubel.evaluation.onnx import onnx_bytes
 from hubel.evaluation.pillow import fitted

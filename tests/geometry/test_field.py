@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from positive_twin import gradient_support
 from torch import Tensor, nn
 
+from geometry.positive_twin import gradient_support
 from hubel.errors import UsageError
 from hubel.geometry.effective import effective_field, patch
 from hubel.geometry.trace import follow
