@@ -77,7 +77,9 @@ def imported(unit: str) -> list[str]:
 def purpose(unit: str) -> str:
     """The first sentence of a unit's docstring."""
     file = SOURCE / unit / "__init__.py" if (SOURCE / unit).is_dir() else SOURCE / f"{unit}.py"
-    return " ".join((ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split("\n\n")[0].replace("``", "").split())
+    return " ".join(
+        (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").split("\n\n")[0].replace("``", "").split()
+    )
 
 
 def check_roads() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 import hubel
 from hubel.cli import main, parser
+from hubel.runs import verify
 
 Done = subprocess.CompletedProcess[str]
 
@@ -62,6 +64,17 @@ def test_json_is_one_object_per_line(few_digits: Path, tmp_path: Path, capsys: p
     assert here("train", few_digits, "--output", tmp_path / "run", "--epochs", 1, "--width", 16, "--json") == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [e["event"] for e in events[-3:]] == ["epoch_row", "measured", "finished"]
+
+
+def test_report_draws_a_copied_run_again(trained: tuple[Path, Done], tmp_path: Path) -> None:
+    run, _ = trained
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "report.html").unlink()
+    done = command("report", copy, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"event": "report", "report": str(copy / "report.html")}
+    assert (copy / "report.html").read_bytes() == (run / "report.html").read_bytes()
+    verify(copy)
 
 
 def test_another_process_answers_the_same(trained: tuple[Path, Done], few_digits: Path, tmp_path: Path) -> None:

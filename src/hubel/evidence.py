@@ -310,6 +310,8 @@ class RunRecord:
 
 def _epoch(row: Mapping[str, str]) -> EpochRow:
     """Read a line of results.csv."""
+    if None in row.values():
+        raise ValueError("a line of it is cut off")
     kinds: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str, bool: "True".__eq__}
     hints = typing.get_type_hints(EpochRow)
     plain = {f.name: kinds[hints[f.name]](unguarded(row[f.name])) for f in fields(EpochRow) if f.name != "recalls"}

@@ -203,6 +203,19 @@ def test_gates_written_by_hand(expanded: bool) -> None:
     assert (field.size, field.sees_all) == ((3, 3), True)
 
 
+def test_gates_of_whole_rows_and_columns_see_beyond_the_local_field() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        return net.a(x) * net.b(x).mean(3, keepdim=True) * net.b(x).mean(2, keepdim=True)  # type: ignore[no-any-return]
+
+    field = follow(Net(forward), (2, 20, 20)).modules["out"]
+    assert (field.size, field.sees_all) == ((3, 3), True)
+
+
+def test_windows_over_rows_behind_one_another_are_not_guessed() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Flatten(2), nn.Conv1d(2, 2, 3))
+    assert follow(model, (2, 8, 8)).modules["2"].kind == "whole"
+
+
 def test_statistics_of_a_map_see_all_of_it() -> None:
     for norm, sees_all in ((nn.GroupNorm(1, 2), True), (nn.InstanceNorm2d(2), True), (nn.BatchNorm2d(2), False)):
         field = follow(nn.Sequential(nn.Conv2d(2, 2, 3), norm), (2, 8, 8)).modules["1"]

@@ -23,6 +23,7 @@ from hubel.dataset.find import scan
 from hubel.dataset.pack import Rows
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.evaluation import baseline
+from hubel.evidence import RunRecord
 from hubel.jobs import training as state
 from hubel.jobs.answer import bind
 from hubel.jobs.prepare import mean_and_std
@@ -70,6 +71,30 @@ def test_the_run_folder_is_complete_and_sealed(run: hubel.Run) -> None:
     assert not [n for n in names if n.endswith((".pkl", ".pt", ".part"))]
     run.verify()
     assert "report.html" in run._repr_html_()
+
+
+def test_the_evidence_is_what_was_reported(run: hubel.Run) -> None:
+    record = RunRecord.open(run.path)
+    with (run.path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file_name"] for row in rows] == list(record.paths)
+    assert [row["prediction"] for row in rows] == [record.card.classes[i] for i in record.predictions]
+    assert [row["confidence"] for row in rows] == [f"{value:.6f}" for value in record.confidence]
+    model = run.load()
+    images = [Path(record_source(run)) / path for path in record.paths]
+    answers = [answer.label for answer in model.predict(images)]
+    assert answers == [row["prediction"] for row in rows]
+    validation = (record.validation_logits.argmax(1) == record.validation_labels).mean()
+    assert validation == pytest.approx(max(row.val_accuracy for row in record.history), abs=1e-5)
+    assert (record.pictures["filters.before"] != record.pictures["filters.after"]).any()
+    assert {e.index for e in record.facts.explained} <= set(range(len(record.paths)))
+    assert record.pictures["explained.images"].shape[0] == len(record.facts.explained)
+    assert set(np.flatnonzero(record.predictions != record.labels)) <= set(record.thumbnails)
+    assert record.missing == ()
+
+
+def record_source(run: hubel.Run) -> str:
+    return str(json.loads((run.path / "split.json").read_text())["source"])
 
 
 def test_results_have_a_column_for_every_class(run: hubel.Run) -> None:

@@ -189,7 +189,7 @@ def test_axes_write_no_number_twice(tmp_path: Path) -> None:
 
 
 def test_charts_draw_in_the_palette_only(tmp_path: Path) -> None:
-    for drawn in charts.for_page(sample.run(tmp_path)).values():
+    for drawn in charts.for_page(sample.run(tmp_path).history).values():
         used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-fA-F]+)"', drawn))
         assert used <= {pair[0] for pair in ROLES.values()}
         assert " id=" not in drawn

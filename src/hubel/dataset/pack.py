@@ -126,10 +126,11 @@ def pack(
         DataError: the cache folder can't be written.
     """
     folder = cache_home() / "packs" / _key(root, paths, preprocess, max_pixels)
-    try:
-        return _open(folder, preprocess, fresh=False)
-    except (OSError, ValueError):  # not there, or damaged by hand or by the disk: it is a cache, make it again
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():
+        try:
+            return _open(folder, preprocess, fresh=False)
+        except (OSError, ValueError):  # damaged by hand or by the disk: it is a cache, make it again
+            shutil.rmtree(folder, ignore_errors=True)
     with made_whole(folder, "The decoded images") as target:
         _reserve(target / "images.npy", np.uint8, (len(paths), *preprocess.size, preprocess.channels))
         _reserve(target / "facts.npy", FACTS, (len(paths),))

@@ -89,10 +89,11 @@ def _indexed(tar: str | Path, read: Callable[[Path], T]) -> T:
     status = os.stat(tar)
     key = repr((FORMAT, os.path.realpath(tar), status.st_size, status.st_mtime_ns))
     folder = cache_home() / "shards" / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-    try:
-        return read(folder)
-    except (OSError, ValueError):  # not there, or damaged by hand or by the disk
-        shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_dir():
+        try:
+            return read(folder)
+        except (OSError, ValueError):  # damaged by hand or by the disk
+            shutil.rmtree(folder, ignore_errors=True)
     with made_whole(folder, "The index of a tar file") as made:
         labels, left_out, places = _walked(tar)
         (made / "labels.json").write_text(json.dumps([labels, left_out]), "utf-8")

@@ -28,7 +28,7 @@ class Field:
         kind: ``local``: each position sees a patch; ``whole``: the whole image, as behind attention, and where an
             operation is not known; ``pooled``: the positions are gone, as behind global pooling.
         bounds: of a local field, (-top, bottom, -left, right) in pixels, each shaped like the tensor, or 1 along axes
-            on which it does not change; infinitely small where nothing is seen.
+            on which it does not change; infinitely small where nothing is seen, or pooled along that axis.
         steps: pixels from one position to the next along height and width; negative in a mirrored map.
         sees_all: whether the whole image matters to every position too, through a side branch or a norm's statistics.
         flattened: how many positions were put behind one another in a flat list of numbers; 0: it is none.
@@ -47,10 +47,15 @@ class Field:
         return (along[0] | along[1], along[2] | along[3]) if along else (set(), set())
 
     @property
+    def is_patch(self) -> bool:
+        """Whether its positions see a patch, which is known along both axes of the image."""
+        return self.kind == "local" and all(bool(bound.isfinite().any()) for bound in self.bounds)
+
+    @property
     def is_map(self) -> bool:
         """Whether height and width are axes of the tensor of their own."""
         height, width = self.places
-        apart = self.kind == "local" and not height & width
+        apart = self.is_patch and not height & width
         return apart and (self.bounds[0].ndim > 3 or bool(height and width))
 
     def fits(self, tensor: Tensor) -> bool:
@@ -78,10 +83,13 @@ class Field:
         return shown[1] if shown else self.steps[axis]
 
     def with_bounds(self, bounds: Iterable[Tensor]) -> Field:
-        """Return the field after numbers were left out or summed: pooled, where an axis lost all its positions."""
+        """Return the field after numbers were left out or summed: pooled along an axis that lost all its positions."""
         left = replace(self, bounds=tuple(bounds))
-        lost = any(before and not after for before, after in zip(self.places, left.places, strict=True))
-        return POOLED if lost else left
+        lost = [bool(before and not after) for before, after in zip(self.places, left.places, strict=True)]
+        if not any(lost) or not set.union(*left.places):
+            return POOLED if any(lost) else left
+        four = (torch.full_like(b, -math.inf) if lost[edge // 2] else b for edge, b in enumerate(left.bounds))
+        return replace(left, bounds=tuple(four), sees_all=True)
 
     def summed(self, dim: int) -> Field:
         """Return the field where all numbers along one axis of the tensor matter to each that comes out."""
@@ -92,6 +100,8 @@ class Field:
 
         taps: by the axis of the tensor, counted from the end.
         """
+        if set.intersection(*self.places) & taps.keys():  # rows behind one another
+            return WHOLE
         bounds, steps = list(self.bounds), list(self.steps)
         for axis, places in enumerate(self.places):
             alone = {axis - 2} if tensor.shape[axis - 2 :][:1] == (1,) else set()  # a map of one position
@@ -139,6 +149,6 @@ def _pattern(bound: Tensor, dim: int) -> tuple[int, float] | None:
     for period in range(1, n // 2 + 1):
         change = bound.narrow(dim, period, n - period) - bound.narrow(dim, 0, n - period)
         change = change[~change.isnan()]  # positions that see nothing
-        if change.numel() and bool((change == change[0]).all()):
+        if change.numel() and change[0] != 0 and bool((change == change[0]).all()):
             return period, float(change[0]) / period
     return None

@@ -84,7 +84,7 @@ def summarise(
 
 
 def _layer(row: Row, *, parameters: int, milliseconds: float | None) -> Layer:
-    field = row.field if row.field is not None and row.field.kind == "local" else None
+    field = row.field if row.field is not None and row.field.is_patch else None
     before, after = _single(row.input_shape), _single(row.shape)
     return Layer(
         name=row.name,

@@ -28,8 +28,8 @@ from hubel.nn import meta, ops
 from hubel.nn.dry_run import Beside, blank, copies, needs_numbers, undisturbed
 from hubel.nn.ops import Call
 
-# One row each, although some have modules inside.
-WHOLE = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.MultiheadAttention)
+# Although some have modules inside.
+ONE_ROW = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.MultiheadAttention)
 
 
 def follow(model: nn.Module, size: tuple[int, int, int]) -> Trace:
@@ -63,7 +63,7 @@ def leaves(model: nn.Module) -> dict[str, nn.Module]:
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         inside = any(name.startswith(f"{leaf}.") for leaf in found)
-        whole = isinstance(module, WHOLE) or not any(True for _ in module.children())
+        whole = isinstance(module, ONE_ROW) or not any(True for _ in module.children())
         if name and whole and not inside and not isinstance(module, nn.Identity):
             found[name] = module
     return found

@@ -14,11 +14,11 @@ import altair as alt
 import vl_convert
 
 from hubel.evidence import RunRecord
-from hubel.records import Baselines, ClassScore, EpochRow, Scores
+from hubel.records import ClassScore, EpochRow
 from hubel.report.confusion import Grid
 from hubel.report.story import best_epoch
 from hubel.report.style import PAPER, ROLES, shades
-from hubel.report.wording import percent, plain, shortened
+from hubel.report.wording import plain, shortened
 
 INK, MUTED, LINE, ACCENT, SECOND = (ROLES[role][0] for role in ("ink", "muted", "line", "accent", "second"))
 FONTS = "Roboto, Helvetica Neue, Arial, sans-serif"
@@ -43,12 +43,9 @@ def png(drawn: str) -> bytes:
     return picture
 
 
-def for_page(run: RunRecord) -> dict[str, str]:
-    """The page's charts as SVG: headline, and loss, accuracy and rate if there is a history."""
-    drawn = {"headline": svg(headline(run.scores, run.baselines))}
-    if run.history:
-        drawn |= {draw.__name__: svg(draw(run.history)) for draw in (loss, accuracy, rate)}
-    return drawn
+def for_page(history: Sequence[EpochRow]) -> dict[str, str]:
+    """The page's charts as SVG: loss, accuracy and rate, if there is a history."""
+    return {draw.__name__: svg(draw(history)) for draw in (loss, accuracy, rate)} if history else {}
 
 
 def for_files(run: RunRecord, grid: Grid) -> dict[str, str]:
@@ -56,28 +53,6 @@ def for_files(run: RunRecord, grid: Grid) -> dict[str, str]:
     weakest_first = sorted(run.scores.per_class, key=lambda c: (c.support == 0, c.recall))
     drawn = {"confusion": svg(confusion(grid)), "per_class": svg(per_class(weakest_first))}
     return drawn | ({"curves": svg(curves(run.history))} if run.history else {})
-
-
-def headline(scores: Scores, baselines: Baselines) -> Any:
-    """The network's accuracy with its interval, above the baselines it has to beat."""
-    low, high = scores.interval
-    network: dict[str, Any] = {"name": "this network", "value": scores.accuracy, "kind": "network"}
-    rows = [network | {"low": low, "high": high}]
-    if baselines.logistic is not None:
-        rows.append({"name": "logistic regression", "value": baselines.logistic, "kind": "baseline"})
-    rows.append({"name": "most frequent class", "value": baselines.majority, "kind": "baseline"})
-    for row in rows:
-        row["text"] = percent(row["value"], scores.n)
-    base = alt.Chart(alt.Data(values=[_finite(row) for row in rows])).encode(
-        y=alt.Y("name:N", sort=None, title=None, axis=_quiet_axis(labelColor=INK, minExtent=136)),
-        x=alt.X("value:Q", title=None, scale=alt.Scale(domain=[0, 1]), axis=_percent_axis(values=[0, 0.5, 1])),
-    )
-    ours, theirs = "datum.kind === 'network'", "datum.kind === 'baseline'"
-    interval = base.transform_filter(ours).mark_rule(color=ACCENT, strokeWidth=2).encode(x="low:Q", x2="high:Q")
-    dot = base.transform_filter(ours).mark_point(color=ACCENT, filled=True, size=70, opacity=1)
-    tick = base.transform_filter(theirs).mark_tick(color=INK, thickness=2, height=16)
-    shown = base.mark_text(align="left", color=INK, fontSize=12).encode(x=alt.value(190), text="text:N")
-    return (interval + tick + dot + shown).properties(width=180, height=28 * len(rows))
 
 
 def loss(history: Sequence[EpochRow]) -> Any:

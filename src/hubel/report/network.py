@@ -62,7 +62,7 @@ def architecture_svg(summary: Summary, *, width: float = WIDE, linked: bool = Fa
     needed = max(sum(map(_wide, line)) for row in lines for line in row) + aside
     width = max(needed + 2 * MARGIN, min(width, LEAST))
     brush = _Brush(biggest=max(max(row.size) for row in rows if row.size), linked=linked)
-    y = brush.write(MARGIN, MARGIN + TITLE - 4, _title(plain(summary.network), width - 2 * MARGIN), TITLE)
+    y = brush.write(MARGIN, MARGIN + TITLE - 4, shortened(plain(summary.network), int(width / 24)), TITLE)
     y = brush.list(y, _totals(summary), width - 2 * MARGIN) + 12
     for row, runs in zip(rows, lines, strict=True):
         shape, *numbers = _heading(row)
@@ -236,14 +236,6 @@ def _shape(row: Stage) -> str:
 def _totals(summary: Summary) -> list[str]:
     said = [f"{compact(summary.parameters)} parameters", f"{compact(summary.macs)} multiply-accumulates"]
     return said + ([f"receptive field {sides(summary.field)} pixels"] if summary.field is not None else [])
-
-
-def _title(name: str, room: float) -> str:
-    """The name, its middle cut out where it is too long for the picture."""
-    limit = min(len(name), 100)
-    while limit > 1 and text_width(shortened(name, limit), TITLE, bold=True) > room:
-        limit -= 1
-    return shortened(name, limit)
 
 
 def _legend(brush: _Brush, rows: Sequence[Stage], y: float, width: float) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ from hubel.report.pictures import (
 from hubel.report.story import causes, part_name, verdict
 from hubel.report.style import asset, filled, style_sheet
 from hubel.report.tables import confusion, findings, panel_id, per_class
-from hubel.report.wording import bare_percent, compact, counted, duration, loss, percent, whole
+from hubel.report.wording import bare_percent, compact, duration, loss, percent, whole
 from hubel.runs import make_folder, reseal, write_bytes, write_text
 
 DRAWN = ("curves", "confusion", "per_class", "worst", "filters", "gradcam", "augmentation")  # as PNG files
@@ -52,7 +53,7 @@ def write_report(run: str | Path) -> Path:
 
     record = RunRecord.open(run)
     matrix, worst = grid(record), surest_errors(record, MOST_WORST)
-    page = _page(record, matrix, worst, charts.for_page(record))
+    page = _page(record, matrix, worst, charts.for_page(record.history))
     files = {name: charts.png(drawing) for name, drawing in charts.for_files(record, matrix).items()}
     files |= dict(picture_files(record, worst))
     folder = make_folder(record.path / "pictures")
@@ -97,7 +98,6 @@ def _page(run: RunRecord, matrix: Grid, worst: list[int], drawn: Mapping[str, st
         facts=run.facts,
         scores=run.scores,
         contents=_contents(run, sections),
-        headline_chart=Markup(drawn["headline"]),
         folder=shlex.quote(folder),
         model=json.dumps(Path(folder, "model").as_posix(), ensure_ascii=False),
         style=Markup(style_sheet(charts=True)),
@@ -128,17 +128,13 @@ def _head(run: RunRecord) -> dict[str, Any]:
     scores, baselines = run.scores, run.baselines
     low, high = scores.interval
     interval = f"{bare_percent(low, scores.n)} to {percent(high, scores.n)}"
-    texts = [f"network {percent(scores.accuracy, scores.n)}, interval {interval}"]
-    note = "Logistic regression was not fitted."
-    if baselines.logistic is not None:
-        texts.append(f"logistic regression on small pixels {percent(baselines.logistic, scores.n)}")
-        note = f"Logistic regression saw {counted(baselines.logistic_n, 'training image')} as small pixels."
-    texts.append(f"most frequent class {percent(baselines.majority, scores.n)}")
+    rivals = [("most frequent class", baselines.majority)]
+    if baselines.logistic is not None and math.isfinite(baselines.logistic):
+        rivals.insert(0, ("logistic regression", baselines.logistic))
     return {
         "part": part_name(run),
         "interval": interval,
-        "headline_text": "Accuracy: " + "; ".join(texts),
-        "baseline_note": note,
+        "rivals": rivals,
         "notices": _notices(run),
         "verdict": verdict(run),
         "figures": [
