@@ -6,7 +6,6 @@ Gradients are compared for one network of each kind of blocks; those of the othe
 from __future__ import annotations
 
 import inspect
-import os
 from typing import Any
 
 import pytest
@@ -18,18 +17,14 @@ from torchvision.ops import StochasticDepth as TheirStochasticDepth
 
 from hubel.nn import zoo
 from hubel.nn.layers import StochasticDepth
+from repetitions import without_repetitions
 
 NETWORKS = {
     name: network.build
     for name, network in zoo.NETWORKS.items()
     if name in torchvision.models.list_models(module=torchvision.models)
 }
-GRADIENTS = (
-    ["vgg11", "vgg13_bn", "resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large"]
-    + ["efficientnet_b0", "efficientnet_b2", "convnext_tiny"]
-    if not os.environ.get("HUBEL_ALL_TESTS")
-    else list(NETWORKS)
-)
+GRADIENTS = without_repetitions(NETWORKS)
 SIZE = (33, 40)  # the last map is 2x2 in most: with two images, eight numbers for each batch norm
 TOLERANCE = 1e-9
 LARGE = 20_000_000  # numbers; VGG's first dense matrix has 103 million
