@@ -10,6 +10,11 @@ import pytest
 from hubel.dataset.find import scan
 
 
+def pytest_configure() -> None:
+    """One thread for each process: the workers of pytest and what they start would wait for each other's cores."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["HUBEL_CACHE"] = str(tmp_path_factory.mktemp("cache"))

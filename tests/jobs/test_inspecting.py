@@ -15,10 +15,11 @@ import hubel
 from hubel.cli import main
 from hubel.errors import UsageError
 from hubel.nn.zoo import NETWORKS, native
+from repetitions import without_repetitions
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_at_two_sizes(name: str) -> None:
+@pytest.mark.parametrize("name", without_repetitions(NETWORKS))
+def test_networks_at_two_sizes(name: str) -> None:
     channels, height, width = native(name)
     first = hubel.inspect(name)
     second = hubel.inspect(name, input=(channels, height + 32, width + 32))

@@ -1,4 +1,7 @@
-"""Every network that torchvision has too: the same keys, parameters, operations, logits and gradients."""
+"""Every network that torchvision has too: the same keys, parameters, operations and logits, and gradients.
+
+Gradients are compared for one network of each kind of blocks; those of the others too where HUBEL_ALL_TESTS is set.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,14 @@ from torchvision.ops import StochasticDepth as TheirStochasticDepth
 
 from hubel.nn import zoo
 from hubel.nn.layers import StochasticDepth
+from repetitions import without_repetitions
 
 NETWORKS = {
     name: network.build
     for name, network in zoo.NETWORKS.items()
     if name in torchvision.models.list_models(module=torchvision.models)
 }
+GRADIENTS = without_repetitions(NETWORKS)
 SIZE = (33, 40)  # the last map is 2x2 in most: with two images, eight numbers for each batch norm
 TOLERANCE = 1e-9
 LARGE = 20_000_000  # numbers; VGG's first dense matrix has 103 million
@@ -99,9 +104,13 @@ def test_loaded_weights_give_equal_logits_and_gradients(name: str) -> None:
     x, weighting = torch.randn(2, 3, *SIZE, dtype=torch.float64), torch.randn(2, 10, dtype=torch.float64)
     with torch.no_grad():
         assert difference(ours.eval()(x), theirs.eval()(x)) < TOLERANCE
+    if name in GRADIENTS:
+        compare_gradients(theirs, ours, x.requires_grad_(), weighting)
 
+
+def compare_gradients(theirs: nn.Module, ours: nn.Module, x: Tensor, weighting: Tensor) -> None:
+    """Train both for a step on the same images, and compare the gradients of all numbers, the pixels' too."""
     logits, gradients = [], []
-    x.requires_grad_()
     for model in (theirs.train(), ours.train()):
         y = model(x)
         wanted = [x, *(p for p in model.parameters() if p.numel() < LARGE)]
