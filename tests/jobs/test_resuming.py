@@ -182,12 +182,16 @@ def test_what_is_no_run_is_one_sentence(place: str, tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import os, signal, sys
-import torch
+import sys, torch
 import hubel
-from hubel.jobs import state_file, training
-
 torch.set_num_threads(1)
+run = hubel.train(sys.argv[1], output=sys.argv[2], show_as="none", epochs=2, batch_size=15, precision="float32",
+                  model="quick", augment="strong", seed=2)
+"""
+DYING = """
+import os, signal
+from hubel.jobs import state_file
+from hubel.jobs import training
 state_file.LEAST, state_file.SHARE = 0.0, 0
 keep_pace = training.keep_pace
 
@@ -197,30 +201,29 @@ def keep_pace_and_die(self, event, **more):
     return keep_pace(self, event, **more)
 
 training.keep_pace = keep_pace_and_die
-for output in sys.argv[2:]:
-    hubel.train(sys.argv[1], output=output, show_as="none", epochs=2, batch_size=15, precision="float32", model="quick",
-                augment="strong", seed=2)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
-def test_torchrun_restarts_what_died_and_the_run_goes_on(few_digits: Path, tmp_path: Path) -> None:
-    """Two processes train one network, of which one dies; both begin again, end this run and make an undisturbed one.
-
-    One of them writes, and the batch of 15 is divided unevenly.
-    """
-    (tmp_path / "script.py").write_text(SCRIPT)
+def torchrun(script: Path, *arguments: object, restarts: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a script in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    command += ["--max-restarts", "1", str(tmp_path / "script.py"), str(few_digits)]
-    command += [str(tmp_path / "run"), str(tmp_path / "whole")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
-    for name, begun in (("run", 2), ("whole", 1)):
-        events = [json.loads(line)["event"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        assert events.count("planned") == begun
+    command += ["--max-restarts", str(restarts), str(script), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_two_processes_train_one_network_and_go_on_after_one_dies(few_digits: Path, tmp_path: Path) -> None:
+    """Under torchrun: both end, one writes, and the batch of 15 is divided unevenly."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "dying.py").write_text(DYING + SCRIPT)
+    for script, name, restarts in (("script.py", "whole", 0), ("dying.py", "run", 1)):
+        done = torchrun(tmp_path / script, few_digits, tmp_path / name, restarts=restarts)
+        assert done.returncode == 0, done.stderr[-3000:]
         run = hubel.Run(tmp_path / name)
         run.verify()
         assert run.scores.n > 0
         kept = json.loads(read_tensors(run.path / STATE)[1]["values"])
         assert kept["made_with"]["processes"] == 2
+        events = [json.loads(line)["event"] for line in (run.path / "log.jsonl").read_text().splitlines()]
+        assert events.count("planned") == 1 + restarts
+    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
