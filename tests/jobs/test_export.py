@@ -143,7 +143,7 @@ def test_without_a_run_made_up_images_are_compared_and_another_model_is_never_wr
     real = load(resnet, device="cpu")
     assert isinstance(real, Classifier)
     other = Classifier(real.model, dataclasses.replace(real.card, preprocess=shifted))
-    monkeypatch.setattr(module, "load", lambda *_, **__: other)
+    monkeypatch.setattr(module, "load_folder", lambda *_, **__: other)
     with pytest.raises(ModelError, match=r"other.onnx was not written: for \S+ PyTorch says .* is allowed"):
         finished(exporting(resnet, output=tmp_path / "other.onnx"))
     assert not (tmp_path / "other.onnx").exists()

@@ -115,7 +115,7 @@ def test_a_signal_loses_no_step(
                 if steps == when:
                     os.kill(os.getpid(), number)
     kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["values"])
-    assert kept["state"]["step"] == steps
+    assert kept["loop"]["step"] == steps
     list(resuming(tmp_path / "run"))
     assert digest(tmp_path / "run") == digest(tmp_path / "whole")
 

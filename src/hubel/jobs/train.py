@@ -123,7 +123,7 @@ def _prepared(source: str, catalog: Catalog, recipe: Recipe, start: Start) -> Ge
 
     view = look(catalog, recipe.data)
     weights = None if start.weights is None else start.weights.preprocess
-    size = choose_size(view, recipe.data.size, weights)
+    size = choose_size(view.side, recipe.data.size, weights)
     preprocess = preprocess_for(view, recipe.data, size, weights)
     check_model(recipe, size, preprocess.channels, len(catalog.classes), start)
     dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=weights is not None))
