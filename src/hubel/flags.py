@@ -38,7 +38,7 @@ def add_code(to: argparse.ArgumentParser) -> None:
 def add_conv_flags(to: argparse.ArgumentParser) -> None:
     """Flags for one convolution or pooling."""
     pair: dict[str, Any] = {"nargs": "+", "type": int, "metavar": "N"}
-    to.add_argument("--input", required=True, help="height and width, or one number for both", **pair)
+    to.add_argument("--input", dest="size", required=True, help="height and width, or one number for both", **pair)
     to.add_argument("--kernel", required=True, help="of the window", **pair)
     to.add_argument("--stride", help="step of the window (default 1; the kernel for pooling)", **pair)
     to.add_argument("--padding", nargs="+", metavar="N", help="1, 2 or 4 numbers, same or valid (default 0)")

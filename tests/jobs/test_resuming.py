@@ -54,6 +54,14 @@ def start(images: Path, run: Path, recipe: dict[str, Any]) -> Iterator[Event]:
     return training(images, with_settings(Recipe(), recipe), output=run)
 
 
+@pytest.fixture(scope="module")
+def whole(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of the plain recipe."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    list(start(few_digits, run, PLAIN))
+    return run
+
+
 def leave_after(events: Iterator[Event], steps: int) -> None:
     """Stop listening in the middle: what a killed process leaves on disk is what was written so far."""
     for event in events:
@@ -93,20 +101,18 @@ def test_results_and_log_have_every_epoch_once(few_digits: Path, tmp_path: Path)
     assert [e["epoch"] for e in events if e["event"] == "epoch_row"] == [1, 2, 3]
 
 
-def test_a_run_without_a_stored_state_begins_again(few_digits: Path, tmp_path: Path) -> None:
-    list(start(few_digits, tmp_path / "whole", PLAIN))
+def test_a_run_without_a_stored_state_begins_again(whole: Path, few_digits: Path, tmp_path: Path) -> None:
     leave_after(start(few_digits, tmp_path / "run", PLAIN), 3)
     shutil.rmtree(tmp_path / "run" / "resume")
     list(resuming(tmp_path / "run"))
-    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "run") == digest(whole)
 
 
 @pytest.mark.parametrize("when", [2, 7], ids=["before the first epoch ends", "later"])
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, Interrupted)])
 def test_a_signal_loses_no_step(
-    number: int, error: type[HubelError], when: int, few_digits: Path, tmp_path: Path
+    number: int, error: type[HubelError], when: int, whole: Path, few_digits: Path, tmp_path: Path
 ) -> None:
-    list(start(few_digits, tmp_path / "whole", PLAIN))
     steps = 0
     with pytest.raises(error, match="hubel resume"):
         for event in start(few_digits, tmp_path / "run", PLAIN):
@@ -117,12 +123,12 @@ def test_a_signal_loses_no_step(
     kept = json.loads(read_tensors(tmp_path / "run" / STATE)[1]["values"])
     assert kept["loop"]["step"] == steps
     list(resuming(tmp_path / "run"))
-    assert digest(tmp_path / "run") == digest(tmp_path / "whole")
+    assert digest(tmp_path / "run") == digest(whole)
 
 
-def test_a_finished_run_is_extended_or_refused(few_digits: Path, tmp_path: Path) -> None:
+def test_a_finished_run_is_extended_or_refused(whole: Path, few_digits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    list(start(few_digits, run, PLAIN))
+    shutil.copytree(whole, run)
     with pytest.raises(RunError, match=r"is finished \(3 of 3 epochs\): --extend N"):
         list(resuming(run))
     events = list(resuming(run, extend=2, lr=0.01))
