@@ -153,7 +153,7 @@ def _conv(name: str, given: Given) -> int:
     as_json = given.pop("json", False)
     if "padding" in given:
         given["padding"] = _padding(given["padding"])
-    result = function(name)(given.pop("input"), **given)
+    result = function(name)(**given)
     print(json.dumps(to_json(result), ensure_ascii=False) if as_json else conv_text(result))
     return 0
 
