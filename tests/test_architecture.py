@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 
 import pytest
 
+import hubel
 from architecture_picture import PICTURE, ROWS, SOURCE, check_roads, drawn, imported
 
 ROW = {unit: number for number, row in enumerate(ROWS) for unit in row}
@@ -46,6 +48,15 @@ def test_files_import_each_other_in_no_circle() -> None:
 def test_the_picture_is_the_codes() -> None:
     check_roads()
     assert PICTURE.read_text("utf-8") == drawn(), "draw it anew: python tests/architecture_picture.py"
+
+
+def test_public_names_are_there_for_people_and_for_type_checkers() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text("utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.col_offset]
+    typed = {alias.asname: f"{node.module}" for node in imports for alias in node.names}
+    assert set(hubel.__all__) == {"__version__", *typed}
+    for name, home in typed.items():
+        assert getattr(hubel, name) is getattr(importlib.import_module(home), name)
 
 
 def test_names_say_what_is_inside() -> None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from hubel.jobs.api import inspect as inspect
     from hubel.jobs.api import predict as predict
     from hubel.jobs.api import prepare as prepare
-    from hubel.jobs.api import report as report
     from hubel.jobs.api import resume as resume
     from hubel.jobs.api import train as train
     from hubel.jobs.recipe import Recipe as Recipe
@@ -46,9 +45,11 @@ if TYPE_CHECKING:
     from hubel.records import Finding as Finding
     from hubel.records import Preprocess as Preprocess
     from hubel.records import Step as Step
+    from hubel.report.page import write_report as write_report
 
 _HOMES = {
-    **{name: verb.home for name, verb in VERBS.items()},
+    **{name: verb.home for name, verb in VERBS.items() if name != "report"},  # which is a package, so:
+    "write_report": "report.page",
     "prepare": "jobs.api",
     "load": "jobs.answer",
     "training": "jobs.train",

@@ -249,6 +249,7 @@ def _export_flags(to: argparse.ArgumentParser) -> None:
 
 def _report_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("run", metavar="RUN", help="run folder")
+    add_json(to)
 
 
 def _cache_flags(to: argparse.ArgumentParser) -> None:
@@ -257,7 +258,11 @@ def _cache_flags(to: argparse.ArgumentParser) -> None:
 
 
 def _report(name: str, given: Given) -> int:
-    print(function(name)(**given))
+    as_json, page = given.pop("json", False), str(function(name)(**given))
+    if as_json:
+        _say("report", {"report": page}, of_record=False)
+    else:
+        print(page)
     return 0
 
 

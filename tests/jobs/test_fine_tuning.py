@@ -14,7 +14,6 @@ import hubel
 from hubel.cli import main
 from hubel.errors import ModelError, UsageError
 from hubel.jobs.phases import phases_for
-from hubel.jobs.prepare import View
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import choose_size
 from hubel.jobs.train import training
@@ -145,12 +144,10 @@ def test_settings_that_contradict_each_other_are_refused(few_digits: Path, weigh
 
 def test_images_are_enlarged_towards_the_weights_size() -> None:
     weights = Preprocess(size=(224, 224))
-    sides = {
-        side: choose_size(View(side=side, uniform=True, colour=True, count=9), None, weights) for side in (28, 100)
-    }
+    sides = {side: choose_size(side, None, weights) for side in (28, 100)}
     assert sides == {28: 32, 100: 128}
-    assert choose_size(View(side=500, uniform=True, colour=True, count=9), None, weights) == 224
-    assert choose_size(View(side=500, uniform=True, colour=True, count=9), 96, weights) == 96
+    assert choose_size(500, None, weights) == 224
+    assert choose_size(500, 96, weights) == 96
 
 
 def test_evaluate_published_weights(few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,3 +122,9 @@ def test_a_terminal_gets_a_bar() -> None:
     shown.print(Note(text="after"))
     assert "decoding" in screen.getvalue()
     assert "after" in screen.getvalue()
+
+
+def test_a_finding_of_a_training_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    finding = Finding(code="dead-relu", severity="warning", message="40 of 64 channels are dead.", step=20)
+    assert list(show([finding])) == [finding]
+    assert "40 of 64 channels are dead." in capsys.readouterr().out

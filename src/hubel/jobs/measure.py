@@ -86,7 +86,7 @@ def measure(training: Training, model: nn.Module, source: str, command: str, sto
     keep_arrays(run.path, LOGITS, answers)
     kept = RunRecord(run.path)
     run.write("predictions.csv", predictions_csv(kept.paths, labels, kept.probabilities, classes))
-    run.write("findings.json", (*dataset.findings, *_suspects(dataset, division, answers)))
+    run.write("findings.json", (*dataset.findings, *record.findings, *_suspects(dataset, division, answers)))
     explained, explained_by, pictures = _explanations(model, images, labels, kept.probabilities, plan)
     yield Progress(task="keeping the evidence", done=2, total=3)
     weights = {"filters.before": training.filters_before, "filters.after": filters(model)}

@@ -29,12 +29,10 @@ SUMMED = 128  # images that mean and deviation are summed over at a time
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What the headers of a sample say: the typical sides in pixels, and whether any image has colour."""
+    """What the headers of a sample say: the typical shorter side in pixels, and whether any image has colour."""
 
     side: int
-    uniform: bool
     colour: bool
-    count: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +147,7 @@ def look(catalog: Catalog, config: DataConfig) -> View:
     sides = [min(f.width, f.height) for f in facts]
     return View(
         side=int(np.median(sides)),
-        uniform=len({(f.width, f.height) for f in facts}) == 1,
         colour=any(f.colour for f in facts),
-        count=len(catalog.paths),
     )
 
 

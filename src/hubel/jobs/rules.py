@@ -11,7 +11,6 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from hubel.jobs.prepare import View
 from hubel.records import Preprocess
 
 NATIVE = 64  # images up to this side are used as they are
@@ -20,7 +19,7 @@ PHOTO = 112  # side that larger images are brought to
 MARGIN = 6 / 7  # a random crop is trained on at this share of the side it is judged at (Touvron et al. 2019)
 
 
-def choose_size(view: View, asked: int | None, weights: Preprocess | None) -> int:
+def choose_size(side: int, asked: int | None, weights: Preprocess | None) -> int:
     """Return the side that images are brought to, in pixels.
 
     Small images stay as they are, tiny ones are enlarged by a whole factor, since a network halves them three times.
@@ -29,16 +28,17 @@ def choose_size(view: View, asked: int | None, weights: Preprocess | None) -> in
     multiple of 32, which such networks halve five times, and larger ones to that size.
 
     Args:
-        asked: ``--size``. weights: how the images of published weights were prepared.
+        side: typical shorter side of the images, in pixels. asked: ``--size``.
+        weights: how the images of published weights were prepared.
     """
     if asked is not None:
         return asked
     if weights is not None:
         native = max(weights.size)
-        return native if view.side >= 0.75 * native else min(native, -(-view.side // 32) * 32)
-    if view.side > NATIVE:
-        return min(PHOTO, view.side // 8 * 8)
-    return view.side * math.ceil(TINY / view.side)
+        return native if side >= 0.75 * native else min(native, -(-side // 32) * 32)
+    if side > NATIVE:
+        return min(PHOTO, side // 8 * 8)
+    return side * math.ceil(TINY / side)
 
 
 def batch_size_for(count: int, *, tuned: bool = False, muon: bool = False) -> int:

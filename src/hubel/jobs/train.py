@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterator
@@ -37,6 +38,8 @@ from hubel.records import (
 )
 from hubel.runs import RunFolder, read_json
 from hubel.text import csv_text
+
+PATTERN = r"[*?{\[]"  # begins what stands for several tar files
 
 if TYPE_CHECKING:
     from hubel.jobs.phases import Start
@@ -71,7 +74,8 @@ def training(
     """
     clock = Clock(time.monotonic() if started is None else started, recipe.budget)
     place = source.source if isinstance(source, Dataset) else str(source)
-    name = Path(place.rstrip("/\\")).stem or "run"
+    stem = Path(place.rstrip("/\\")).stem
+    name = (stem if Path(place).exists() else re.split(PATTERN, stem)[0].rstrip("-_. ")) or "run"
     folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
     made = isinstance(source, Dataset)
     catalog = source.catalog if isinstance(source, Dataset) else (yield from scanning(source))
@@ -123,7 +127,7 @@ def _prepared(source: str, catalog: Catalog, recipe: Recipe, start: Start) -> Ge
 
     view = look(catalog, recipe.data)
     weights = None if start.weights is None else start.weights.preprocess
-    size = choose_size(view, recipe.data.size, weights)
+    size = choose_size(view.side, recipe.data.size, weights)
     preprocess = preprocess_for(view, recipe.data, size, weights)
     check_model(recipe, size, preprocess.channels, len(catalog.classes), start)
     dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=weights is not None))
@@ -371,5 +375,6 @@ def restarted() -> bool:
 
 
 def _place(source: str | Path) -> str:
-    """A path that is good from other folders too; a set's name as it is."""
-    return str(Path(source).resolve()) if Path(source).exists() else str(source)
+    """A path, or a pattern of paths, that is good from other folders too; a set's name as it is."""
+    named = Path(source).exists() or re.search(PATTERN, Path(source).name)
+    return str(Path(source).resolve()) if named else str(source)

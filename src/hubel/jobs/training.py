@@ -37,7 +37,7 @@ from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
 from hubel.nn.hooks import evaluating
 from hubel.nn.saved import model_writer
 from hubel.nn.stages import answer_from_features, set_trainable
-from hubel.records import EpochEnd, EpochRow, Note, Progress, Scores, Step
+from hubel.records import EpochEnd, EpochRow, Finding, Note, Progress, Scores, Step
 from hubel.runs import RunFolder
 
 SIGNALS = (None, "SIGINT", "SIGTERM")
@@ -58,7 +58,8 @@ class Record:
         behind: whether the clock paces the training, since the machine is slower than measured.
         used: seconds since the phase began. seconds: since the run began.
         history: a row for each epoch. best_scores, best_epoch: of the weights that are kept.
-        notes: sentences for the report. stopped: why the training ended early, or None.
+        findings: what was found out about the training. notes: sentences for the report.
+        stopped: why the training ended early, or None.
     """
 
     phase: int = 0
@@ -71,6 +72,7 @@ class Record:
     history: tuple[EpochRow, ...] = ()
     best_scores: Scores | None = None
     best_epoch: int = 0
+    findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
     stopped: str | None = None
 

@@ -28,7 +28,7 @@ MOST_ROWS = 60
 
 
 def svg(chart: Any) -> str:
-    """Draw a chart on a transparent ground; colours are the paper column of `hubel.report.colour.ROLES`."""
+    """Draw a chart on a transparent ground; colours are the paper column of `hubel.report.style.ROLES`."""
     version = "_".join(alt.SCHEMA_VERSION.split(".")[:2])
     drawn: str = vl_convert.vegalite_to_svg(_styled(chart).to_dict(validate=False), vl_version=version)
     return drawn

@@ -107,6 +107,8 @@ class _Screen:
                 self._lines(measured_lines(event))
             case Finished():
                 self._lines(finished_lines(event))
+            case Finding():
+                self._lines(finding_lines([event], SHOWN, ""))
             case Note():
                 self._lines([escape(event.text)])
 
