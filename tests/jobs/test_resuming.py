@@ -211,6 +211,7 @@ def torchrun(script: Path, *arguments: object, restarts: int = 0) -> subprocess.
     return subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
 
 
+@pytest.mark.torchrun
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_two_processes_train_one_network_and_go_on_after_one_dies(few_digits: Path, tmp_path: Path) -> None:
     """Under torchrun: both end, one writes, and the batch of 15 is divided unevenly."""

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from hubel.learning.distributed import from_first, gathered, largest, rank, summed, world_size
 from learning import hundred_steps
 
 
+@pytest.mark.torchrun
 def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
     output = tmp_path / "losses.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]

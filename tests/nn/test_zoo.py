@@ -14,6 +14,7 @@ from hubel.errors import UsageError
 from hubel.nn.config import Defaults
 from hubel.nn.resnet import cifar_resnet
 from hubel.nn.zoo import NETWORKS, Prepared, arguments_for, build, check_arguments, defaults_of, native, outline
+from repetitions import without_repetitions
 
 # One network a family is run with numbers; the deeper ones of a family are the same code, and are run on shapes alone.
 RUN = [
@@ -35,6 +36,7 @@ RUN = [
     "efficientnet_lite0",
     "convnext_tiny",
 ]
+WITHOUT_REPETITIONS = without_repetitions(NETWORKS)
 SIZES: dict[str, tuple[int, int]] = {"two-block": (28, 28), "simple-cnn-gap": (64, 48)}
 
 
@@ -44,9 +46,9 @@ def count(model: nn.Module) -> int:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_contract_shapes(name: str) -> None:
-    """Two sizes, one to three channels, any number of classes."""
+    """Two sizes, one to three channels, any number of classes; one size where a network has only more of the same."""
     channels, height, width = native(name)
-    for size in ((height, width), (height + 32, width + 64)):
+    for size in ((height, width), (height + 32, width + 64))[: 1 + (name in WITHOUT_REPETITIONS)]:
         model = outline(name, classes=7, channels=channels, size=size).eval()
         assert model(torch.empty(2, channels, *size, device="meta")).shape == (2, 7)
     assert outline(name, classes=3, channels=4 - channels, size=(height, width)) is not None
