@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.as_json import from_json
-from hubel.dataset.copies import copies_of
+from hubel.dataset.copies import Indices, copies_of
+from hubel.dataset.decode import Pixels
 from hubel.dataset.find import Catalog
 from hubel.dataset.folder import few, were
 from hubel.dataset.pack import Facts
 from hubel.dataset.undecoded import unreadable
 from hubel.errors import DataError
 from hubel.records import Finding, Severity
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-Indices: TypeAlias = npt.NDArray[np.int64]
 
 SMALL_CLASS = 10  # images; with fewer, a class's recall says next to nothing
 UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class by smallest: a note, a warning

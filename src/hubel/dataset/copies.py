@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hubel.dataset.decode import Pixels
 from hubel.dataset.find import Catalog
-from hubel.dataset.folder import few
+from hubel.dataset.folder import few, grouped
 from hubel.dataset.pack import Facts
 from hubel.records import PARTS, Finding
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 Floats: TypeAlias = npt.NDArray[np.float32]
 Indices: TypeAlias = npt.NDArray[np.int64]
 
@@ -49,7 +49,9 @@ def copies_of(
         images: (N, H, W, C) uint8; facts: (N,); usable: indices of the images that were decoded.
         parts: the part of each image; None if the data isn't split.
     """
-    same = _same_bytes(facts[usable], usable)
+    digests = facts["sha256"]
+    groups = grouped(usable.tolist(), lambda i: bytes(digests[i]))
+    same = [np.array(group) for digest, group in groups.items() if digest and len(group) > 1]
     for group in same:
         yield _finding(catalog, group, parts, None)
     first = np.setdiff1d(usable, np.concatenate([usable[:0], *(group[1:] for group in same)]))
@@ -63,26 +65,9 @@ def copies_of(
 def groups_from(findings: Iterable[Finding], catalog: Catalog) -> Indices:
     """(N,) group of each image: copies of any kind, and the groups of a CSV, belong on the same side of a split."""
     index = {path: i for i, path in enumerate(catalog.paths)}
-    groups: list[list[int]] = []
-    if catalog.groups is not None:
-        members: dict[str, list[int]] = {}
-        for i, name in enumerate(catalog.groups):
-            members.setdefault(name, []).append(i)
-        groups += members.values()
-    for finding in findings:
-        if finding.code in SAYINGS:
-            groups.append([index[path] for path in finding.paths if path in index])
-    return components(len(catalog.paths), groups)
-
-
-def _same_bytes(known: Facts, usable: Indices) -> list[Indices]:
-    """The images of each digest that occurs more than once, in the order of the first of each."""
-    digests = known["sha256"]
-    _, which, times = np.unique(digests, return_inverse=True, return_counts=True)
-    several = np.flatnonzero((times[which] > 1) & (digests != b""))
-    several = several[np.argsort(which[several], kind="stable")]
-    groups = np.split(usable[several], np.flatnonzero(np.diff(which[several])) + 1)
-    return sorted((same for same in groups if len(same)), key=lambda same: int(same[0]))
+    copies = [[index[path] for path in f.paths if path in index] for f in findings if f.code in SAYINGS]
+    members = [] if catalog.groups is None else grouped(range(len(index)), catalog.groups.__getitem__).values()
+    return components(len(index), [*members, *copies])
 
 
 # Of copies: the image or nearly the image, then its labels, parts or number, its paths and the part to keep out
@@ -102,19 +87,16 @@ def _finding(catalog: Catalog, same: Indices, parts: Sequence[str] | None, resid
     """Say of copies what is wrong with them; `residual` is the least alike pair's, None for files of the same bytes."""
     paths = tuple(catalog.paths[i] for i in same)
     labels = [catalog.classes[k] for k in np.unique(catalog.labels[same])]
-    inside = set() if parts is None else {parts[i] for i in same}
-    held = [part for part in PARTS if part in inside]
+    held = [] if parts is None else [part for part in PARTS if part in {parts[i] for i in same}]
     lower = () if parts is None else tuple(catalog.paths[i] for i in same if parts[i] != held[-1])
     evidence: dict[str, Any] = {"n": len(paths), "labels": labels, "parts": held}
-    if residual is None:
-        code, exclude = "label-conflict", paths
-        if len(labels) == 1:
-            code, exclude = ("leak", lower) if lower else ("duplicate", paths[1:])
-    else:
+    conflict, leak, duplicate = list(SAYINGS)[:3] if residual is None else list(SAYINGS)[3:]
+    if residual is not None:
         evidence["residual"] = round(residual, 4)
-        code, exclude = ("near-leak", lower) if lower else ("near-conflict", ())
-        if not lower and len(labels) == 1:
-            code, exclude = "near-duplicate", paths[1:]
+    if len(labels) > 1 and (residual is None or not lower):
+        code, exclude = conflict, paths if residual is None else ()
+    else:
+        code, exclude = (leak, lower) if lower else (duplicate, paths[1:])
     said = {"labels": " and ".join(labels), "held": " and ".join(held), "lower": " and ".join(held[:-1])}
     return Finding(
         code=code,
@@ -237,7 +219,10 @@ def _residuals(images: Pixels, pairs: Indices, limit: Floats | None = None) -> F
         residuals[block] = np.minimum(lying, moved)
         near = np.arange(len(pairs))[block][residuals[block] < 3 * limit[block]] if limit is not None else ()
         if len(near):
-            sides, mode = [min(side, DETAIL) for side in images.shape[1:3]], "L" if images.shape[3] == 1 else "RGB"
+            sides, mode = (
+                (min(images.shape[1], DETAIL), min(images.shape[2], DETAIL)),
+                "L" if images.shape[3] == 1 else "RGB",
+            )
             first, other = (_shrunk(images, side, sides, mode) for side in pairs[near].T)
             residuals[near] = _unexplained(*_warped(first, warp[near - block.start]), other)
     return residuals
@@ -317,7 +302,7 @@ def _tangent_basis(pictures: Floats) -> Floats:
     return np.stack((np.ones_like(pictures), pictures, right * across, down * across[:, None], right, down), axis=-1)
 
 
-def _shrunk(images: Pixels, indices: Indices, sides: Sequence[int], mode: str) -> Floats:
+def _shrunk(images: Pixels, indices: Indices, sides: tuple[int, int], mode: str) -> Floats:
     """(n, *sides, K) of the given images, averaged over areas; `mode` is Pillow's: ``RGB``, ``L``, or ``F`` of grey."""
     shrunk = np.empty((len(indices), *sides, 3 if mode == "RGB" else 1), np.float32)
     for place, index in enumerate(indices):

@@ -26,7 +26,8 @@ PART_NAMES: dict[str, Part] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _DIGITS = re.compile(r"([0-9]+)")
-T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 def natural(text: str) -> tuple[list[str | int], str]:
