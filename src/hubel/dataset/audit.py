@@ -142,22 +142,14 @@ def _sizes_and_kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterato
 
 
 def _one_colour(catalog: Catalog, images: Pixels, usable: Indices) -> Iterator[Finding]:
-    suspects = np.array(list(_constant(images, usable, max(1, min(images.shape[1:3]) // 8))), np.int64)
-    certain = [i for one in suspects for i in _constant(images, np.array([one]), 1)]
+    step = max(1, min(images.shape[1:3]) // 8)
+    hit = [i for i in usable.tolist() if _constant(images[i, ::step, ::step]) and _constant(images[i])]
     words = "of one colour only: {names}; look whether they belong here."
-    yield from _note(catalog, np.array(certain, np.int64), "one-colour", "warning", words)
+    yield from _note(catalog, np.array(hit, np.int64), "one-colour", "warning", words)
 
 
-def _constant(images: Pixels, chosen: Indices, step: int) -> Iterator[int]:
-    """Those whose every `step`-th pixel has the same colour."""
-    for start in range(0, len(chosen), 2048):
-        some = chosen[start : start + 2048]
-        span = images[some[0] : some[-1] + 1, ::step, ::step]
-        taken = (span if len(span) == len(some) else span[some - some[0]]).reshape(len(some), -1, images.shape[3])
-        near_first = (taken <= np.minimum(taken[:, :1], 255 - CONSTANT) + CONSTANT) & (
-            taken >= np.maximum(taken[:, :1], CONSTANT) - CONSTANT
-        )
-        yield from some[near_first.all((1, 2))].tolist()
+def _constant(image: Pixels) -> bool:
+    return bool((np.abs(image.astype(np.int16) - image[0, 0]) <= CONSTANT).all())
 
 
 def _note(catalog: Catalog, hit: Indices, code: str, severity: Severity, words: str) -> Iterator[Finding]:

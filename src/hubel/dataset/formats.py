@@ -53,7 +53,7 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[BinaryIO, int]:
             raise ImageError("a folder, not a file")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("not a regular file (a pipe, socket or device)")
-        return open(path, "rb", buffering=0), status.st_size
+        return open(path, "rb"), status.st_size
     except (FileNotFoundError, NotADirectoryError) as error:
         if entry := open_entry(path):
             return entry
@@ -81,14 +81,10 @@ def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
 
 def fetch(file: Any, size: int) -> bytes:
     """Read up to `size` bytes; an input error becomes an ImageError."""
-    parts: list[bytes] = []
     try:
-        while size > 0 and (part := file.read(size)):
-            parts.append(part)
-            size -= len(part)
+        return bytes(file.read(size))
     except OSError as error:
         raise ImageError(f"the file can't be read ({error.strerror})") from error
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 # Recognising: by the first bytes, never by the name
