@@ -61,22 +61,20 @@ def read_exclusions(path: str | Path) -> set[str]:
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"The exclusions {path} can't be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The exclusions {path} are not UTF-8 text: give a findings.json or a list of paths."
-        ) from error
-    if not text.lstrip().startswith(("[", "{")) and Path(path).suffix.lower() != ".json":
-        lines = (line.strip() for line in text.splitlines())
-        return {line for line in lines if line and not line.startswith("#")}
-    try:
+        if not text.lstrip().startswith(("[", "{")) and Path(path).suffix.lower() != ".json":
+            lines = (line.strip() for line in text.splitlines())
+            return {line for line in lines if line and not line.startswith("#")}
         values = json.loads(text)
         if not isinstance(values, list):
             raise ValueError("expected a list of findings")
         return {name for value in values for name in from_json(Finding, value).exclude}
+    except OSError as error:
+        why = f"can't be read ({error.strerror})"
+    except UnicodeDecodeError:
+        why = "are not UTF-8 text: give a findings.json or a list of paths"
     except ValueError as error:
-        raise DataError(f"The exclusions {path} are no findings.json: {error}.") from error
+        why = f"are no findings.json: {error}"
+    raise DataError(f"The exclusions {path} {why}.")
 
 
 def _classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> Iterator[Finding]:

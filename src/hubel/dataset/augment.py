@@ -29,8 +29,9 @@ def uniform(seed: int, epoch: int, ids: Tensor, columns: int = DRAWS) -> Tensor:
     Args:
         ids: (N,) int64.
     """
-    column = torch.arange(columns, device=ids.device)
-    return _uniform(seed, epoch, ids[:, None] * columns + column)
+    counter = ids[:, None] * columns + torch.arange(columns, device=ids.device)
+    key = _mix(torch.tensor(seed * 1_000_003 + epoch, device=ids.device))
+    return _fraction(_mix(_mix(counter) ^ key))
 
 
 def draws_for(seed: int, epoch: int, ids: Tensor) -> Tensor:
@@ -39,15 +40,9 @@ def draws_for(seed: int, epoch: int, ids: Tensor) -> Tensor:
     Whoever was mirrored is not in the next epoch, so that two epochs show all images and all mirror images (Jordan
     2024, "alternating flip").
     """
-    draws = uniform(seed, epoch, ids)
-    coin = _uniform(seed, 0, ids * DRAWS + MIRROR)
+    draws, coin = uniform(seed, epoch, ids), uniform(seed, 0, ids)[:, MIRROR]
     draws[:, MIRROR] = coin if epoch % 2 == 0 else 1 - coin
     return draws
-
-
-def _uniform(seed: int, epoch: int, counter: Tensor) -> Tensor:
-    key = _mix(torch.tensor(seed * 1_000_003 + epoch, device=counter.device))
-    return _fraction(_mix(_mix(counter) ^ key))
 
 
 def _fraction(bits: Tensor) -> Tensor:

@@ -127,19 +127,17 @@ class _Folder:
         if ".." in pieces:
             return "", "the path leads out of the table's folder (..)"
         path = "/".join(pieces)
-        return path, self._check(path)
-
-    def _check(self, path: str) -> str:
         full = os.path.join(self._root, path)
         try:
             if not stat.S_ISREG(os.stat(full).st_mode):
-                return "it is not a regular file"
+                return path, "it is not a regular file"
             real = os.path.realpath(full) if os.path.islink(full) else self._resolved(os.path.dirname(full))
         except OSError as error:
-            return "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+            return path, "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
         except ValueError:
-            return "the name contains a NUL character"
-        return "" if os.path.join(real, "").startswith(self._real) else "a link leads out of the table's folder"
+            return path, "the name contains a NUL character"
+        inside = os.path.join(real, "").startswith(self._real)
+        return path, "" if inside else "a link leads out of the table's folder"
 
 
 def _once(rows: list[Listed]) -> tuple[list[Listed], list[Finding]]:
