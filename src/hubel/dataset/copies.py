@@ -1,11 +1,10 @@
 """Find copies: files of the same bytes, and pictures that were saved again, resized, brightened or slightly cropped.
 
-Candidates for the latter come from 8x8 thumbnails: each image is compared with those that share one of its nearest
-landmarks. They are ranked by how much of their difference a small shift and stretch explains, to first order (the
-tangent distance of Simard, LeCun and Denker, 1993), and confirmed on 32x32 pixels after moving one onto the other
-(Lucas and Kanade, 1981). What counts as the same picture depends on how alike the class is: trousers on black need a
-closer match than photographs. A residual is the share of the variance that remains unexplained: 0 for a copy, near 1
-for unrelated pictures.
+Candidates for the latter come from 8x8 thumbnails: each image is compared with those that correlate most with it. They
+are ranked by how much of their difference a small shift and stretch explains, to first order (the tangent distance of
+Simard, LeCun and Denker, 1993), and confirmed on 32x32 pixels after moving one onto the other (Lucas and Kanade, 1981).
+What counts as the same picture depends on how alike the class is: trousers on black need a closer match than
+photographs. A residual is the share of the variance that remains unexplained: 0 for a copy, near 1 for unrelated ones.
 """
 
 from __future__ import annotations
@@ -164,7 +163,7 @@ def _candidates(thumbs: Floats) -> Indices:
     left = np.empty(len(pairs), np.float32)
     for block in _blocks(len(pairs), 8192):
         first, other = pairs[block].T
-        left[block] = _fitted(_tangent_basis(thumbs[first]), thumbs[other])[1]
+        left[block] = _fitted(_tangent_basis(thumbs[first]), thumbs[other], np.ones_like(thumbs[first]))[1]
     order = np.argsort(left, kind="stable")
     return pairs[order[: np.searchsorted(left[order], TANGENT)]]
 
@@ -213,7 +212,7 @@ def _residuals(images: Pixels, pairs: Indices, limit: Floats | None = None) -> F
     grey = _shrunk(images, indices, (ALIGN, ALIGN), "F")
     for block in _blocks(len(pairs), 256):
         first, other = (grey[side] for side in place[block].T)
-        warp, lying = _aligned(first, other), _unexplained(first, np.ones(first.shape[:3], np.float32), other)
+        warp, lying = _aligned(first, other), _unexplained(first, np.ones_like(first[..., 0]), other)
         moved = _unexplained(*_warped(first, warp), other)
         warp[lying <= moved] = 0
         residuals[block] = np.minimum(lying, moved)
@@ -270,7 +269,7 @@ def _unexplained(first: Floats, inside: Floats, other: Floats) -> Floats:
     return residuals
 
 
-def _fitted(columns: Floats, target: Floats, inside: Floats | None = None) -> tuple[Floats, Floats]:
+def _fitted(columns: Floats, target: Floats, inside: Floats) -> tuple[Floats, Floats]:
     """Fit columns (n, H, W, C, k) to the target (n, H, W, C) by least squares, where (n, H, W) `inside` is 1.
 
     Returns:
@@ -278,11 +277,7 @@ def _fitted(columns: Floats, target: Floats, inside: Floats | None = None) -> tu
     """
     n, k = len(target), columns.shape[-1]
     columns, target = columns.reshape(n, -1, k), target.reshape(n, -1, 1)
-    weight = (
-        np.ones_like(target)
-        if inside is None
-        else np.repeat(inside.reshape(n, -1, 1), target.shape[1] // inside[0].size, 1)
-    )
+    weight = np.repeat(inside.reshape(n, -1, 1), target.shape[1] // inside[0].size, axis=1)
     weighted = (columns * weight).swapaxes(1, 2)
     gram = weighted @ columns
     scale = np.sqrt(np.maximum(np.einsum("nkk->nk", gram), 1e-6))[..., None]

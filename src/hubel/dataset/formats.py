@@ -70,8 +70,6 @@ def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
     file, size = open_regular(path)
     with file:
         limit = max(8 * max_pixels, 1 << 26)  # 8 bytes a pixel: uncompressed 16-bit RGBA
-        if size <= 1 << 16:
-            return fetch(file, size)
         head = fetch(file, HEAD)
         recognise(head)  # a huge file that is no image is refused before it is read
         if size > limit:

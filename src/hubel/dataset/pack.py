@@ -17,12 +17,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -203,18 +203,15 @@ def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Ans
         for start, names in chunks:
             yield start, _decode_chunk(job, start, names)
         return
-    idle: SimpleQueue[_Worker] = SimpleQueue()
+    own = threading.local()
 
     def decode_chunk(start: int, names: list[str]) -> tuple[int, list[Answer]]:
-        worker = idle.get()
-        try:
-            return start, worker.decode(start, names)
-        finally:
-            idle.put(worker)
+        if not hasattr(own, "worker"):
+            own.worker = workers.enter_context(closing(_Worker(job)))
+        answers: list[Answer] = own.worker.decode(start, names)
+        return start, answers
 
-    with ExitStack() as open_workers, ThreadPoolExecutor(min(cores, len(chunks))) as threads:
-        for _ in range(min(cores, len(chunks))):
-            idle.put(open_workers.enter_context(closing(_Worker(job))))
+    with ExitStack() as workers, ThreadPoolExecutor(min(cores, len(chunks))) as threads:
         waiting = [threads.submit(decode_chunk, *chunk) for chunk in chunks]
         try:
             for answer in as_completed(waiting):
