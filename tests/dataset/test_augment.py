@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy import stats
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from hubel.dataset.augment import (
@@ -16,13 +17,12 @@ from hubel.dataset.augment import (
     DRAWS,
     MAGNITUDE,
     MIRROR,
+    _policy,
     augment,
     describe,
     draws_for,
     is_mirrored,
-    magnitude,
     mix,
-    operations,
     uniform,
 )
 from hubel.dataset.config import PRESETS, Augmentation
@@ -172,40 +172,54 @@ def test_policies_use_every_operation_and_keep_the_range(policy: str) -> None:
     assert same < 0.4
 
 
-TORCHVISIONS = {"rand": v2.RandAugment(), "trivial": v2.TrivialAugmentWide()}
+def sheared(x: torch.Tensor, across: float, down: float) -> torch.Tensor:
+    degrees = [math.degrees(math.atan(slope)) for slope in (across, down)]
+    return TF.affine(x, 0.0, [0, 0], 1.0, degrees, center=[0, 0])
 
 
-@pytest.mark.parametrize("policy", TORCHVISIONS)
-@pytest.mark.parametrize("name", operations())
-def test_operations_and_magnitudes_are_torchvisions(name: str, policy: str) -> None:
-    """Each of the fourteen, at several magnitudes of either sign, in colour and in grey."""
-    other, pixels = TORCHVISIONS[policy], F.interpolate(IMAGES, (40, 24))
-    assert list(operations()) == list(other._AUGMENTATION_SPACE)
-    table, signed = other._AUGMENTATION_SPACE[name]
-    for step in (0, 4, MAGNITUDE, 17, 30) if policy == "trivial" else (MAGNITUDE,):
-        magnitudes = table(BINS, 40, 24)
-        theirs = 0.0 if magnitudes is None else float(magnitudes[step])
-        mine, mine_signed = magnitude(policy, name, step, 40, 24)
-        assert mine == pytest.approx(theirs, abs=1e-5)
-        assert mine_signed == signed
-        for sign in (1, -1) if signed else (1,):
-            for images in (pixels, pixels[:, :1]):
-                how = {"interpolation": v2.InterpolationMode.NEAREST, "fill": {}}
-                expected = other._apply_image_or_video_transform(images, name, sign * theirs, **how)
-                changed = operations()[name](images, sign * mine)
-                assert changed.dtype == torch.uint8
-                assert (changed.int() - expected.int()).abs().max() <= 1
-                assert (changed != expected).float().mean() < 0.01
+# The fourteen operations in their order, of a magnitude m; then that magnitude by hand, for images of 40 x 24: the
+# ninth step of thirty of RandAugment, the seventeenth of TrivialAugment, and whether its sign is drawn
+OPERATIONS: dict[str, tuple[Callable[[torch.Tensor, float], torch.Tensor], float, float, bool]] = {
+    "Identity": (lambda x, _: x, 0, 0, False),
+    "ShearX": (lambda x, m: sheared(x, m, 0.0), 0.09, 0.561, True),
+    "ShearY": (lambda x, m: sheared(x, 0.0, m), 0.09, 0.561, True),
+    "TranslateX": (lambda x, m: TF.affine(x, 0.0, [int(m), 0], 1.0, [0.0, 0.0]), 3.26, 18.13, True),
+    "TranslateY": (lambda x, m: TF.affine(x, 0.0, [0, int(m)], 1.0, [0.0, 0.0]), 5.44, 18.13, True),
+    "Rotate": (TF.rotate, 9.0, 76.5, True),
+    "Brightness": (lambda x, m: TF.adjust_brightness(x, 1 + m), 0.27, 0.561, True),
+    "Color": (lambda x, m: TF.adjust_saturation(x, 1 + m), 0.27, 0.561, True),
+    "Contrast": (lambda x, m: TF.adjust_contrast(x, 1 + m), 0.27, 0.561, True),
+    "Sharpness": (lambda x, m: TF.adjust_sharpness(x, 1 + m), 0.27, 0.561, True),
+    "Posterize": (lambda x, m: TF.posterize(x, int(m)), 7, 5, False),
+    "Solarize": (lambda x, m: TF.solarize(x, 255 * m), 0.7, 13 / 30, False),
+    "AutoContrast": (lambda x, _: TF.autocontrast(x), 0, 0, False),
+    "Equalize": (lambda x, _: TF.equalize(x), 0, 0, False),
+}
 
 
-def test_magnitudes_worked_out_by_hand() -> None:
-    """RandAugment's ninth step of thirty, and TrivialAugment's last."""
-    for name, nine in (("Rotate", 9.0), ("ShearX", 0.09), ("Posterize", 7), ("TranslateX", 0.136 * 100)):
-        assert magnitude("rand", name, MAGNITUDE, 50, 100)[0] == pytest.approx(nine, rel=2e-3)
-    assert magnitude("trivial", "TranslateY", 30, 50, 100)[0] == 32
-    assert magnitude("trivial", "Posterize", 30, 50, 100)[0] == 2
-    sheared = operations()["ShearX"](IMAGES, 0.5)
-    assert torch.equal(sheared, TF.affine(IMAGES, 0.0, [0, 0], 1.0, [26.565051, 0.0], center=[0, 0]))
+@pytest.mark.parametrize(("policy", "step"), [("rand", MAGNITUDE), ("trivial", 17)])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_operations_and_magnitudes_are_the_papers(name: str, policy: str, step: int) -> None:
+    """Each of the fourteen with either sign, in colour and in grey; RandAugment's second one is the identity."""
+    operation, nine, seventeen, signed = OPERATIONS[name]
+    size = nine if policy == "rand" else seventeen
+    place = (list(OPERATIONS).index(name) + 0.5) / len(OPERATIONS)
+    for images in (F.interpolate(IMAGES, (40, 24)), F.interpolate(IMAGES[:, :1], (40, 24))):
+        for drawn, sign in ((0.75, 1), (0.25, -1 if signed else 1)):
+            chosen = [place, drawn, 0.0, 0.0] if policy == "rand" else [place, (step + 0.5) / BINS, drawn, 0.0]
+            changed = _policy(images, policy, torch.tensor([chosen] * len(images)))
+            expected = operation(images, sign * size)
+            assert changed.dtype == torch.uint8
+            assert (changed.int() - expected.int()).abs().max() <= 1
+            assert (changed != expected).float().mean() < 0.01
+
+
+def test_every_image_gets_the_operation_that_it_drew() -> None:
+    u = uniform(0, 0, torch.arange(600))[:, 16:22]
+    many = IMAGES.repeat(100, 1, 1, 1)
+    together = _policy(many, "trivial", u)
+    alone = torch.cat([_policy(many[i : i + 1], "trivial", u[i : i + 1]) for i in range(40)])
+    assert torch.equal(together[:40], alone)
 
 
 def test_every_preset_says_what_it_does() -> None:

@@ -108,7 +108,7 @@ def test_folders_beside_the_parts_are_named(tmp_path: Path) -> None:
 def test_images_right_inside_a_part_are_named(tmp_path: Path) -> None:
     catalog = scan(make(tmp_path, (*PARTS, "train/loose.jpg", "test/loose.jpg")))
     assert catalog.classes == ("cat", "dog")
-    assert [f.paths for f in catalog.findings if f.code == "stray-files"] == [("test/loose.jpg",), ("train/loose.jpg",)]
+    assert [f.paths for f in catalog.findings if f.code == "stray-files"] == [("test/loose.jpg", "train/loose.jpg")]
 
 
 def test_a_test_part_without_labels_is_named(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_an_empty_class_folder_makes_no_class(tmp_path: Path) -> None:
     (tmp_path / "owl").mkdir()
     catalog = scan(tmp_path)
     assert catalog.classes == ("cat", "dog")
-    assert {f.paths for f in catalog.findings if f.code == "empty-class"} == {("fox",), ("owl",)}
+    assert {f.paths for f in catalog.findings if f.code == "empty-class"} == {("fox", "owl")}
 
 
 @pytest.mark.parametrize(

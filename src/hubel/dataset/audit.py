@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hubel.as_json import from_json
-from hubel.dataset.copies import copies_of
+from hubel.dataset.copies import Indices, copies_of
+from hubel.dataset.decode import Pixels
 from hubel.dataset.find import Catalog
 from hubel.dataset.folder import few, were
 from hubel.dataset.pack import Facts
 from hubel.dataset.undecoded import unreadable
 from hubel.errors import DataError
 from hubel.records import Finding, Severity
-
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-Indices: TypeAlias = npt.NDArray[np.int64]
 
 SMALL_CLASS = 10  # images; with fewer, a class's recall says next to nothing
 UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class by smallest: a note, a warning
@@ -64,22 +61,20 @@ def read_exclusions(path: str | Path) -> set[str]:
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"The exclusions {path} can't be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"The exclusions {path} are not UTF-8 text: give a findings.json or a list of paths."
-        ) from error
-    if not text.lstrip().startswith(("[", "{")) and Path(path).suffix.lower() != ".json":
-        lines = (line.strip() for line in text.splitlines())
-        return {line for line in lines if line and not line.startswith("#")}
-    try:
+        if not text.lstrip().startswith(("[", "{")) and Path(path).suffix.lower() != ".json":
+            lines = (line.strip() for line in text.splitlines())
+            return {line for line in lines if line and not line.startswith("#")}
         values = json.loads(text)
         if not isinstance(values, list):
             raise ValueError("expected a list of findings")
         return {name for value in values for name in from_json(Finding, value).exclude}
+    except OSError as error:
+        why = f"can't be read ({error.strerror})"
+    except UnicodeDecodeError:
+        why = "are not UTF-8 text: give a findings.json or a list of paths"
     except ValueError as error:
-        raise DataError(f"The exclusions {path} are no findings.json: {error}.") from error
+        why = f"are no findings.json: {error}"
+    raise DataError(f"The exclusions {path} {why}.")
 
 
 def _classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> Iterator[Finding]:
@@ -145,22 +140,14 @@ def _sizes_and_kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterato
 
 
 def _one_colour(catalog: Catalog, images: Pixels, usable: Indices) -> Iterator[Finding]:
-    suspects = np.array(list(_constant(images, usable, max(1, min(images.shape[1:3]) // 8))), np.int64)
-    certain = [i for one in suspects for i in _constant(images, np.array([one]), 1)]
+    step = max(1, min(images.shape[1:3]) // 8)
+    hit = [i for i in usable.tolist() if _constant(images[i, ::step, ::step]) and _constant(images[i])]
     words = "of one colour only: {names}; look whether they belong here."
-    yield from _note(catalog, np.array(certain, np.int64), "one-colour", "warning", words)
+    yield from _note(catalog, np.array(hit, np.int64), "one-colour", "warning", words)
 
 
-def _constant(images: Pixels, chosen: Indices, step: int) -> Iterator[int]:
-    """Those whose every `step`-th pixel has the same colour."""
-    for start in range(0, len(chosen), 2048):
-        some = chosen[start : start + 2048]
-        span = images[some[0] : some[-1] + 1, ::step, ::step]
-        taken = (span if len(span) == len(some) else span[some - some[0]]).reshape(len(some), -1, images.shape[3])
-        near_first = (taken <= np.minimum(taken[:, :1], 255 - CONSTANT) + CONSTANT) & (
-            taken >= np.maximum(taken[:, :1], CONSTANT) - CONSTANT
-        )
-        yield from some[near_first.all((1, 2))].tolist()
+def _constant(image: Pixels) -> bool:
+    return bool((np.abs(image.astype(np.int16) - image[0, 0]) <= CONSTANT).all())
 
 
 def _note(catalog: Catalog, hit: Indices, code: str, severity: Severity, words: str) -> Iterator[Finding]:

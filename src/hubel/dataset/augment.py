@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +29,9 @@ def uniform(seed: int, epoch: int, ids: Tensor, columns: int = DRAWS) -> Tensor:
     Args:
         ids: (N,) int64.
     """
-    column = torch.arange(columns, device=ids.device)
-    return _uniform(seed, epoch, ids[:, None] * columns + column)
+    counter = ids[:, None] * columns + torch.arange(columns, device=ids.device)
+    key = _mix(torch.tensor(seed * 1_000_003 + epoch, device=ids.device))
+    return _fraction(_mix(_mix(counter) ^ key))
 
 
 def draws_for(seed: int, epoch: int, ids: Tensor) -> Tensor:
@@ -39,15 +40,9 @@ def draws_for(seed: int, epoch: int, ids: Tensor) -> Tensor:
     Whoever was mirrored is not in the next epoch, so that two epochs show all images and all mirror images (Jordan
     2024, "alternating flip").
     """
-    draws = uniform(seed, epoch, ids)
-    coin = _uniform(seed, 0, ids * DRAWS + MIRROR)
+    draws, coin = uniform(seed, epoch, ids), uniform(seed, 0, ids)[:, MIRROR]
     draws[:, MIRROR] = coin if epoch % 2 == 0 else 1 - coin
     return draws
-
-
-def _uniform(seed: int, epoch: int, counter: Tensor) -> Tensor:
-    key = _mix(torch.tensor(seed * 1_000_003 + epoch, device=counter.device))
-    return _fraction(_mix(_mix(counter) ^ key))
 
 
 def _fraction(bits: Tensor) -> Tensor:
@@ -55,14 +50,10 @@ def _fraction(bits: Tensor) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = x + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    x = x + (0x9E3779B97F4A7C15 - (1 << 64))
+    x = (x ^ _shift(x, 30)) * (0xBF58476D1CE4E5B9 - (1 << 64))
+    x = (x ^ _shift(x, 27)) * (0x94D049BB133111EB - (1 << 64))
     return x ^ _shift(x, 31)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
@@ -245,55 +236,19 @@ def _noise(x: Tensor, draws: Tensor) -> Tensor:
     return _fraction(_mix(_mix(key)[:, None] + place)).view(x.shape).to(x.dtype)
 
 
-Op = Callable[[Tensor, float], Tensor]  # (N, C, H, W) uint8 and a magnitude
 BINS = 31  # steps that a magnitude is drawn from
 MAGNITUDE = 9  # the step that RandAugment takes
-MOST = {"ShearX": (0.3, 0.99), "ShearY": (0.3, 0.99), "Rotate": (30.0, 135.0)}  # at the last step; of colours 0.9, 0.99
 
 
 @functools.cache
-def operations() -> dict[str, Op]:
-    """The fourteen operations of RandAugment and TrivialAugment under torchvision's names, as torchvision does them.
+def torchvisions(policy: str) -> Any:
+    """RandAugment or TrivialAugment of torchvision, whose table of operations and whose operations are called.
 
     torchvision is imported here and not above: it takes longer than torch itself, and most runs don't need it.
     """
-    from torchvision.transforms.v2 import functional as TF
+    from torchvision.transforms import v2
 
-    def sheared(x: Tensor, across: float, down: float) -> Tensor:
-        degrees = [math.degrees(math.atan(across)), math.degrees(math.atan(down))]
-        changed: Tensor = TF.affine(x, 0.0, [0, 0], 1.0, degrees, center=[0, 0])
-        return changed
-
-    return {
-        "Identity": lambda x, _: x,
-        "ShearX": lambda x, m: sheared(x, m, 0.0),
-        "ShearY": lambda x, m: sheared(x, 0.0, m),
-        "TranslateX": lambda x, m: TF.affine(x, 0.0, [int(m), 0], 1.0, [0.0, 0.0]),
-        "TranslateY": lambda x, m: TF.affine(x, 0.0, [0, int(m)], 1.0, [0.0, 0.0]),
-        "Rotate": TF.rotate,
-        "Brightness": lambda x, m: TF.adjust_brightness(x, 1 + m),
-        "Color": lambda x, m: TF.adjust_saturation(x, 1 + m),
-        "Contrast": lambda x, m: TF.adjust_contrast(x, 1 + m),
-        "Sharpness": lambda x, m: TF.adjust_sharpness(x, 1 + m),
-        "Posterize": lambda x, m: TF.posterize(x, int(m)),
-        "Solarize": lambda x, m: TF.solarize(x, 255 * m),
-        "AutoContrast": lambda x, _: TF.autocontrast(x),
-        "Equalize": lambda x, _: TF.equalize(x),
-    }
-
-
-def magnitude(policy: str, name: str, step: int, height: int, width: int) -> tuple[float, bool]:
-    """An operation's magnitude at a step of 0 to 30, and whether its sign is drawn, as torchvision's tables have it."""
-    wide, share = int(policy == "trivial"), step / (BINS - 1)
-    if name in ("Identity", "AutoContrast", "Equalize"):
-        return 0.0, False
-    if name == "Posterize":
-        return round(8 - (4, 6)[wide] * share), False
-    if name == "Solarize":
-        return 1 - share, False
-    if name.startswith("Translate"):
-        return (150 / 331 * (width if name == "TranslateX" else height), 32.0)[wide] * share, True
-    return MOST.get(name, (0.9, 0.99))[wide] * share, True
+    return v2.RandAugment() if policy == "rand" else v2.TrivialAugmentWide()
 
 
 def _policy(images: Tensor, policy: str, u: Tensor) -> Tensor:
@@ -308,15 +263,18 @@ def _policy(images: Tensor, policy: str, u: Tensor) -> Tensor:
 
 def _one_operation(images: Tensor, policy: str, which: Tensor, steps: Tensor, sign: Tensor) -> Tensor:
     """Images that drew the same operation, magnitude and sign are changed together."""
-    names, (height, width) = list(operations()), images.shape[-2:]
+    theirs, space = torchvisions(policy), list(torchvisions(policy)._AUGMENTATION_SPACE.items())
     alike: dict[tuple[str, float], list[int]] = {}
-    drawn = zip((which * len(names)).long().tolist(), steps.tolist(), (sign < 0.5).tolist(), strict=True)
+    drawn = zip((which * len(space)).long().tolist(), steps.tolist(), (sign < 0.5).tolist(), strict=True)
     for i, (place, step, negative) in enumerate(drawn):
-        size, signed = magnitude(policy, names[place], step, height, width)
-        alike.setdefault((names[place], -size if signed and negative else size), []).append(i)
+        name, (magnitudes, signed) = space[place]
+        table = magnitudes(BINS, *images.shape[-2:])
+        size = 0.0 if table is None else float(table[step])
+        alike.setdefault((name, -size if signed and negative else size), []).append(i)
     result = images.clone()
     for (name, size), chosen in alike.items():
-        result[chosen] = operations()[name](images[chosen], size)
+        how = {"interpolation": theirs.interpolation, "fill": theirs._fill}
+        result[chosen] = theirs._apply_image_or_video_transform(images[chosen], name, size, **how)
     return result
 
 

@@ -45,21 +45,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
-RADIUS = {
-    "bilinear": 1.0,
-    "bicubic": 2.0,
-}  # of the filters, in pixels of the result or of the source, if these are wider
-_READERS = {
-    "PNG": ("PIL.PngImagePlugin", "PngImageFile"),
-    "JPEG": ("PIL.JpegImagePlugin", "JpegImageFile"),
-    "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
-    "BMP": ("PIL.BmpImagePlugin", "BmpImageFile"),
-    "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
-    "WEBP": ("PIL.WebPImagePlugin", "WebPImageFile"),
-    "PPM": ("PIL.PpmImagePlugin", "PpmImageFile"),
-    "AVIF": ("PIL.AvifImagePlugin", "AvifImageFile"),
-    "HEIF": ("pillow_heif", "HeifImageFile"),
-}
+# Of the filters, in pixels of the result or of the source, if these are wider
+RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 
 
 def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, ImageFacts]:
@@ -151,9 +138,10 @@ def _blamed(kind: str) -> Iterator[None]:
 
 def _opened(file: Any, kind: str, max_pixels: int) -> ImageFile.ImageFile:
     """Parse the header; Pillow's own check of sizes, a warning for the whole process, isn't involved."""
-    module, name = _READERS[kind]
+    plugin = {"WEBP": "WebP"}.get(kind, kind.capitalize())
     try:
-        reader = getattr(importlib.import_module(module), name)
+        module = importlib.import_module("pillow_heif" if kind == "HEIF" else f"PIL.{plugin}ImagePlugin")
+        reader = getattr(module, f"{plugin}ImageFile")
     except (ImportError, AttributeError) as error:
         remedy = "convert it to JPEG, or pip install 'hubel[heic]'" if kind == "HEIF" else "convert it to JPEG"
         raise ImageError(f"this installation can't read {kind}: {remedy}") from error
@@ -193,8 +181,9 @@ def _upright(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) ->
     image, transparent = _plain(opened, kind, preprocess.background)
     if left != 1:
         image = image.transpose(_UPRIGHT[left])
-    frames, orientation = _frames(opened, data, kind), max(facts.orientation, left)
-    return image, replace(facts, frames=frames, orientation=orientation, transparent=transparent)
+    count = {"GIF": gif_frames, "TIFF": tiff_pages}.get(kind)
+    frames = facts.frames if count is None else count(data)
+    return image, replace(facts, frames=frames, orientation=max(facts.orientation, left), transparent=transparent)
 
 
 def _facts(image: ImageFile.ImageFile, kind: str) -> ImageFacts:
@@ -224,14 +213,6 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # damaged metadata is no reason to refuse a sound picture
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
-
-
-def _frames(image: Image.Image, data: bytes, kind: str) -> int:
-    if kind == "GIF":
-        return gif_frames(data)
-    if kind == "TIFF":
-        return tiff_pages(data)
-    return int(getattr(image, "n_frames", 1))
 
 
 # From any mode to 8-bit grey or RGB
@@ -315,27 +296,22 @@ def _fitted(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     height, width = preprocess.size
     if image.size == (width, height) and (preprocess.fit != "crop" or preprocess.crop_pct == 1):
         return image
-    whole = (0.0, 0.0, float(image.width), float(image.height))
-    if preprocess.fit == "squash":
-        return _scaled(image, (width, height), whole, preprocess.interpolation)
+    box_width, box_height, inner = float(image.width), float(image.height), (width, height)
     if preprocess.fit == "crop":
         box_width = min(image.width, image.height * width / height) * preprocess.crop_pct
         box_height = min(image.height, image.width * height / width) * preprocess.crop_pct
-        left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
-        box = (left, top, left + box_width, top + box_height)
-        return _scaled(image, (width, height), box, preprocess.interpolation)
-    scale = min(width / image.width, height / image.height)
-    inner = (min(width, max(1, round(image.width * scale))), min(height, max(1, round(image.height * scale))))
-    canvas = Image.new("RGB", (width, height), preprocess.background)
-    small = _scaled(image, inner, whole, preprocess.interpolation)
-    if image.mode == "L":
-        canvas = canvas.convert("L") if _is_grey(preprocess.background) else canvas
+    elif preprocess.fit == "pad":
+        scale = min(width / image.width, height / image.height)
+        inner = (min(width, max(1, round(image.width * scale))), min(height, max(1, round(image.height * scale))))
+    left, top = (image.width - box_width) / 2, (image.height - box_height) / 2
+    small = _scaled(image, inner, (left, top, left + box_width, top + box_height), preprocess.interpolation)
+    if inner == (width, height):
+        return small
+    grey = image.mode == "L" and len(set(preprocess.background)) == 1
+    filling = preprocess.background[:1] if grey else preprocess.background
+    canvas = Image.new("L" if grey else "RGB", (width, height), filling)
     canvas.paste(small, ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return canvas
-
-
-def _is_grey(background: tuple[int, int, int]) -> bool:
-    return len(set(background)) == 1
 
 
 def _scaled(

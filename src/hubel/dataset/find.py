@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hubel.dataset.cache import cache_home
-from hubel.dataset.folder import Tree, count, few, left_out, natural, parts_among, same_to_others, were
+from hubel.dataset.folder import Tree, count, few, grouped, join, left_out, natural, parts_among, same_to_others, were
 from hubel.dataset.sets import SETS, lookup, materialise, similar
 from hubel.dataset.table import Listed, read_table
 from hubel.dataset.tar import expand, labels_in
@@ -99,47 +98,44 @@ def _nothing_there(source: str) -> str:
 
 
 def _scan_folder(root: Path) -> Catalog:
-    tree, notes = _unwrapped(root)
-    listing = tree.listing("")
-    _check_readable(tree, listing.folders, listing.files)
-    parts = _part_folders(tree, listing.folders)
+    inner, notes = _unwrapped(root)
+    tree = Tree(inner)
+    folders, files = tree.listing("")
+    if reasons := [finding.message for finding in tree.findings() if finding.code == "unreadable-folder"]:
+        raise DataError(f"The folder {inner} can't be opened: {reasons[0]}")
+    if files and not folders:
+        raise DataError(f"{inner} holds {count(len(files), 'image')} but no folder for each class: {EXPECTED}.")
+    parts = _part_folders(tree, folders)
     rows: list[Listed] = []
-    if parts:
-        notes += _beside("part-neighbour", tree.root, [name for name in listing.folders if name not in parts])
-        for folder in sorted(parts, key=natural):
-            inner = tree.listing(folder)
-            notes += _beside("stray-files", tree.root, [f"{folder}/{name}" for name in inner.files])
-            rows += _class_rows(tree, notes, folder, inner.folders, parts[folder])
-    else:
-        rows = _class_rows(tree, notes, "", listing.folders, None)
-    notes += _beside("stray-files", tree.root, listing.files)
-    return _assemble(tree.root, rows, [*notes, *tree.findings()])
+    for above in ("", *sorted(parts, key=natural)):
+        names, stray = tree.listing(above)
+        for name in stray:
+            tree.notice("stray-files", join(above, name))
+        for name in names if above or not parts else ():
+            images = tree.images_below(join(above, name))
+            if not images:
+                tree.notice("empty-class", join(above, name))
+            label = name if name.isascii() else unicodedata.normalize("NFC", name)
+            rows += [Listed(path=image, label=label, part=parts.get(above)) for image in images]
+    for name in folders if parts else ():
+        if name not in parts:
+            tree.notice("part-neighbour", name)
+    return _assemble(inner, rows, [*notes, *tree.findings()])
 
 
-def _unwrapped(root: Path) -> tuple[Tree, list[Finding]]:
+def _unwrapped(root: Path) -> tuple[Path, list[Finding]]:
     """Step into a folder that is alone in its folder and holds folders only: one class alone is no data set."""
     inner = root
     for _ in range(8):
-        listing = Tree(inner).listing("")
-        if len(listing.folders) != 1 or listing.files or (inner / listing.folders[0]).is_symlink():
+        folders, files = Tree(inner).listing("")
+        if len(folders) != 1 or files or (inner / folders[0]).is_symlink():
             break
-        below = Tree(inner / listing.folders[0]).listing("")
-        if not below.folders or below.files:
+        below, beside = Tree(inner / folders[0]).listing("")
+        if not below or beside:
             break
-        inner /= listing.folders[0]
+        inner /= folders[0]
     message = f"The classes were found one level deeper, in {inner}, which is taken as the data's folder."
-    return Tree(inner), [] if inner == root else [Finding(code="nested", severity="note", message=message)]
-
-
-def _check_readable(tree: Tree, folders: Sequence[str], files: Sequence[str]) -> None:
-    for finding in tree.findings():
-        if finding.code == "unreadable-folder":
-            raise DataError(f"The folder {tree.root} can't be opened: {finding.message}")
-    if files and not folders:
-        raise DataError(f"{tree.root} holds {count(len(files), 'image')} but no folder for each class: {EXPECTED}.")
-    if not folders:
-        reasons = " ".join(finding.message for finding in tree.findings())
-        raise DataError(f"There are no images in {tree.root}: {EXPECTED}. {reasons}".rstrip())
+    return inner, [] if inner == root else [Finding(code="nested", severity="note", message=message)]
 
 
 def _part_folders(tree: Tree, folders: Sequence[str]) -> dict[str, Part]:
@@ -148,41 +144,12 @@ def _part_folders(tree: Tree, folders: Sequence[str]) -> dict[str, Part]:
     A folder with images right inside may be a class that is called train, beside bus and car.
     """
     named = parts_among(folders)
-    looked = Tree(tree.root)
-    inside = {name: looked.listing(name) for name in named}
+    inside = {name: tree.listing(name) for name in named}
     neighbours = len(folders) > len(named)
-    parts = {
-        name: part for name, part in named.items() if inside[name].folders and not (neighbours and inside[name].files)
-    }
+    parts = {name: part for name, part in named.items() if inside[name][0] and not (neighbours and inside[name][1])}
     if "train" not in parts.values():
         return parts if len(parts) == len(folders) else {}
-    return {name: part for name, part in named.items() if name in parts or not inside[name].files}
-
-
-def _class_rows(
-    tree: Tree, notes: list[Finding], above: str, folders: Iterable[str], part: Part | None
-) -> list[Listed]:
-    """The images below each class folder; an empty one is noted and makes no class."""
-    rows = []
-    for name in folders:
-        folder = f"{above}/{name}" if above else name
-        images = tree.images_below(folder)
-        if not images:
-            message = f"The class folder {folder} holds no image; put some in or remove it."
-            notes.append(Finding(code="empty-class", severity="warning", message=message, paths=(folder,)))
-        label = name if name.isascii() else unicodedata.normalize("NFC", name)
-        rows += [Listed(path=image, label=label, part=part) for image in images]
-    return rows
-
-
-def _beside(code: str, root: Path, names: Sequence[str]) -> list[Finding]:
-    """A note about files or folders at a level where they have no meaning."""
-    if not names:
-        return []
-    what, where = ("image", "the class folders") if code == "stray-files" else ("folder", "the parts of the data")
-    message = f"{were(len(names), what)} ignored beside {where}: {few(sorted(names, key=natural))} in {root}."
-    severity: Literal["note", "warning"] = "note" if code == "stray-files" else "warning"
-    return [Finding(code=code, severity=severity, message=message, paths=tuple(sorted(names, key=natural)))]
+    return {name: part for name, part in named.items() if name in parts or not inside[name][1]}
 
 
 # Tables and tar files
@@ -203,8 +170,7 @@ def _scan_table(path: Path) -> Catalog:
 def _tars_in(root: Path) -> list[Path]:
     """The tar files in a folder that holds no images and no folders; links out of it are not followed."""
     tree = Tree(root)
-    listing = tree.listing("")
-    others = [] if listing.folders or listing.files else [f for f in tree.findings() if f.code == "other-files"]
+    others = [] if any(tree.listing("")) else [f for f in tree.findings() if f.code == "other-files"]
     names = [name for finding in others for name in finding.paths if name.lower().endswith(".tar")]
     return [root / name for name in sorted(names, key=natural)]
 
@@ -212,14 +178,19 @@ def _tars_in(root: Path) -> list[Path]:
 def _scan_tars(tars: Sequence[Path]) -> Generator[Progress, None, Catalog]:
     """Find the images in tar files, and their parts by the names of the files and of folders above the classes."""
     root = tars[0] if len(tars) == 1 else Path(os.path.commonpath([tar.parent for tar in tars]))
-    rows, reasons = list[tuple[str, str, str]](), dict[str, list[str]]()
+    rows, reasons = list[tuple[str, str, str]](), list[tuple[str, str]]()
     words: dict[str, list[str]] = {}  # folder and class → what may name a part
     for done, tar in enumerate(tars):
         yield Progress(task="indexing tar files", done=done, total=len(tars))
         inside = "" if tar == root else f"{tar.relative_to(root).as_posix()}/"
-        labels, refused = _labels_of(tar)
-        for name, reason in refused.items():
-            reasons.setdefault(reason, []).append(f"{inside}{name}")
+        try:
+            labels, refused = labels_in(tar)
+        except ImageError as error:
+            raise DataError(
+                f"{tar} can't be read to its end as a plain tar file ({error}): it is damaged, cut off or compressed; "
+                "copy or write it again, or leave it out."
+            ) from error
+        reasons += [(f"{inside}{name}", reason) for name, reason in refused.items()]
         for name, label in labels.items():
             folders = name.split("/")[:-1]
             key = "/".join((inside, *folders, label))
@@ -231,23 +202,12 @@ def _scan_tars(tars: Sequence[Path]) -> Generator[Progress, None, Catalog]:
     part = {key: next((known[word] for word in some if word in known), None) for key, some in words.items()}
     rest: Part | None = "train" if known else None
     listed = [Listed(path=path, label=label, part=part[key] or rest) for path, label, key in rows]
-    return _assemble(root, listed, [_refused(root, reason, names) for reason, names in reasons.items()])
-
-
-def _labels_of(tar: Path) -> tuple[dict[str, str], dict[str, str]]:
-    try:
-        return labels_in(tar)
-    except ImageError as error:
-        raise DataError(
-            f"{tar} can't be read to its end as a plain tar file ({error}): it is damaged, cut off or compressed; copy "
-            "or write it again, or leave it out."
-        ) from error
-
-
-def _refused(root: Path, reason: str, names: list[str]) -> Finding:
-    return left_out(
-        "tar-entry", f"{were(len(names), 'sample')} left out of {root}, since {reason}: {few(names)}.", names
-    )
+    findings = []
+    for reason, places in grouped(reasons, lambda place: place[1]).items():
+        names = [name for name, _ in places]
+        message = f"{were(len(names), 'sample')} left out of {root}, since {reason}: {few(names)}."
+        findings.append(left_out("tar-entry", message, names))
+    return _assemble(root, listed, findings)
 
 
 # Both
@@ -256,7 +216,7 @@ def _refused(root: Path, reason: str, names: list[str]) -> Finding:
 def _assemble(root: Path, rows: list[Listed], findings: Sequence[Finding]) -> Catalog:
     """Bind labels to classes by name, and check what a classifier can't do without."""
     if not rows:
-        reasons = " ".join(finding.message for finding in findings if finding.severity != "note")
+        reasons = " ".join(finding.message for finding in findings)
         raise DataError(f"There are no images in {root}: {EXPECTED}. {reasons}".rstrip())
     classes = tuple(sorted({row.label for row in rows}, key=natural))
     if len(classes) == 1:
@@ -286,17 +246,14 @@ def _assemble(root: Path, rows: list[Listed], findings: Sequence[Finding]) -> Ca
 
 def _check_parts(rows: Sequence[Listed], classes: Sequence[str]) -> list[Finding]:
     """Refuse classes that can't be learned; note those that can't be measured."""
-    held: dict[Part, Counter[str]] = {}
-    for row in rows:
-        if row.part:
-            held.setdefault(row.part, Counter())[row.label] += 1
+    held = {part: {row.label for row in some} for part, some in grouped(rows, lambda row: row.part).items() if part}
     if len(held) < 2:
         return []
     if "train" not in held:
         raise DataError(f"There are {' and '.join(held)} images but none to train on: add a train folder beside them.")
     findings = []
     for part in ("val", "test"):
-        unknown = [name for name in classes if name in held.get(part, {}) and name not in held["train"]]
+        unknown = [name for name in classes if name in held.get(part, ()) and name not in held["train"]]
         if unknown:
             pairs = few(_alike([*unknown, *held["train"]]))
             near = f" Only the case differs between {pairs}." if pairs else ""
@@ -315,7 +272,5 @@ def _check_parts(rows: Sequence[Listed], classes: Sequence[str]) -> list[Finding
 
 def _alike(names: Iterable[str]) -> list[str]:
     """Names that other systems can't tell apart, each group as text."""
-    forms: dict[str, list[str]] = {}
-    for name in names:
-        forms.setdefault(same_to_others(name), []).append(name)
-    return [" and ".join(map(repr, same)) for same in forms.values() if len(same) > 1]
+    same = grouped(names, same_to_others).values()
+    return [" and ".join(map(repr, alike)) for alike in same if len(alike) > 1]

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hubel.records import Finding, Part, Severity
 from hubel.text import is_utf8, plain
@@ -27,14 +26,8 @@ PART_NAMES: dict[str, Part] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _DIGITS = re.compile(r"([0-9]+)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """The names in one folder that matter, in no particular order."""
-
-    folders: tuple[str, ...]
-    files: tuple[str, ...]
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 def natural(text: str) -> tuple[list[str | int], str]:
@@ -54,6 +47,14 @@ def parts_among(names: Iterable[str]) -> dict[str, Part]:
     beside_val = "val" in found.values() and "test" not in found.values()
     found.update({name: "test" if beside_val else "val" for name in names if name.lower() in ("eval", "evaluation")})
     return found
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Key → the items that have it, both in the order of first appearance."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def same_to_others(name: str) -> str:
@@ -99,20 +100,22 @@ class Tree:
         self._real = os.path.realpath(root)
         self._through_link: set[str] = set()
         self._noticed: dict[str, list[tuple[str, str]]] = {}
+        self._listings: dict[str, tuple[list[str], list[str]]] = {}
 
-    def listing(self, folder: str) -> Listing:
-        """List one folder, given relative to the root (``""`` is the root itself)."""
-        folders: list[str] = []
-        files: list[str] = []
-        try:
-            with os.scandir(self.root / folder) as entries:
-                for entry in entries:
-                    if self._usable(folder, entry.name):
+    def listing(self, folder: str) -> tuple[list[str], list[str]]:
+        """Names of the folders and of the images in one folder, given relative to the root (``""`` is the root)."""
+        if folder not in self._listings:
+            folders, files = self._listings[folder] = [], []
+            try:
+                with os.scandir(self.root / folder) as entries:
+                    for entry in entries:
                         self._sort_in(folder, entry, folders, files)
-        except OSError as error:
-            self._notice("unreadable-folder", folder or ".", error.strerror or str(error))
-        self._find_collisions(folder, folders + files)
-        return Listing(folders=tuple(folders), files=tuple(files))
+            except OSError as error:
+                self.notice("unreadable-folder", folder or ".", error.strerror or str(error))
+            for name, *others in grouped(sorted(folders + files), same_to_others).values():
+                for other in others:
+                    self.notice("name-collision", join(folder, other), name)
+        return self._listings[folder]
 
     def images_below(self, folder: str) -> list[str]:
         """Paths, relative to the root, of all files in and below a folder that are to be decoded."""
@@ -120,45 +123,37 @@ class Tree:
         waiting = [folder]
         while waiting:
             at = waiting.pop()
-            listing = self.listing(at)
-            prefix = f"{at}/" if at else ""
-            found += [prefix + name for name in listing.files]
-            waiting += [prefix + name for name in listing.folders]
+            folders, files = self.listing(at)
+            found += [join(at, name) for name in files]
+            waiting += [join(at, name) for name in folders]
         return found
 
     def findings(self) -> tuple[Finding, ...]:
         """One finding for each kind of thing that was noticed."""
-        return tuple(_finding(code, noticed) for code, noticed in sorted(self._noticed.items()))
+        return tuple(noticed(code, places) for code, places in sorted(self._noticed.items()))
 
-    def _notice(self, code: str, path: str, detail: str = "") -> None:
+    def notice(self, code: str, path: str, detail: str = "") -> None:
+        """Remember a path for the finding of this code in `NOTICED`."""
         self._noticed.setdefault(code, []).append((plain(path), plain(detail)))
 
-    def _usable(self, folder: str, name: str) -> bool:
-        if name[0] == "." or name.lower() in JUNK:
-            self._notice("hidden", _join(folder, name))
-            return False
-        if not is_utf8(name):
-            self._notice("name-encoding", _join(folder, name))
-            return False
-        return True
-
     def _sort_in(self, folder: str, entry: os.DirEntry[str], folders: list[str], files: list[str]) -> None:
-        if entry.is_file(follow_symlinks=False):
-            kind = "file"
-        elif entry.is_dir(follow_symlinks=False):
-            kind = "folder"
-            if folder in self._through_link:
-                self._through_link.add(_join(folder, entry.name))
+        name, path, detail = entry.name, join(folder, entry.name), ""
+        if name[0] == "." or name.lower() in JUNK:
+            kind = "hidden"
+        elif not is_utf8(name):
+            kind = "name-encoding"
+        elif entry.is_symlink():
+            kind, detail = self._follow(folder, entry), os.path.realpath(entry.path)
         else:
-            kind = self._follow(folder, entry) if entry.is_symlink() else "special-file"
+            kind = "folder" if entry.is_dir() else "file" if entry.is_file() else "special-file"
         if kind == "folder":
-            folders.append(entry.name)
-        elif kind != "file":
-            self._notice(kind, _join(folder, entry.name), os.path.realpath(entry.path) if entry.is_symlink() else "")
-        elif looks_like_image(entry.name):
-            files.append(entry.name)
+            folders.append(name)
+            if entry.is_symlink() or folder in self._through_link:
+                self._through_link.add(path)
+        elif kind == "file" and looks_like_image(name):
+            files.append(name)
         else:
-            self._notice("other-files", _join(folder, entry.name))
+            self.notice("other-files" if kind == "file" else kind, path, "" if kind == "file" else detail)
 
     def _follow(self, folder: str, entry: os.DirEntry[str]) -> str:
         """``file`` or ``folder`` if a link may be followed, otherwise the code of the finding."""
@@ -174,17 +169,7 @@ class Tree:
         here = os.path.realpath(os.path.dirname(entry.path))
         if folder in self._through_link or os.path.join(here, "").startswith(os.path.join(target, "")):
             return "link-loop"
-        self._through_link.add(_join(folder, entry.name))
         return "folder"
-
-    def _find_collisions(self, folder: str, names: list[str]) -> None:
-        seen: dict[str, str] = {}
-        if len({same_to_others(name) for name in names}) == len(names):
-            return
-        for name in sorted(names):
-            other = seen.setdefault(same_to_others(name), name)
-            if other != name:
-                self._notice("name-collision", _join(folder, name), other)
 
 
 def looks_like_image(name: str) -> bool:
@@ -193,7 +178,8 @@ def looks_like_image(name: str) -> bool:
     return not dot or not stem or f".{ending.lower()}" in IMAGE_ENDINGS
 
 
-def _join(folder: str, name: str) -> str:
+def join(folder: str, name: str) -> str:
+    """A path with slashes; the folder ``""`` is the root that paths are relative to."""
     return f"{folder}/{name}" if folder else name
 
 
@@ -201,6 +187,15 @@ def _join(folder: str, name: str) -> str:
 NOTICED: dict[str, tuple[Severity | None, str, str]] = {
     "hidden": ("note", "hidden or system file", "ignored."),
     "other-files": ("note", "file", "ignored because of an ending that isn't an image's: {names}."),
+    "empty-class": ("warning", "class folder", "found without an image: {names}; put some in or remove it."),
+    "part-neighbour": ("warning", "folder", "ignored beside the parts of the data: {names}."),
+    "stray-files": ("note", "image", "ignored beside the class folders: {names}."),
+    "repeated-row": (
+        "warning",
+        "file",
+        "listed more than once and used once, in test before val before train: {names}.",
+    ),
+    "label-conflict": (None, "file", "listed with different labels and left out: {names}; keep one row each."),
     "name-collision": (
         "warning",
         "name",
@@ -216,11 +211,12 @@ NOTICED: dict[str, tuple[Severity | None, str, str]] = {
 }
 
 
-def _finding(code: str, noticed: Sequence[tuple[str, str]]) -> Finding:
+def noticed(code: str, places: Iterable[tuple[str, str]]) -> Finding:
+    """Say what was noticed of paths, each with a detail that may be empty."""
     severity, thing, words = NOTICED[code]
-    noticed = sorted(noticed)
-    paths = tuple(path for path, _ in noticed)
-    names = few([f"{path} ({detail})" if detail and code != "link-loop" else path for path, detail in noticed])
+    places = sorted(places)
+    paths = tuple(path for path, _ in places)
+    names = few([f"{path} ({detail})" if detail and code != "link-loop" else path for path, detail in places])
     message = f"{were(len(paths), thing)} {words.format(names=names)}"
     if severity is None:
         return left_out(code, message, paths, count=len(paths))

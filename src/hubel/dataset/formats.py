@@ -16,26 +16,30 @@ MAX_SCANS = 200  # a progressive JPEG has about ten; thousands of them are a way
 MAX_CHUNKS = 200_000  # of a PNG
 FRAMES_COUNTED = 1000  # frames beyond are not counted
 
-_FOREIGN = (
-    (b"%PDF", "a PDF document"),
-    (b"8BPS", "a Photoshop drawing"),
-    (b"gimp xcf", "a GIMP drawing"),
-    (b"\x00\x00\x01\x00", "a Windows icon"),
-    (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 file"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
-    (b"\xff\x0a", "a JPEG XL file"),
-    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL file"),
-    (b"PK\x03\x04", "an archive"),
-    (b"\x1f\x8b", "an archive"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"v/1\x01", "an OpenEXR file"),
-    (b"#?RADIANCE", "a Radiance file"),
-    (b"DDS ", "a DirectDraw texture"),
-    (b"qoif", "a QOI file"),
-    (b"P1", "a bitmap written as text"),
-    (b"P2", "a bitmap written as text"),
-    (b"P3", "a bitmap written as text"),
-)
+# The first bytes of files: of images that are accepted, and of others, with what these are called
+_ACCEPTED: dict[str, tuple[bytes, ...]] = {
+    "PNG": (b"\x89PNG\r\n\x1a\n",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "BMP": (b"BM",),
+    "PPM": tuple(b"P%d%c" % (number, space) for number in (4, 5, 6) for space in b" \t\n\r\v\f"),
+}
+_FOREIGN: dict[str, tuple[bytes, ...]] = {
+    "a PDF document": (b"%PDF",),
+    "a Photoshop drawing": (b"8BPS",),
+    "a GIMP drawing": (b"gimp xcf",),
+    "a Windows icon": (b"\x00\x00\x01\x00",),
+    "a JPEG 2000 file": (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "a JPEG XL file": (b"\xff\x0a", b"\x00\x00\x00\x0cJXL "),
+    "an archive": (b"PK\x03\x04", b"\x1f\x8b"),
+    "a NumPy array": (b"\x93NUMPY",),
+    "an OpenEXR file": (b"v/1\x01",),
+    "a Radiance file": (b"#?RADIANCE",),
+    "a DirectDraw texture": (b"DDS ",),
+    "a QOI file": (b"qoif",),
+    "a bitmap written as text": (b"P1", b"P2", b"P3"),
+}
 
 
 def open_regular(path: str | os.PathLike[str]) -> tuple[BinaryIO, int]:
@@ -49,7 +53,7 @@ def open_regular(path: str | os.PathLike[str]) -> tuple[BinaryIO, int]:
             raise ImageError("a folder, not a file")
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("not a regular file (a pipe, socket or device)")
-        return open(path, "rb", buffering=0), status.st_size
+        return open(path, "rb"), status.st_size
     except (FileNotFoundError, NotADirectoryError) as error:
         if entry := open_entry(path):
             return entry
@@ -66,8 +70,6 @@ def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
     file, size = open_regular(path)
     with file:
         limit = max(8 * max_pixels, 1 << 26)  # 8 bytes a pixel: uncompressed 16-bit RGBA
-        if size <= 1 << 16:
-            return fetch(file, size)
         head = fetch(file, HEAD)
         recognise(head)  # a huge file that is no image is refused before it is read
         if size > limit:
@@ -77,14 +79,10 @@ def read_file(path: str | os.PathLike[str], max_pixels: int) -> bytes:
 
 def fetch(file: Any, size: int) -> bytes:
     """Read up to `size` bytes; an input error becomes an ImageError."""
-    parts: list[bytes] = []
     try:
-        while size > 0 and (part := file.read(size)):
-            parts.append(part)
-            size -= len(part)
+        return bytes(file.read(size))
     except OSError as error:
         raise ImageError(f"the file can't be read ({error.strerror})") from error
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 # Recognising: by the first bytes, never by the name
@@ -92,28 +90,14 @@ def fetch(file: Any, size: int) -> bytes:
 
 def recognise(head: bytes) -> str:
     """Name the format of a file that begins with `head`, or say why it isn't accepted."""
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "PNG"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "JPEG"
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return "GIF"
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "TIFF"
+    for kind, beginnings in _ACCEPTED.items():
+        if head.startswith(beginnings):
+            return kind
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
-    if head.startswith(b"BM"):
-        return "BMP"
-    if head[:2] in (b"P4", b"P5", b"P6") and head[2:3].isspace():
-        return "PPM"
-    if head[4:8] == b"ftyp":
-        return _recognise_boxes(head)
-    raise ImageError(_stranger(head))
-
-
-def _recognise_boxes(head: bytes) -> str:
-    """Tell AVIF from HEIC by the brands of an ISO media file."""
-    brands = head[8 : min(int.from_bytes(head[:4], "big"), HEAD)]
+    if head[4:8] != b"ftyp":
+        raise ImageError(_stranger(head))
+    brands = head[8 : min(int.from_bytes(head[:4], "big"), HEAD)]  # of an ISO media file
     if b"avif" in brands or b"avis" in brands:
         return "AVIF"
     if any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")):
@@ -130,8 +114,8 @@ def _stranger(head: bytes) -> str:
         return "an SVG or another XML file; SVG is a vector drawing: export it as PNG"
     if text.startswith((b"<!doctype html", b"<html")):
         return "a web page, not an image"
-    for magic, name in _FOREIGN:
-        if head.startswith(magic):
+    for name, beginnings in _FOREIGN.items():
+        if head.startswith(beginnings):
             return f"{name}, which isn't accepted: convert it to JPEG or PNG (accepted are {ACCEPTED})"
     if not head.strip(b"\0"):
         return "not an image (the file begins with zeros only)"

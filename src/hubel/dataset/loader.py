@@ -229,29 +229,24 @@ class Loader:
 
         S is a little more than `size` where the stored images are much larger.
         """
-        target = kept_side(self.augmentation, size)
-        height, width = self._stored.shape[1:3]
-        reduced = target < min(height, width)
-        side = target if reduced else 0
+        side = kept_side(self.augmentation, size)
+        if side >= min(self._stored.shape[1:3]):
+            side = 0
         if self._stream is not None:
             decoded, places = self._stream.take(self.indices[rows].numpy())
             images = to_tensor(decoded).to(self.device, non_blocking=True)
-            return smaller(images, side) if reduced else images, rows[torch.from_numpy(places)]
+            return smaller(images, side) if side else images, rows[torch.from_numpy(places)]
         if self.device.type == "cuda" and (self._held is None or self._held[0] != side):
-            self._hold(side)
+            self._held = None  # or there would be two of them for a moment
+            height, width, channels = self._stored.shape[1:]
+            needed = len(self.indices) * (side * side or height * width) * channels
+            if needed <= torch.cuda.mem_get_info(self.device)[0] * ON_DEVICE:
+                pixels = self._smaller(side) if side else self._stored[self.indices.numpy()]
+                self._held = side, to_tensor(pixels).to(self.device)
         if self._held is not None and self._held[0] == side:
             return self._held[1][rows.to(self.device)], rows
-        pixels = self._smaller(side)[rows.numpy()] if reduced else self._stored[self.indices[rows].numpy()]
+        pixels = self._smaller(side)[rows.numpy()] if side else self._stored[self.indices[rows].numpy()]
         return to_tensor(pixels).to(self.device, non_blocking=True), rows
-
-    def _hold(self, side: int) -> None:
-        """Keep all training images on the GPU, where they fit."""
-        self._held = None
-        height, width, channels = self._stored.shape[1:]
-        each = (side * side if side else height * width) * channels
-        if each * len(self.indices) <= torch.cuda.mem_get_info(self.device)[0] * ON_DEVICE:
-            pixels = self._smaller(side) if side else self._stored[self.indices.numpy()]
-            self._held = side, to_tensor(pixels).to(self.device)
 
     def _smaller(self, side: int) -> npt.NDArray[np.uint8]:
         """All training images reduced (antialiased) to `side` pixels, in a file without a name; made once per size."""

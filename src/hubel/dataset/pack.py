@@ -17,12 +17,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -203,18 +203,15 @@ def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Ans
         for start, names in chunks:
             yield start, _decode_chunk(job, start, names)
         return
-    idle: SimpleQueue[_Worker] = SimpleQueue()
+    own = threading.local()
 
     def decode_chunk(start: int, names: list[str]) -> tuple[int, list[Answer]]:
-        worker = idle.get()
-        try:
-            return start, worker.decode(start, names)
-        finally:
-            idle.put(worker)
+        if not hasattr(own, "worker"):
+            own.worker = workers.enter_context(closing(_Worker(job)))
+        answers: list[Answer] = own.worker.decode(start, names)
+        return start, answers
 
-    with ExitStack() as open_workers, ThreadPoolExecutor(min(cores, len(chunks))) as threads:
-        for _ in range(min(cores, len(chunks))):
-            idle.put(open_workers.enter_context(_Worker(job)))
+    with ExitStack() as workers, ThreadPoolExecutor(min(cores, len(chunks))) as threads:
         waiting = [threads.submit(decode_chunk, *chunk) for chunk in chunks]
         try:
             for answer in as_completed(waiting):
@@ -242,33 +239,17 @@ class _Worker:
         self.job = job
         self.process: subprocess.Popen[str] | None = None
 
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-
     def decode(self, start: int, names: list[str]) -> list[Answer]:
         try:
             return self._ask(start, names)
         except (OSError, ValueError):  # the pipe broke or ended: the worker died
-            self._stop()
+            self.close()
         if len(names) == 1:
             return ["the decoder crashed on it"]
         return [answer for offset, name in enumerate(names) for answer in self.decode(start + offset, [name])]
 
     def _ask(self, start: int, names: list[str]) -> list[Answer]:
-        process = self.process = self.process or self._start()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(json.dumps([start, names]) + "\n")
-        process.stdin.flush()
-        answers = json.loads(process.stdout.readline())
-        assert isinstance(answers, list)
-        return answers
-
-    def _start(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = self.process = self.process or subprocess.Popen(
             [sys.executable, "-P", "-m", "hubel.dataset.pack", json.dumps(to_json(self.job))],  # -P: no code from here
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -277,8 +258,15 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUTF8": "1"},
             start_new_session=True,  # Ctrl-C reaches the parent only, which then closes the pipes
         )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps([start, names]) + "\n")
+        process.stdin.flush()
+        answers = json.loads(process.stdout.readline())
+        assert isinstance(answers, list)
+        return answers
 
-    def _stop(self) -> None:
+    def close(self) -> None:
         if self.process is not None:
             self.process.kill()
             self.process.communicate()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from types import TracebackType
 
 
 class Quiet:
@@ -14,9 +13,7 @@ class Quiet:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._catcher: warnings.catch_warnings[None] | None = None
+        self._lock, self._inside, self._catcher = threading.Lock(), 0, warnings.catch_warnings()
 
     def __enter__(self) -> None:
         with self._lock:
@@ -26,14 +23,11 @@ class Quiet:
                 warnings.filterwarnings("ignore", module=r"PIL\.")
             self._inside += 1
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0 and self._catcher is not None:
-                self._catcher.__exit__(kind, error, trace)
-                self._catcher = None
+            if self._inside == 0:
+                self._catcher.__exit__(None, None, None)
 
 
 QUIET = Quiet()

@@ -9,9 +9,8 @@ import difflib
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -22,8 +21,7 @@ from hubel.errors import DataError, UsageError
 SMALL = 128 * 128  # images of up to so many pixels are stored as PNG, larger ones as JPEG
 
 
-@dataclass(frozen=True, kw_only=True)
-class KnownSet:
+class KnownSet(NamedTuple):
     """Where a set comes from.
 
     Attributes:
@@ -31,8 +29,8 @@ class KnownSet:
         parts: folder name → keyword arguments that select this part; the folder ``""`` for sets without parts.
     """
 
-    dataset: str = ""
-    parts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    dataset: str
+    parts: Mapping[str, Mapping[str, Any]]
 
 
 _FLAG: Mapping[str, Mapping[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
@@ -41,31 +39,27 @@ _THREE: Mapping[str, Mapping[str, Any]] = {**_SPLIT, "val": {"split": "val"}}
 _WHOLE: Mapping[str, Mapping[str, Any]] = {"": {}}
 
 SETS: dict[str, KnownSet] = {
-    "digits": KnownSet(parts=_WHOLE),
-    "mnist": KnownSet(dataset="MNIST", parts=_FLAG),
-    "fashion-mnist": KnownSet(dataset="FashionMNIST", parts=_FLAG),
-    "kmnist": KnownSet(dataset="KMNIST", parts=_FLAG),
-    "usps": KnownSet(dataset="USPS", parts=_FLAG),
-    "emnist": KnownSet(
-        dataset="EMNIST", parts={name: {"split": "balanced", **choice} for name, choice in _FLAG.items()}
-    ),
-    "cifar10": KnownSet(dataset="CIFAR10", parts=_FLAG),
-    "cifar100": KnownSet(dataset="CIFAR100", parts=_FLAG),
-    "svhn": KnownSet(dataset="SVHN", parts=_SPLIT),
-    "stl10": KnownSet(dataset="STL10", parts=_SPLIT),
-    "gtsrb": KnownSet(dataset="GTSRB", parts=_SPLIT),
-    "eurosat": KnownSet(dataset="EuroSAT", parts=_WHOLE),
-    "flowers102": KnownSet(dataset="Flowers102", parts=_THREE),
-    "food101": KnownSet(dataset="Food101", parts=_SPLIT),
-    "oxford-pets": KnownSet(dataset="OxfordIIITPet", parts={"train": {"split": "trainval"}, "test": {"split": "test"}}),
-    "dtd": KnownSet(dataset="DTD", parts=_THREE),
-    "country211": KnownSet(dataset="Country211", parts={**_SPLIT, "val": {"split": "valid"}}),
-    "aircraft": KnownSet(dataset="FGVCAircraft", parts=_THREE),
-    "imagenette": KnownSet(
-        dataset="Imagenette", parts={name: {"split": name, "size": "160px"} for name in ("train", "val")}
-    ),
-    "caltech101": KnownSet(dataset="Caltech101", parts=_WHOLE),
-    "sun397": KnownSet(dataset="SUN397", parts=_WHOLE),
+    "digits": KnownSet("", _WHOLE),
+    "mnist": KnownSet("MNIST", _FLAG),
+    "fashion-mnist": KnownSet("FashionMNIST", _FLAG),
+    "kmnist": KnownSet("KMNIST", _FLAG),
+    "usps": KnownSet("USPS", _FLAG),
+    "emnist": KnownSet("EMNIST", {name: {"split": "balanced", **choice} for name, choice in _FLAG.items()}),
+    "cifar10": KnownSet("CIFAR10", _FLAG),
+    "cifar100": KnownSet("CIFAR100", _FLAG),
+    "svhn": KnownSet("SVHN", _SPLIT),
+    "stl10": KnownSet("STL10", _SPLIT),
+    "gtsrb": KnownSet("GTSRB", _SPLIT),
+    "eurosat": KnownSet("EuroSAT", _WHOLE),
+    "flowers102": KnownSet("Flowers102", _THREE),
+    "food101": KnownSet("Food101", _SPLIT),
+    "oxford-pets": KnownSet("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}),
+    "dtd": KnownSet("DTD", _THREE),
+    "country211": KnownSet("Country211", {**_SPLIT, "val": {"split": "valid"}}),
+    "aircraft": KnownSet("FGVCAircraft", _THREE),
+    "imagenette": KnownSet("Imagenette", {name: {"split": name, "size": "160px"} for name in ("train", "val")}),
+    "caltech101": KnownSet("Caltech101", _WHOLE),
+    "sun397": KnownSet("SUN397", _WHOLE),
 }
 Opener = Callable[[KnownSet, Mapping[str, Any], Path], Any]
 
@@ -103,7 +97,11 @@ def materialise(name: str, home: Path, opener: Opener = open_torchvision) -> Pat
     target, download = home / "sets" / name, home / "sets" / f"{name}.download"
     if not target.is_dir():
         with made_whole(target, f"The set {name!r}") as made:
-            _write_digits(made) if name == "digits" else _write_parts(name, made, download, opener)
+            for part, choice in SETS[name].parts.items():
+                if name == "digits":
+                    _write_digits(made)
+                else:
+                    _write_part(_downloaded(name, choice, download, opener), made / part)
         shutil.rmtree(download, ignore_errors=True)
     return target
 
@@ -118,11 +116,6 @@ def _write_digits(folder: Path) -> None:
         (folder / str(name)).mkdir(parents=True)
     for number, (image, label) in enumerate(zip(pixels, digits.target, strict=True)):
         Image.fromarray(image).save(folder / str(label) / f"{number:04d}.png")
-
-
-def _write_parts(name: str, folder: Path, download: Path, opener: Opener) -> None:
-    for part, choice in SETS[name].parts.items():
-        _write_part(_downloaded(name, choice, download, opener), folder / part)
 
 
 def _downloaded(name: str, choice: Mapping[str, Any], download: Path, opener: Opener) -> Any:

@@ -110,19 +110,16 @@ def _by_rule(
 ) -> Split:
     """Divide the images at `indices` by the parts that they came in, and by shares where there are none."""
     rng = np.random.default_rng(seed)
-    reported: Part = "test"
     given = parts is not None and not config.folds
-    if given and parts is not None:
-        has_test = bool((parts[indices] == "test").any())
-        has_val = bool((parts[indices] == "val").any())
-        reported = "val" if has_val and not has_test else "test"
-        test = indices[parts[indices] == reported] if has_test or has_val else indices[:0]
-        val = indices[parts[indices] == "val"] if has_val and has_test else indices[:0]
-        rest = indices[parts[indices] == "train"]
-    else:
-        val, rest, test = indices[:0], indices, indices[:0]
+    came = parts[indices] if parts is not None and given else np.full(len(indices), "train")
+    rest, val, test = (indices[came == part] for part in PARTS)
+    reported: Part = "val" if len(val) and not len(test) else "test"
+    if reported == "val":
+        val, test = test, val
     if len(test) == 0:
-        test, rest = _hold_out(rest, labels, groups, config, rng)
+        shares = (1.0,) * config.folds if config.folds else (1 - config.test, config.test)
+        chosen = assign(labels[rest], groups[rest], shares, rng) == (config.fold if config.folds else 1)
+        test, rest = rest[chosen], rest[~chosen]
     if len(val) == 0:
         share = config.val if given else config.val / (1 - (1 / config.folds if config.folds else config.test))
         chosen = assign(labels[rest], groups[rest], (1 - share, share), rng) == 1
@@ -165,17 +162,6 @@ def _deal(sizes: npt.NDArray[np.intp], wanted: npt.NDArray[np.float64]) -> Indic
         dealt[position] = part
         filled[part] += sizes[position]
     return dealt
-
-
-def _hold_out(
-    indices: Indices, labels: Indices, groups: Indices, config: DataConfig, rng: np.random.Generator
-) -> tuple[Indices, Indices]:
-    if config.folds:
-        fold = assign(labels[indices], groups[indices], (1.0,) * config.folds, rng)
-        chosen = fold == config.fold
-    else:
-        chosen = assign(labels[indices], groups[indices], (1 - config.test, config.test), rng) == 1
-    return indices[chosen], indices[~chosen]
 
 
 def _measurable(result: Split, labels: Indices, classes: Sequence[str]) -> Split:

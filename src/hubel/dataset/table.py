@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubel.dataset.folder import few, left_out, parts_among, were
+from hubel.dataset.folder import few, grouped, left_out, noticed, parts_among, were
 from hubel.errors import DataError
-from hubel.records import Finding, Part
+from hubel.records import PARTS, Finding, Part
 from hubel.text import plain
 
 HEADERS = {
@@ -40,31 +41,37 @@ def read_table(table: Path) -> tuple[list[Listed], list[Finding]]:
         DataError: the file can't be read, or its header doesn't name a path and a label.
     """
     lines = _lines(table)
-    header = _columns(table, next(lines, (0, []))[1])
-    records = [(number, _record(cells, header)) for number, cells in lines if any(cell.strip() for cell in cells)]
-    known = parts_among({record["part"] for _, record in records})
+    columns = _columns(table, next(lines, (0, []))[1])
+    records = [
+        (number, {meaning: cells[place].strip() if place < len(cells) else "" for meaning, place in columns.items()})
+        for number, cells in lines
+        if any(cell.strip() for cell in cells)
+    ]
+    known = parts_among({record.get("part", "") for _, record in records})
     folder = _Folder(table.parent)
     rows: list[Listed] = []
     bad: list[tuple[str, str]] = []
     for number, record in records:
         path, reason = folder.find(record["path"])
+        part = record.get("part", "")
         if not record["label"]:
             reason = reason or "there is no label"
-        if known and record["part"] not in known:
-            reason = reason or f"the split {record['part']!r} is neither train, val nor test"
+        if known and part not in known:
+            reason = reason or f"the split {part!r} is neither train, val nor test"
         if reason:
             bad.append((plain(record["path"]), f"line {number}: {reason}"))
             continue
-        group = (record["group"] or path) if "group" in header else None
-        rows.append(Listed(path=path, label=record["label"], group=group, part=known.get(record["part"])))
+        group = (record["group"] or path) if "group" in record else None
+        rows.append(Listed(path=path, label=record["label"], group=group, part=known.get(part)))
     kept, findings = _once(rows)
-    return kept, ([_bad_rows(bad)] if bad else []) + findings
-
-
-def _record(cells: Sequence[str], header: Mapping[str, int]) -> dict[str, str]:
-    """The cells by what they mean; missing ones are empty."""
-    places = {meaning: header.get(meaning, len(cells)) for meaning in HEADERS}
-    return {meaning: cells[place].strip() if place < len(cells) else "" for meaning, place in places.items()}
+    if bad:
+        names = few([f"{path or 'no name'} ({reason})" for path, reason in bad])
+        message, said = (
+            f"{were(len(bad), 'row')} left out of the table: {names}.",
+            [f"{path}: {why}" for path, why in bad],
+        )
+        findings.insert(0, left_out("table-row", message, [path for path, _ in bad], rows=said))
+    return kept, findings
 
 
 def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
@@ -87,11 +94,12 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
 def _columns(table: Path, cells: list[str]) -> dict[str, int]:
     """Which column holds what, by the header's names."""
     names = [cell.strip().lower().replace(" ", "_") for cell in cells]
-    found = {}
-    for meaning, aliases in HEADERS.items():
-        places = [names.index(alias) for alias in aliases if alias in names]
-        if places:
-            found[meaning] = places[0]
+    found = {
+        meaning: names.index(alias)
+        for meaning, aliases in HEADERS.items()
+        for alias in reversed(aliases)  # the first one that is there stays
+        if alias in names
+    }
     missing = [word for word, meaning in (("file_name", "path"), ("label", "label")) if meaning not in found]
     if missing:
         raise DataError(
@@ -105,16 +113,13 @@ class _Folder:
     """The folder a table lies in; nothing outside of it is given out."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
-        self._real = os.path.join(os.path.realpath(root), "")
-        self._inside: dict[str, bool] = {}
+        self._root, self._real = root, os.path.join(os.path.realpath(root), "")
+        self._resolved = functools.cache(os.path.realpath)
 
     def find(self, given: str) -> tuple[str, str]:
         """Path relative to the folder, with slashes, and ``""`` or the reason why it can't be used."""
         if not given:
             return "", "there is no file name"
-        if "\0" in given:
-            return "", "the name contains a NUL character"
         path = given if "\\" not in given or os.path.lexists(self._root / given) else given.replace("\\", "/")
         if os.path.isabs(path) or path.startswith(("/", "~")) or path[1:3] == ":/":
             return "", "the path is absolute; it must be relative to the table's folder"
@@ -122,53 +127,25 @@ class _Folder:
         if ".." in pieces:
             return "", "the path leads out of the table's folder (..)"
         path = "/".join(pieces)
-        return path, self._check(path)
-
-    def _check(self, path: str) -> str:
         full = os.path.join(self._root, path)
         try:
-            status = os.stat(full)
-            if not stat.S_ISREG(status.st_mode):
-                return "it is not a regular file"
-            above = os.path.dirname(full)
-            if above not in self._inside:
-                self._inside[above] = os.path.join(os.path.realpath(above), "").startswith(self._real)
-            inside = self._inside[above]
-            if os.path.islink(full):
-                inside = os.path.realpath(full).startswith(self._real)
+            if not stat.S_ISREG(os.stat(full).st_mode):
+                return path, "it is not a regular file"
+            real = os.path.realpath(full) if os.path.islink(full) else self._resolved(os.path.dirname(full))
         except OSError as error:
-            return "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
+            return path, "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
         except ValueError:
-            return "the name can't be a file's name"
-        return "" if inside else "a link leads out of the table's folder"
+            return path, "the name contains a NUL character"
+        inside = os.path.join(real, "").startswith(self._real)
+        return path, "" if inside else "a link leads out of the table's folder"
 
 
 def _once(rows: list[Listed]) -> tuple[list[Listed], list[Finding]]:
     """Keep each file once: in the part held back longest, and not at all if its labels disagree."""
-    by_path: dict[str, list[Listed]] = {}
-    for row in rows:
-        by_path.setdefault(row.path, []).append(row)
-    torn = [path for path, same in by_path.items() if len({row.label for row in same}) > 1]
-    wrong = set(torn)
-    repeated = [path for path, same in by_path.items() if len(same) > 1 and path not in wrong]
-    late = {"train": 0, "val": 1, "test": 2}
-    kept = [max(by_path[path], key=lambda row: late[row.part or "train"]) for path in by_path if path not in wrong]
-    findings = []
-    if repeated:
-        message = (
-            f"{were(len(repeated), 'file')} listed more than once and used once, in test before val before train: "
-        )
-        message += f"{few(repeated)}."
-        findings.append(Finding(code="repeated-row", severity="warning", message=message, paths=tuple(repeated)))
-    if torn:
-        message = (
-            f"{were(len(torn), 'file')} listed with different labels and left out: {few(torn)}; keep one row each."
-        )
-        findings.append(left_out("label-conflict", message, torn))
-    return kept, findings
-
-
-def _bad_rows(bad: list[tuple[str, str]]) -> Finding:
-    reasons = [f"{path or 'no name'} ({reason})" for path, reason in bad]
-    message = f"{were(len(bad), 'row')} left out of the table: {few(reasons)}."
-    return left_out("table-row", message, [path for path, _ in bad], rows=[f"{path}: {why}" for path, why in bad])
+    by_path = grouped(rows, lambda row: row.path)
+    torn = {path for path, same in by_path.items() if len({row.label for row in same}) > 1}
+    sound = [same for path, same in by_path.items() if path not in torn]
+    repeated = {same[0].path for same in sound if len(same) > 1}
+    kept = [max(same, key=lambda row: PARTS.index(row.part or "train")) for same in sound]
+    found = (("repeated-row", repeated), ("label-conflict", torn))
+    return kept, [noticed(code, [(plain(path), "") for path in paths]) for code, paths in found if paths]
