@@ -191,12 +191,10 @@ def _step(
             autocast = torch.autocast(batch.images.device.type, dtype=dtype, enabled=dtype is not None)
             with autocast, nullcontext() if config.compile else faster(config.precision):
                 logits = network(batch.images)
-            loss = F.cross_entropy(
-                logits if logits.dtype == torch.float64 else logits.float(),
-                batch.targets.to(logits.dtype) if logits.dtype == torch.float64 else batch.targets,
-                weight=class_weights,
-                label_smoothing=config.label_smoothing or 0.0,
-            )
+            exact = logits if logits.dtype == torch.float64 else logits.float()
+            smoothing = config.label_smoothing or 0.0
+            targets = batch.targets.to(exact.dtype)
+            loss = F.cross_entropy(exact, targets, weight=class_weights, label_smoothing=smoothing)
             share = len(batch.labels) / batch.count / len(group)  # of this process in the whole batch
             state.scaler.scale(loss * (share * world_size())).backward()  # DDP takes the mean over processes
         losses.append(loss.detach() * share)
@@ -204,7 +202,7 @@ def _step(
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
     trained = [p for p in state.model.parameters() if p.grad is not None]
-    grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    grad_norm = nn.utils.get_total_norm([cast(Tensor, p.grad) for p in trained])
     if config.clip is not None:
         nn.utils.clip_grads_with_norm_(trained, config.clip, grad_norm)
     for optimizer in state.optimizers:
