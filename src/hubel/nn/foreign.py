@@ -173,15 +173,12 @@ def native(name: str) -> tuple[int, int, int]:
         timm, bare = import_timm(), name.removeprefix(TIMM)
         known = timm.get_pretrained_cfg(bare) if timm.is_model(bare) else None
         return cast(tuple[int, int, int], tuple(known.input_size)) if known is not None else IMAGENET
-    if is_code(name):
+    bare = name.removeprefix(TORCHVISION)
+    if is_code(name) or bare not in torchvision_names():
         return IMAGENET
     import torchvision
 
-    bare = name.removeprefix(TORCHVISION)
-    if bare not in torchvision_names():
-        return IMAGENET
-    weights = torchvision.models.get_model_weights(bare).DEFAULT
-    side = int(weights.transforms().crop_size[0])
+    side = int(torchvision.models.get_model_weights(bare).DEFAULT.transforms().crop_size[0])
     return 3, side, side
 
 

@@ -19,6 +19,7 @@ from hubel.nn import convnext, courses, efficientnet, foreign, mobilenet, resnet
 from hubel.nn.config import SET_BY_HUBEL, Defaults
 from hubel.nn.dry_run import Shapes
 from hubel.nn.quick import quick, speed
+from hubel.records import Preprocess
 
 Builder = Callable[..., nn.Module]
 GENERAL = Defaults()
@@ -127,6 +128,14 @@ def build(
     near = difflib.get_close_matches(bare.lower(), [*NETWORKS, *sorted(set(known) - set(NETWORKS))], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"hubel's own are {', '.join(NETWORKS)}."
     raise UsageError(f"there is no network called {name!r}: {hint}")
+
+
+def build_for(
+    architecture: str, classes: int, images: Preprocess, arguments: Mapping[str, Any], code: Builder | None
+) -> nn.Module:
+    """Build a network as `build` does, for images that were prepared in that way."""
+    given = {"channels": images.channels, "size": images.size, "code": code}
+    return build(architecture, classes=classes, **given, **arguments)
 
 
 def outline(name: str, **arguments: Any) -> nn.Module:
