@@ -124,18 +124,17 @@ def answer(model: nn.Module, size: tuple[int, int, int]) -> Any:
     Raises:
         Exception: whatever the model raises.
     """
+    def on(device: str) -> Any:
+        image, tensors = blank(model, size, device), copies(model, device)
+        with undisturbed(model), Shapes(image.device):
+            return functional_call(model, tensors, (image,))
+
     try:
-        return _answer(model, size, "meta")
+        return on("meta")
     except Exception as error:
         if not needs_numbers(error):
             raise
-    return _answer(model, size, "cpu")
-
-
-def _answer(model: nn.Module, size: tuple[int, int, int], device: str) -> Any:
-    image, tensors = blank(model, size, device), copies(model, device)
-    with undisturbed(model), Shapes(image.device):
-        return functional_call(model, tensors, (image,))
+    return on("cpu")
 
 
 def takes(model: nn.Module, size: tuple[int, int, int]) -> bool:
