@@ -183,9 +183,9 @@ class Residual(nn.Module):
     ) -> None:
         super().__init__()
         outputs = channels * self.expansion
-        narrow = self.expansion > 1  # then 1x1 convolutions lead to the kernel and back
-        rows = ((1, 1, channels), (kernel, stride, channels), (1, 1, outputs))
-        rows = rows if narrow else ((kernel, stride, channels), (kernel, 1, outputs))
+        rows = [(kernel, stride, channels), (kernel, 1, outputs)]
+        if self.expansion > 1:  # 1x1 convolutions lead to the channels of the kernel and back
+            rows = [(1, 1, channels), (kernel, stride, channels), (1, 1, outputs)]
         self.depth, width = len(rows), inputs
         for number, (size, step, wide) in enumerate(rows, 1):
             self.add_module(f"conv{number}", conv(width, wide, size, stride=step, bias=norm == "none"))
@@ -200,15 +200,13 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
-        for number in range(1, self.depth):
-            y = self._layer("act", number)(self._layer("bn", number)(self._layer("conv", number)(y)))
-        y = self.attention(self._layer("bn", self.depth)(self._layer("conv", self.depth)(y)))
-        if self.add is not None:
-            y = self.add(x if self.downsample is None else self.downsample(x), y)
-        return self._layer("act", self.depth)(y)  # type: ignore[no-any-return]
-
-    def _layer(self, kind: str, number: int) -> nn.Module:
-        return getattr(self, f"{kind}{number}")  # type: ignore[no-any-return]
+        for number in range(1, self.depth + 1):
+            y = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(y))
+            if number == self.depth:
+                y = self.attention(y)
+                y = y if self.add is None else self.add(x if self.downsample is None else self.downsample(x), y)
+            y = getattr(self, f"act{number}")(y)
+        return y
 
 
 class BasicBlock(Residual):

@@ -124,6 +124,7 @@ def answer(model: nn.Module, size: tuple[int, int, int]) -> Any:
     Raises:
         Exception: whatever the model raises.
     """
+
     def on(device: str) -> Any:
         image, tensors = blank(model, size, device), copies(model, device)
         with undisturbed(model), Shapes(image.device):

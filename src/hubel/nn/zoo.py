@@ -134,8 +134,8 @@ def build_for(
     architecture: str, classes: int, images: Preprocess, arguments: Mapping[str, Any], code: Builder | None
 ) -> nn.Module:
     """Build a network as `build` does, for images that were prepared in that way."""
-    given = {"channels": images.channels, "size": images.size, "code": code}
-    return build(architecture, classes=classes, **given, **arguments)
+    channels, size = images.channels, images.size
+    return build(architecture, classes=classes, channels=channels, size=size, code=code, **arguments)
 
 
 def outline(name: str, **arguments: Any) -> nn.Module:
