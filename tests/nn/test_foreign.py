@@ -143,6 +143,18 @@ def test_timm_by_name() -> None:
         build("timm/resnet18x", classes=2)
 
 
+@pytest.mark.parametrize(("size", "works"), [((30, 30), 32), ((224, 200), 224), ((5, 5), 16)])
+def test_patches_that_do_not_divide_the_images_are_refused_with_a_size_that_works(
+    size: tuple[int, int], works: int
+) -> None:
+    with pytest.raises(UsageError, match=f"a multiple of 16, such as {works}x{works}.$"):
+        outline("vit_b_16", classes=2, size=size)
+    assert outline("vit_b_16", classes=2, size=(works, works)).image_size == works
+    assert outline("vit_b_16", classes=2, size=(48, 48), image_size=48).image_size == 48
+    with pytest.raises(UsageError, match="can't be built for 30x30 with .*indivisible by patch size"):
+        outline("vit_b_16", classes=2, size=(30, 30), image_size=30)
+
+
 def test_native_sizes() -> None:
     assert native("lenet5") == (1, 32, 32)
     assert native("resnet50") == (3, 224, 224)

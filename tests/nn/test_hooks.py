@@ -50,29 +50,6 @@ def test_what_is_returned_takes_the_place_of_the_output_and_keywords_are_inputs_
     assert model(torch.tensor(3), times=2) == 6
 
 
-def test_a_look_can_come_before_the_hooks_that_are_there() -> None:
-    model, order = net().eval(), []
-    handle = model[0].register_forward_hook(lambda *_: order.append("theirs"))
-    for first in (True, False):
-        with watch(model, lambda *_: order.append("ours"), ["0"], first=first):
-            model(torch.ones(1, 1, 4, 4))
-    assert order == ["ours", "theirs", "theirs", "ours"]
-    handle.remove()
-
-
-def test_gradients_reach_the_watcher_unchanged_and_its_hooks_go_with_the_block() -> None:
-    model, x = net().train(), torch.randn(2, 1, 4, 4)
-    seen: list[torch.Tensor] = []
-    with watch(model, names=["1"], gradient=lambda name, tensor: seen.append(tensor) or torch.zeros(1)):
-        logits = model(x)
-        expected = torch.autograd.grad(logits.sum(), model[1].bias, retain_graph=True)[0]
-        assert expected.any()
-    torch.testing.assert_close(seen[0].sum((0, 2, 3)), expected)
-    logits.sum().backward()
-    assert len(seen) == 1
-    torch.testing.assert_close(model[1].bias.grad, expected)
-
-
 @pytest.mark.parametrize(
     ("name", "count"), [("resnet18", 8), ("plain20", 0), ("resnet20", 9), ("mobilenet_v2", 10), ("convnext_tiny", 18)]
 )
@@ -111,12 +88,11 @@ def test_an_inplace_activation_does_not_change_what_was_kept() -> None:
 @pytest.mark.parametrize("inplace", [True, False])
 def test_gradients_equal_autograd(inplace: bool) -> None:
     model, x = net(inplace=inplace).eval(), torch.randn(2, 1, 4, 4)
-    gradients: dict[str, torch.Tensor] = {}
-    with watch(model, names=["1"], gradient=gradients.__setitem__):
-        model(x)[:, 1].sum().backward()
+    with capture(model, ["1"]) as activations:
+        (found,) = torch.autograd.grad(model(x)[:, 1].sum(), activations["1"])
     z = model[1](model[0](x)).detach().requires_grad_()
     (expected,) = torch.autograd.grad(model[4](torch.relu(z).flatten(1))[:, 1].sum(), z)
-    torch.testing.assert_close(gradients["1"], expected)
+    torch.testing.assert_close(found, expected)
 
 
 def test_hooks_go_after_an_exception_and_flags_stay() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,12 @@ from hubel.learning.distributed import gathered, rank, summed
 from hubel.learning.engine import Tally, TrainState
 
 COUNTERS = ("epoch", "position", "step")
+GENERATORS: tuple[tuple[Callable[[], Any], Callable[[Any], None]], ...] = (
+    (torch.get_rng_state, torch.set_rng_state),
+    (torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all),
+    (np.random.get_state, np.random.set_state),
+    (random.getstate, random.setstate),
+)
 
 
 def captured(state: TrainState, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -38,9 +44,13 @@ def captured(state: TrainState, model: nn.Module) -> tuple[dict[str, Tensor], di
     if state.average is not None:
         tensors |= {f"average.{name}": value for name, value in state.average.state_dict().items()}
     strides: dict[str, list[int]] = {}
-    for name, value in _optimizer_tensors(state).items():
-        tensors[name], strides[name] = value, list(value.stride())
-    tensors["random"] = torch.stack(gathered(_random(device)[None].to(device))).squeeze(1)
+    for place, (optimizer, parameter) in _parameters(state).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                name = f"optimizer.{place}.{key}"
+                tensors[name], strides[name] = value, list(value.stride())
+    generator, where = _generator(device)
+    tensors["random"] = torch.stack(gathered(generator.get_rng_state(*where)[None].to(device))).squeeze(1)
     tensors["tally"] = summed(state.tally.sums.to(device, copy=True))
     said = {
         **{name: getattr(state, name) for name in COUNTERS},
@@ -63,18 +73,18 @@ def restore(state: TrainState, model: nn.Module, tensors: Mapping[str, Tensor], 
     _copy_into(model, "model.", tensors)
     if state.average is not None:
         _copy_into(state.average, "average.", tensors)
-    for number, optimizer in enumerate(state.optimizers):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = _parameters(state)
+    for optimizer in state.optimizers:
         optimizer.state.clear()
-        for name, value in tensors.items():
-            if not name.startswith(f"optimizer.{number}."):
-                continue
-            index, key = name.split(".", 3)[2:]
-            if int(index) >= len(parameters):
-                raise RunError("The stored optimizer has more parameters than this network: it is of another one.")
-            where = device if value.ndim else torch.device("cpu")  # step counts of Adam stay on the processor
-            own = torch.empty_strided(value.shape, said["strides"][name], dtype=value.dtype, device=where)
-            optimizer.state[parameters[int(index)]][key] = own.copy_(value)
+    for name, strides in said["strides"].items():
+        place, _, key = name.removeprefix("optimizer.").rpartition(".")
+        if place not in parameters:
+            raise RunError("The stored optimizer has more parameters than this network: it is of another one.")
+        optimizer, parameter = parameters[place]
+        value = tensors[name]
+        on = device if value.ndim else torch.device("cpu")  # step counts of Adam stay on the processor
+        own = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=on)
+        optimizer.state[parameter][key] = own.copy_(value)
     for counter in COUNTERS:
         setattr(state, counter, said[counter])
     sums = tensors["tally"] if rank() == 0 else torch.zeros_like(tensors["tally"])
@@ -82,7 +92,9 @@ def restore(state: TrainState, model: nn.Module, tensors: Mapping[str, Tensor], 
     if said["scaler"]:
         state.scaler = torch.amp.GradScaler(device.type)
         state.scaler.load_state_dict(said["scaler"])
-    _set_random(tensors["random"][min(rank(), len(tensors["random"]) - 1)], device)
+    generator, where = _generator(device)
+    mine = tensors["random"][min(rank(), len(tensors["random"]) - 1)]
+    generator.set_rng_state(mine.cpu().clone(), *where)  # torch 2.15 takes a row for the matrix's first, and crashes
 
 
 def digest(model: nn.Module) -> str:
@@ -130,7 +142,7 @@ def snapshot(state: TrainState, model: nn.Module | None = None) -> Snapshot:
         trainable=tuple(p.requires_grad for p in whole.parameters()),
         flags=tuple(module.training for module in whole.modules()),
         rates=tuple(tuple(group["lr"] for group in optimizer.param_groups) for optimizer in state.optimizers),
-        generators=_generators(),
+        generators=tuple(read() for read, _ in GENERATORS),
     )
 
 
@@ -167,20 +179,8 @@ def _put_back(state: TrainState, model: nn.Module | None, kept: Snapshot) -> Non
     for optimizer, rates in zip(state.optimizers, kept.rates, strict=True):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-    _set_generators(kept.generators)
-
-
-def _generators() -> tuple[Any, ...]:
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return torch.get_rng_state(), devices, np.random.get_state(), random.getstate()
-
-
-def _set_generators(states: tuple[Any, ...]) -> None:
-    torch.set_rng_state(states[0])
-    if states[1]:
-        torch.cuda.set_rng_state_all(states[1])
-    np.random.set_state(states[2])
-    random.setstate(states[3])
+    for (_, write), generator in zip(GENERATORS, kept.generators, strict=True):
+        write(generator)
 
 
 def _copy_into(model: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:
@@ -192,31 +192,17 @@ def _copy_into(model: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> 
         own[name].copy_(value)
 
 
-def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
-    found = {}
-    for number, optimizer in enumerate(state.optimizers):
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        for index, parameter in enumerate(parameters):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    found[f"optimizer.{number}.{index}.{key}"] = value
-    return found
+def _parameters(state: TrainState) -> dict[str, tuple[torch.optim.Optimizer, nn.Parameter]]:
+    """What the optimizers change, by the number of the optimizer and of the parameter in it."""
+    return {
+        f"{number}.{index}": (optimizer, parameter)
+        for number, optimizer in enumerate(state.optimizers)
+        for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"])
+    }
 
 
-def _random(device: torch.device) -> Tensor:
-    """The state of the generator that dropout draws from, (n,) uint8."""
+def _generator(device: torch.device) -> tuple[Any, tuple[torch.device, ...]]:
+    """The module with the generator that dropout draws from, and what its functions want to be told."""
     if device.type == "cuda":
-        return torch.cuda.get_rng_state(device)
-    if device.type == "mps":
-        return torch.mps.get_rng_state()
-    return torch.get_rng_state()
-
-
-def _set_random(state: Tensor, device: torch.device) -> None:
-    state = state.cpu().clone()  # torch 2.15 takes a row of a matrix for its first row, and crashes
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state)
-    else:
-        torch.set_rng_state(state)
+        return torch.cuda, (device,)
+    return (torch.mps if device.type == "mps" else torch), ()

@@ -51,16 +51,14 @@ class TrainConfig:
     patience: Annotated[int | None, "stop after so many epochs without a better validation accuracy"] = None
 
     def __post_init__(self) -> None:
-        positive = {"epochs": self.epochs, "batch-size": self.batch_size, "lr": self.lr, "accumulate": self.accumulate}
-        positive |= {"clip": self.clip, "patience": self.patience, "small-first": self.small_first}
-        for flag, value in positive.items():
+        for name in ("epochs", "batch_size", "lr", "accumulate", "clip", "patience", "small_first"):
+            value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UsageError(f"--{flag} {value}: expected a number above zero.")
-        shares = {"momentum": self.momentum, "warmup": self.warmup, "label-smoothing": self.label_smoothing}
-        shares |= {"ema": self.ema}
-        for flag, value in shares.items():
+                raise UsageError(f"--{name.replace('_', '-')} {value}: expected a number above zero.")
+        for name in ("momentum", "warmup", "label_smoothing", "ema"):
+            value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                raise UsageError(f"--{flag} {value}: expected a number from 0 to below 1.")
+                raise UsageError(f"--{name.replace('_', '-')} {value}: expected a number from 0 to below 1.")
         if not 0 < self.stage_decay <= 1:
             raise UsageError(f"--stage-decay {self.stage_decay}: expected a share above 0, at most 1.")
         if self.weight_decay is not None and not self.weight_decay >= 0:

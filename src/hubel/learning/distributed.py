@@ -46,11 +46,6 @@ def world_size() -> int:
     return 1 if _Team.group is None or _Team.alone else dist.get_world_size()
 
 
-def launched() -> bool:
-    """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextmanager
 def joined() -> Iterator[None]:
     """Join the other processes for a while, where there are any: by NCCL where there are GPUs, by gloo elsewhere.
@@ -58,7 +53,7 @@ def joined() -> Iterator[None]:
     Raises:
         RunError: working together failed; it names the process that gave no sign of late.
     """
-    if not launched():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:  # else torchrun started several
         yield
         return
     given, number, count = next(rendezvous("env://"))
@@ -107,14 +102,10 @@ def wait_for_all() -> None:
 
 def from_first(text: str | None) -> str:
     """Return the first process's text in all of them."""
-    if world_size() == 1:
-        return text or ""
-    content = torch.frombuffer(bytearray((text or "").encode()), dtype=torch.uint8) if rank() == 0 else None
-    length = torch.tensor([0 if content is None else len(content)])
-    dist.broadcast(length, 0)
-    content = torch.empty(int(length), dtype=torch.uint8) if content is None else content
-    dist.broadcast(content, 0)
-    return content.numpy().tobytes().decode()
+    content = [text or ""]
+    if world_size() > 1:
+        dist.broadcast_object_list(content, 0, device=torch.device("cpu"))
+    return content[0]
 
 
 def summed(value: Tensor) -> Tensor:
@@ -161,13 +152,9 @@ def gathered(part: Tensor) -> list[Tensor]:
     """Return the tensors of all processes, in their order; they may differ in length."""
     if world_size() == 1:
         return [part]
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
-    dist.all_gather(lengths, torch.tensor([len(part)]), group=_Team.group)
-    longest = max(int(n) for n in lengths)
-    padded = torch.cat((part, part.new_zeros(longest - len(part), *part.shape[1:])))
-    parts = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(parts, padded, group=_Team.group)
-    return [p[: int(n)] for p, n in zip(parts, lengths, strict=True)]
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, part.cpu().clone(), group=_Team.group)  # a clone, as a view would send its whole
+    return [tensor.to(part.device) for tensor in parts]
 
 
 def same_buffers(model: nn.Module) -> None:
@@ -189,9 +176,6 @@ def wrapped(model: nn.Module, *, sync_norm: bool) -> nn.Module:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     device = next(model.parameters()).device
     devices = [device.index] if device.type == "cuda" else None
-    known = inspect.signature(DistributedDataParallel).parameters
-    unsynced = (
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    )  # torch 2.15 renamed it
-    options: dict[str, Any] = {unsynced: False}
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters  # by torch 2.15
+    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
     return DistributedDataParallel(model, device_ids=devices, process_group=_Team.group, **options)

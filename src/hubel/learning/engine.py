@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +39,7 @@ class Batches(Protocol):
         """Yield the batches of an epoch from number `start` on, with images of `size` pixels a side."""
 
 
+E = TypeVar("E", Step, EpochEnd)
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -132,8 +133,7 @@ def fit(
             images = sum(batch.count for batch in group)
             seconds = time.perf_counter() - began
             state.tally.images, state.tally.seconds = state.tally.images + images, state.tally.seconds + seconds
-            flags = [module.training for module in state.model.modules()]
-            yield Step(
+            step = Step(
                 epoch=state.epoch + 1,
                 epochs=epochs,
                 batch=state.position,
@@ -148,22 +148,23 @@ def fit(
                 seconds=seconds,
                 waited=waited,
             )
-            _put_back(state.model, flags)
+            yield from _shown(step, state.model)
             if state.pace >= 1:
                 break
             began = time.perf_counter()
         ended = _epoch_end(state)
         state.epoch, state.position = state.epoch + 1, 0
-        flags = [module.training for module in state.model.modules()]
-        yield ended
-        _put_back(state.model, flags)
+        yield from _shown(ended, state.model)
         if state.pace >= 1:
             return
 
 
-def _put_back(model: nn.Module, flags: Sequence[bool]) -> None:
-    for module, flag in zip(model.modules(), flags, strict=True):
-        module.training = flag
+def _shown(event: E, model: nn.Module) -> Iterator[E]:
+    """Yield an event, and give every module its train flag back."""
+    flags = [(module, module.training) for module in model.modules()]
+    yield event
+    for module, training in flags:
+        module.training = training
 
 
 def _step(
@@ -191,12 +192,10 @@ def _step(
             autocast = torch.autocast(batch.images.device.type, dtype=dtype, enabled=dtype is not None)
             with autocast, nullcontext() if config.compile else faster(config.precision):
                 logits = network(batch.images)
-            loss = F.cross_entropy(
-                logits if logits.dtype == torch.float64 else logits.float(),
-                batch.targets.to(logits.dtype) if logits.dtype == torch.float64 else batch.targets,
-                weight=class_weights,
-                label_smoothing=config.label_smoothing or 0.0,
-            )
+            exact = logits if logits.dtype == torch.float64 else logits.float()
+            smoothing = config.label_smoothing or 0.0
+            targets = batch.targets.to(exact.dtype)
+            loss = F.cross_entropy(exact, targets, weight=class_weights, label_smoothing=smoothing)
             share = len(batch.labels) / batch.count / len(group)  # of this process in the whole batch
             state.scaler.scale(loss * (share * world_size())).backward()  # DDP takes the mean over processes
         losses.append(loss.detach() * share)
@@ -204,7 +203,7 @@ def _step(
     for optimizer in state.optimizers:
         state.scaler.unscale_(optimizer)
     trained = [p for p in state.model.parameters() if p.grad is not None]
-    grad_norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    grad_norm = nn.utils.get_total_norm([cast(Tensor, p.grad) for p in trained])
     if config.clip is not None:
         nn.utils.clip_grads_with_norm_(trained, config.clip, grad_norm)
     for optimizer in state.optimizers:

@@ -23,7 +23,8 @@ def parameter_groups(
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            distance = len(stages) - 1 - _stage_of(name, stages)
+            own = (n for n, names in enumerate(stages, 1) if any(name.startswith(f"{stage}.") for stage in names))
+            distance = len(stages) - next(own, len(stages))  # none is told: the full rate
             decays = parameter.squeeze().ndim > 1  # a scale per channel is no weight, whatever its shape
             groups.setdefault((stage_decay**distance, decays), []).append(parameter)
     return [
@@ -92,10 +93,9 @@ def optimizers(
     momentum = 0.9 if config.momentum is None else config.momentum
     if config.optimizer == "muon":
         return _muon_and_sgd(groups, lr, momentum, torch.bfloat16 if config.precision == "bfloat16" else None)
-    if config.optimizer == "adam":
-        return (torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999), fused=True),)
-    if config.optimizer == "adamw":
-        return (torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999), fused=True),)
+    if config.optimizer in ("adam", "adamw"):
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return (kind(groups, lr=lr, betas=(momentum, 0.999), fused=True),)
     return (torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True),)
 
 
@@ -116,11 +116,3 @@ def _muon_and_sgd(
     if rest:
         found.append(torch.optim.SGD(rest, lr=lr, momentum=DENSE_MOMENTUM, nesterov=True))
     return tuple(found)
-
-
-def _stage_of(parameter: str, stages: Sequence[Sequence[str]]) -> int:
-    """The stage that a parameter is of; the last where none is told, so that its rate is the full one."""
-    for number, names in enumerate(stages):
-        if any(parameter.startswith(name + ".") for name in names):
-            return number
-    return len(stages) - 1

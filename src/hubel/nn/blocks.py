@@ -159,14 +159,14 @@ def make_shortcut(kind: Shortcut, inputs: int, outputs: int, stride: int, norm: 
     return nn.Sequential(conv(inputs, outputs, 1, stride=stride, bias=norm == "none"), make_norm(norm, outputs))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (He et al. 2016, figure 5 left); ``none`` leaves the shortcut out.
+class Residual(nn.Module):
+    """Convolutions with norm and activation, round which a shortcut leads; ``none`` leaves the shortcut out.
 
-    Attention, where there is any, weighs the branch before the shortcut is added.
-    Shape: (N, inputs, H, W) → (N, channels, ceil(H / stride), ceil(W / stride)).
+    Attention, where there is any, weighs the branch before the shortcut is added. Keys: conv1, bn1, conv2, …,
+    attention, downsample. Shape: (N, inputs, H, W) → (N, expansion · channels, ceil(H / stride), ceil(W / stride)).
     """
 
-    expansion: ClassVar[int] = 1
+    expansion: ClassVar[int]
 
     def __init__(
         self,
@@ -182,68 +182,43 @@ class BasicBlock(nn.Module):
         attention: Attention = "none",
     ) -> None:
         super().__init__()
-        bias = norm == "none"
-        self.conv1 = conv(inputs, channels, kernel, stride=stride, bias=bias)
-        self.bn1 = make_norm(norm, channels)
-        self.act1 = make_activation(activation)
-        self.conv2 = conv(channels, channels, kernel, bias=bias)
-        self.bn2 = make_norm(norm, channels)
-        self.attention = make_attention(attention, channels, se=se)
-        self.downsample = make_shortcut(shortcut, inputs, channels, stride, norm)
-        self.add = None if shortcut == "none" else Add()
-        self.act2 = make_activation(activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.attention(self.bn2(self.conv2(y)))
-        if self.add is not None:
-            y = self.add(x if self.downsample is None else self.downsample(x), y)
-        return self.act2(y)  # type: ignore[no-any-return]
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions round which a shortcut leads (He et al. 2016, figure 5 right).
-
-    The stride sits in the 3x3 convolution, as in torchvision. Shape: (N, inputs, H, W) → (N, 4 channels, H', W').
-    """
-
-    expansion: ClassVar[int] = 4
-
-    def __init__(
-        self,
-        inputs: int,
-        channels: int,
-        *,
-        stride: int = 1,
-        shortcut: Shortcut = "projection",
-        norm: Norm = "batch",
-        activation: Activation = "relu",
-        kernel: int = 3,
-        se: bool = False,
-        attention: Attention = "none",
-    ) -> None:
-        super().__init__()
-        bias, outputs = norm == "none", channels * self.expansion
-        self.conv1 = conv(inputs, channels, 1, bias=bias)
-        self.bn1 = make_norm(norm, channels)
-        self.act1 = make_activation(activation)
-        self.conv2 = conv(channels, channels, kernel, stride=stride, bias=bias)
-        self.bn2 = make_norm(norm, channels)
-        self.act2 = make_activation(activation)
-        self.conv3 = conv(channels, outputs, 1, bias=bias)
-        self.bn3 = make_norm(norm, outputs)
+        outputs = channels * self.expansion
+        rows = [(kernel, stride, channels), (kernel, 1, outputs)]
+        if self.expansion > 1:  # 1x1 convolutions lead to the channels of the kernel and back
+            rows = [(1, 1, channels), (kernel, stride, channels), (1, 1, outputs)]
+        self.depth, width = len(rows), inputs
+        for number, (size, step, wide) in enumerate(rows, 1):
+            self.add_module(f"conv{number}", conv(width, wide, size, stride=step, bias=norm == "none"))
+            self.add_module(f"bn{number}", make_norm(norm, wide))
+            if number < self.depth:
+                self.add_module(f"act{number}", make_activation(activation))
+            width = wide
         self.attention = make_attention(attention, outputs, se=se)
         self.downsample = make_shortcut(shortcut, inputs, outputs, stride, norm)
         self.add = None if shortcut == "none" else Add()
-        self.act3 = make_activation(activation)
+        self.add_module(f"act{self.depth}", make_activation(activation))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        y = self.act2(self.bn2(self.conv2(y)))
-        y = self.attention(self.bn3(self.conv3(y)))
-        if self.add is not None:
-            y = self.add(x if self.downsample is None else self.downsample(x), y)
-        return self.act3(y)  # type: ignore[no-any-return]
+        y = x
+        for number in range(1, self.depth + 1):
+            y = getattr(self, f"bn{number}")(getattr(self, f"conv{number}")(y))
+            if number == self.depth:
+                y = self.attention(y)
+                y = y if self.add is None else self.add(x if self.downsample is None else self.downsample(x), y)
+            y = getattr(self, f"act{number}")(y)
+        return y
+
+
+class BasicBlock(Residual):
+    """Two 3x3 convolutions (He et al. 2016, figure 5 left)."""
+
+    expansion = 1
+
+
+class Bottleneck(Residual):
+    """1x1, 3x3 and 1x1 convolutions (figure 5 right); the stride sits in the 3x3 one, as in torchvision."""
+
+    expansion = 4
 
 
 class InvertedResidual(nn.Module):

@@ -52,15 +52,15 @@ def copies(model: nn.Module, device: str) -> dict[str, Tensor]:
     Raises:
         UsageError: a lazy layer has no shape yet.
     """
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    for name, tensor in tensors.items():
+    buffers = dict(model.named_buffers())
+    found = {}
+    for name, tensor in {**dict(model.named_parameters()), **buffers}.items():
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
             raise UsageError(f"{name} has no shape yet: pass one batch of images through the model first.")
-    buffers = {name for name, _ in model.named_buffers()}  # copied always, as a forward may write into them
-    return {
-        name: moved(tensor, device).clone() if name in buffers else moved(tensor, device)
-        for name, tensor in tensors.items()
-    }
+        found[name] = moved(tensor, device)
+        if name in buffers:  # copied always, as a forward may write into them
+            found[name] = found[name].clone()
+    return found
 
 
 def moved(tensor: Tensor, device: str) -> Tensor:
@@ -124,18 +124,18 @@ def answer(model: nn.Module, size: tuple[int, int, int]) -> Any:
     Raises:
         Exception: whatever the model raises.
     """
+
+    def on(device: str) -> Any:
+        image, tensors = blank(model, size, device), copies(model, device)
+        with undisturbed(model), Shapes(image.device):
+            return functional_call(model, tensors, (image,))
+
     try:
-        return _answer(model, size, "meta")
+        return on("meta")
     except Exception as error:
         if not needs_numbers(error):
             raise
-    return _answer(model, size, "cpu")
-
-
-def _answer(model: nn.Module, size: tuple[int, int, int], device: str) -> Any:
-    image, tensors = blank(model, size, device), copies(model, device)
-    with undisturbed(model), Shapes(image.device):
-        return functional_call(model, tensors, (image,))
+    return on("cpu")
 
 
 def takes(model: nn.Module, size: tuple[int, int, int]) -> bool:

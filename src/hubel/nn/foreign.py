@@ -44,13 +44,18 @@ def torchvision_names() -> list[str]:
 
 
 def build_torchvision(name: str, classes: int, channels: int, size: Size, arguments: Arguments) -> nn.Module:
-    """Build one of torchvision's classifiers with new weights; its first convolution is replaced for other channels."""
+    """Build one of torchvision's classifiers with new weights; its first convolution is replaced for other channels.
+
+    Raises:
+        UsageError: it refuses an argument, or doesn't take images of that size.
+    """
     import torchvision
 
-    merged = {**TORCHVISION_ARGUMENTS.get(name, {}), **_size_arguments(name, size), **arguments}
+    told = _size_arguments(name, size) if not set(SIZES) & set(arguments) else {}
+    merged = {**TORCHVISION_ARGUMENTS.get(name, {}), **told, **arguments}
     try:
         model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **merged)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError) as error:
         raise _cant_build(f"torchvision's {name}", size, merged, error) from error
     check_size(model, name, size)
     if channels != 3:
@@ -168,30 +173,22 @@ def native(name: str) -> tuple[int, int, int]:
         timm, bare = import_timm(), name.removeprefix(TIMM)
         known = timm.get_pretrained_cfg(bare) if timm.is_model(bare) else None
         return cast(tuple[int, int, int], tuple(known.input_size)) if known is not None else IMAGENET
-    if is_code(name):
+    bare = name.removeprefix(TORCHVISION)
+    if is_code(name) or bare not in torchvision_names():
         return IMAGENET
     import torchvision
 
-    bare = name.removeprefix(TORCHVISION)
-    if bare not in torchvision_names():
-        return IMAGENET
-    weights = torchvision.models.get_model_weights(bare).DEFAULT
-    side = int(weights.transforms().crop_size[0])
+    side = int(torchvision.models.get_model_weights(bare).DEFAULT.transforms().crop_size[0])
     return 3, side, side
 
 
 def adapt_channels(model: nn.Module, channels: int) -> None:
     """Replace the model's first convolution, in place, by one with new weights for that many input channels."""
     name, old = next((n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
-    new = nn.Conv2d(
-        channels,
-        old.out_channels,
-        old.kernel_size,  # type: ignore[arg-type]
-        old.stride,  # type: ignore[arg-type]
-        old.padding,  # type: ignore[arg-type]
-        old.dilation,  # type: ignore[arg-type]
-        bias=old.bias is not None,
-    )
+    new = copy.deepcopy(old)
+    new.in_channels = channels
+    new.weight = nn.Parameter(old.weight.new_empty(old.out_channels, channels, *old.kernel_size))
+    new.reset_parameters()
     model.set_submodule(name, he_init(new))
 
 
@@ -210,7 +207,16 @@ def _size_arguments(name: str, size: Size) -> Arguments:
     """The few networks that are made for one size have to be told it."""
     if name.startswith("maxvit"):
         return {"input_size": tuple(size)}
-    return {"image_size": size[0]} if name.startswith("vit") and size[0] == size[1] else {}
+    if not name.startswith("vit"):
+        return {}
+    patch = int(name.rpartition("_")[2])
+    if size[0] != size[1] or size[0] % patch:
+        near = max(1, round(max(size) / patch)) * patch
+        raise UsageError(
+            f"images of {size[0]}x{size[1]} don't fit {name}: its patches need squares whose side is a multiple of "
+            f"{patch}, such as {near}x{near}."
+        )
+    return {"image_size": size[0]}
 
 
 def import_timm() -> Any:

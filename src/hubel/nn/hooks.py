@@ -14,7 +14,6 @@ from hubel.errors import UsageError
 
 Before = Callable[[str, nn.Module, tuple[Any, ...]], None]
 After = Callable[[str, nn.Module, tuple[Any, ...], Any], Any]
-Gradient = Callable[[str, Tensor], None]
 
 
 @contextmanager
@@ -24,8 +23,6 @@ def watch(
     names: Iterable[str] | None = None,
     *,
     before: Before | None = None,
-    gradient: Gradient | None = None,
-    first: bool = False,
 ) -> Iterator[None]:
     """Call functions as modules run, while the block does. Train flags are not touched, and all hooks go in the end.
 
@@ -36,9 +33,6 @@ def watch(
             takes the place of the output.
         names: as in ``model.named_modules()``; None is every module, the model itself (called "") included.
         before: ``before(name, module, inputs)`` when a module is called.
-        gradient: ``gradient(name, tensor)`` when a backward pass, inside of the block, has reached a module's output:
-            the gradient with respect to it. Outputs that are not tensors have none.
-        first: look before the hooks that the modules have already.
 
     Raises:
         UsageError: the model has no module of that name.
@@ -53,27 +47,18 @@ def watch(
     """
     every = dict(model.named_modules())
     modules = every if names is None else {name: find_module(model, name) for name in names}
-    with ExitStack() as hooks:
 
-        def enter(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            assert before is not None
+    def leave(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        return None if after is None else after(name, module, (*args, *kwargs.values()), output)
+
+    def enter(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if before is not None:
             before(name, module, (*args, *kwargs.values()))
 
-        def reach(name: str, tensor: Tensor) -> None:
-            assert gradient is not None
-            gradient(name, tensor)  # what it returns would take the gradient's place
-
-        def leave(name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-            if gradient is not None and isinstance(output, Tensor) and output.requires_grad:
-                hooks.callback(output.register_hook(partial(reach, name)).remove)
-            return None if after is None else after(name, module, (*args, *kwargs.values()), output)
-
+    with ExitStack() as hooks:
         for name, module in modules.items():
-            if before is not None:
-                seen = module.register_forward_pre_hook(partial(enter, name), with_kwargs=True, prepend=first)
-                hooks.callback(seen.remove)
-            done = module.register_forward_hook(partial(leave, name), with_kwargs=True, prepend=first)
-            hooks.callback(done.remove)
+            hooks.callback(module.register_forward_pre_hook(partial(enter, name), with_kwargs=True).remove)
+            hooks.callback(module.register_forward_hook(partial(leave, name), with_kwargs=True).remove)
         yield
 
 

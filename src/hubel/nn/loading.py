@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hubel.errors import ModelError
 from hubel.nn.stages import find_stages
 from hubel.nn.weights import Weights, matched
-from hubel.nn.zoo import Builder, build
+from hubel.nn.zoo import Builder, build_for
 
 LEAST_SHARE = 0.5  # of the network's numbers, the head left out, that have to fit
 
@@ -107,11 +107,9 @@ def pretrained(weights: Weights, *, code: Builder | None = None) -> tuple[nn.Mod
     Raises:
         ModelError: keys are missing or of other shapes: its answers would be worthless.
     """
-    channels, size = weights.preprocess.channels, weights.preprocess.size
-    model = build(
-        weights.architecture, classes=weights.count, channels=channels, size=size, code=code, **weights.arguments
-    )
-    report = load_into(model, weights, shape=(channels, *size))
+    images = weights.preprocess
+    model = build_for(weights.architecture, weights.count, images, weights.arguments, code)
+    report = load_into(model, weights, shape=(images.channels, *images.size))
     if lost := [*report.head, *report.missing, *report.reshaped]:
         raise ModelError(
             f"{weights.name} lacks {len(lost)} of the tensors of {weights.architecture} ({', '.join(lost[:3])}, …), so "

@@ -17,7 +17,6 @@ NAMES = {
     "bmm": "matmul",
     "baddbmm": "matmul",
     "constant_pad_nd": "pad",
-    "native_batch_norm": "batch_norm",
     "native_group_norm": "group_norm",
     "native_layer_norm": "layer_norm",
     "safe_softmax": "softmax",
@@ -97,34 +96,25 @@ def _name(raw: str, arguments: dict[str, Any]) -> str:
         return f"conv{'_transpose' * arguments['transposed']}{arguments['weight'].ndim - 2}d"
     if raw.startswith("scaled_dot_product"):
         return "attention"
-    if "batch_norm" in raw:
-        return "batch_norm"
-    return NAMES.get(raw, raw.removesuffix("_with_indices"))
+    return "batch_norm" if "batch_norm" in raw else NAMES.get(raw, raw.removesuffix("_with_indices"))
 
 
 def window(call: Call) -> Window | None:
     """What a convolution or a pooling slides over the map; None for other operations."""
-    a = call.arguments
-    if call.name in CONVOLUTIONS + TRANSPOSED:
-        weight, groups = a["weight"], a["groups"]
-        axes = weight.ndim - 2
-        return Window(
-            kernel=tuple(weight.shape[2:]),
-            **{name: per_axis(a[name], axes) for name in ("stride", "padding", "dilation")},
-            groups=groups,
-            depthwise=groups > 1 and groups == a["input"].shape[-axes - 1],
-            bias=a["bias"] is not None,
-        )
-    if call.name[:-2] in ("max_pool", "avg_pool"):
-        axes = int(call.name[-2])
-        kernel = per_axis(a["kernel_size"], axes)
-        return Window(
-            kernel=kernel,
-            stride=per_axis(a["stride"], axes) if a.get("stride") else kernel,
-            padding=per_axis(a["padding"], axes),
-            dilation=per_axis(a.get("dilation", 1), axes),
-        )
-    return None
+    a, convolves = call.arguments, call.name in CONVOLUTIONS + TRANSPOSED
+    if not convolves and call.name[:-2] not in ("max_pool", "avg_pool"):
+        return None
+    axes, groups = int(call.name[-2]), a.get("groups", 1)
+    kernel = tuple(a["weight"].shape[2:]) if convolves else per_axis(a["kernel_size"], axes)
+    return Window(
+        kernel=kernel,
+        stride=per_axis(a.get("stride") or kernel, axes),
+        padding=per_axis(a["padding"], axes),
+        dilation=per_axis(a.get("dilation", 1), axes),
+        groups=groups,
+        depthwise=groups > 1 and groups == a["input"].shape[-axes - 1],
+        bias=a.get("bias") is not None,
+    )
 
 
 def per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
@@ -164,7 +154,7 @@ def detail(call: Call) -> str:
     """Say the settings in a few words: ``3×3, stride 2, padding 1``; empty where there are none."""
     found = window(call)
     if found is not None:
-        return _window_words(found, convolution=call.name in CONVOLUTIONS + TRANSPOSED)
+        return _window_words(found)
     if call.name == "linear":
         left, _ = factors(call)
         bias = ", bias" if call.raw == "addmm" or call.arguments.get("bias") is not None else ""
@@ -174,7 +164,7 @@ def detail(call: Call) -> str:
     return ""
 
 
-def _window_words(found: Window, *, convolution: bool) -> str:
+def _window_words(found: Window) -> str:
     words = [_times(found.kernel)]
     for name, usual in (("stride", 1), ("padding", 0), ("dilation", 1)):
         values = getattr(found, name)
@@ -182,7 +172,7 @@ def _window_words(found: Window, *, convolution: bool) -> str:
             words.append(f"{name} {values[0] if len(set(values)) == 1 else _times(values)}")
     if found.groups > 1:
         words.append("depthwise" if found.depthwise else f"groups {found.groups}")
-    if convolution and found.bias:
+    if found.bias:
         words.append("bias")
     return ", ".join(words)
 

@@ -64,11 +64,13 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         check_stem(stem)
+        check_name("down", down, get_args(Down))
         size, stride = (kernel, 1) if stem == "small" else (7, 4 if down == "stride" else 2)
         self.conv1 = conv(channels, width, size, stride=stride, bias=norm == "none")
         self.bn1 = make_norm(norm, width)
         self.act = make_activation(activation)
-        self.maxpool = nn.Identity() if stem == "small" else _stem_pool(down)
+        pools = {"max": nn.MaxPool2d, "average": nn.AvgPool2d} if stem == "imagenet" else {}
+        self.maxpool = pools[down](3, 2, 1) if down in pools else nn.Identity()
         self.pool_first = down == "max" and activation in RISING  # the same maps, from a quarter of the activations
         make_block = partial(
             block, shortcut=shortcut, norm=norm, activation=activation, kernel=kernel, se=se, attention=attention
@@ -76,9 +78,10 @@ class ResNet(nn.Module):
         self.stages = [f"layer{number}" for number in range(1, len(depths) + 1)]
         inputs = width
         for number, (name, depth) in enumerate(zip(self.stages, depths, strict=True)):
-            wide, stride = width * 2**number, 1 if number == 0 else 2
-            self.add_module(name, _stage(make_block, depth, inputs, wide, wide * block.expansion, stride))
+            wide = width * 2**number
+            blocks = [make_block(inputs, wide, stride=1 if number == 0 else 2)]
             inputs = wide * block.expansion
+            self.add_module(name, nn.Sequential(*blocks, *(make_block(inputs, wide) for _ in range(depth - 1))))
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.dropout = make_dropout(dropout) if dropout else None
         self.key = key
@@ -91,21 +94,6 @@ class ResNet(nn.Module):
             x = getattr(self, name)(x)
         x = torch.flatten(self.avgpool(x), 1)
         return getattr(self, self.key)(x if self.dropout is None else self.dropout(x))  # type: ignore[no-any-return]
-
-
-def _stem_pool(down: Down) -> nn.Module:
-    check_name("down", down, get_args(Down))
-    if down == "max":
-        return nn.MaxPool2d(3, 2, 1)
-    return nn.AvgPool2d(3, 2, 1) if down == "average" else nn.Identity()
-
-
-def _stage(
-    make_block: Callable[..., nn.Module], depth: int, inputs: int, width: int, outputs: int, stride: int
-) -> nn.Sequential:
-    """`depth` blocks of which the first changes the size and the number of channels."""
-    first = make_block(inputs, width, stride=stride)
-    return nn.Sequential(first, *(make_block(outputs, width) for _ in range(depth - 1)))
 
 
 def cifar_resnet(depth: int, shortcut: Shortcut = "pad") -> Callable[..., ResNet]:
@@ -126,11 +114,13 @@ def cifar_resnet(depth: int, shortcut: Shortcut = "pad") -> Callable[..., ResNet
 
 
 # Parameters at 1000 classes: 11,689,512, 21,797,672, 25,557,032, 44,549,160 and 60,192,808.
-resnet18 = partial(ResNet, BasicBlock, (2, 2, 2, 2))
-resnet34 = partial(ResNet, BasicBlock, (3, 4, 6, 3))
-resnet50 = partial(ResNet, Bottleneck, (3, 4, 6, 3))
-resnet101 = partial(ResNet, Bottleneck, (3, 4, 23, 3))
-resnet152 = partial(ResNet, Bottleneck, (3, 8, 36, 3))
+IMAGENET = {
+    "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
+    "resnet34": partial(ResNet, BasicBlock, (3, 4, 6, 3)),
+    "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
+    "resnet101": partial(ResNet, Bottleneck, (3, 4, 23, 3)),
+    "resnet152": partial(ResNet, Bottleneck, (3, 8, 36, 3)),
+}
 
 # 0.27, 0.46, 0.66, 0.85 and 1.7 million parameters (paper, table 6).
 CIFAR_DEPTHS = (20, 32, 44, 56, 110)

@@ -20,7 +20,7 @@ from hubel.as_json import from_json, to_json
 from hubel.errors import HubelError, ModelError
 from hubel.nn.foreign import is_code
 from hubel.nn.tensor_file import read_tensors, tensor_writer
-from hubel.nn.zoo import Builder, build
+from hubel.nn.zoo import Builder, build_for
 from hubel.records import ModelCard
 from hubel.runs import json_text, write_json, write_text
 
@@ -68,14 +68,7 @@ def load_model(
         raise ModelError(f"The network in {folder} is hubel's own {card.architecture}: leave --model out.")
     tensors, _ = read_tensors(folder / "model.safetensors")
     try:
-        model = build(
-            card.architecture,
-            classes=len(card.classes),
-            channels=card.preprocess.channels,
-            size=card.preprocess.size,
-            code=code,
-            **card.arguments,
-        )
+        model = build_for(card.architecture, len(card.classes), card.preprocess, card.arguments, code)
         model.load_state_dict(tensors)
     except (HubelError, RuntimeError, TypeError) as error:
         what = str(error).splitlines()[0]

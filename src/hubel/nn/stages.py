@@ -87,17 +87,16 @@ def set_trainable(model: nn.Module, stages: Stages, depth: int | None) -> None:
 def features_are_enough(model: nn.Module, head: str, images: Tensor) -> bool:
     """Whether the head alone, given what it was given, makes the logits again: then features can be kept."""
     with torch.no_grad(), evaluating(model):
-        features, logits = _features_and_logits(model, head, images)
-        if features is None:
+        given, logits = _given_and_logits(model, head, images)
+        if len(given) != 1 or len(given[0]) != 1 or not isinstance(given[0][0], Tensor):
             return False
-        again = answer_from_features(model, head, features)
+        again = answer_from_features(model, head, given[0][0])
         return again.shape == logits.shape and torch.allclose(again, logits, rtol=1e-3, atol=1e-4)
 
 
 def features_of(model: nn.Module, head: str, images: Tensor) -> Tensor:
     """Return what the head is given for images (N, C, H, W): (N, …) of the model's type."""
-    features, _ = _features_and_logits(model, head, images)
-    assert features is not None
+    features: Tensor = _given_and_logits(model, head, images)[0][0][0]
     return features
 
 
@@ -107,15 +106,12 @@ def answer_from_features(model: nn.Module, head: str, features: Tensor) -> Tenso
     return logits.flatten(1)
 
 
-def _features_and_logits(model: nn.Module, head: str, images: Tensor) -> tuple[Tensor | None, Tensor]:
-    given: list[Tensor | None] = []
-
-    def keep(_name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        given.append(inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Tensor) else None)
-
-    with watch(model, names=[head], before=keep):
+def _given_and_logits(model: nn.Module, head: str, images: Tensor) -> tuple[list[tuple[Any, ...]], Tensor]:
+    """What each call of the head was given, and what the network answers."""
+    given: list[tuple[Any, ...]] = []
+    with watch(model, names=[head], before=lambda _name, _module, inputs: given.append(inputs)):
         logits: Tensor = model(images)
-    return (given[0] if len(given) == 1 else None), logits
+    return given, logits
 
 
 def _final(model: nn.Module, outputs: Shapes, answer: Any) -> str:

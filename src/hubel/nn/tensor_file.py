@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hubel.errors import ModelError
 from hubel.runs import write_bytes
 
 ZEROS = b"0" * 64
+SEAL = re.compile(rb'"sha256": "([0-9a-f]{64})"')  # the header begins with it
 TYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -47,7 +49,17 @@ def tensor_writer(
         ModelError: a tensor's type is none of `TYPES`. RunError, by what is returned: the file can't be written.
     """
     content = _content(tensors, {"sha256": ZEROS.decode(), "format": "pt", **(texts or {})})
-    return lambda: _write(file, content)
+
+    def write() -> None:
+        everything = content.numpy().data
+        seal = SEAL.search(everything)
+        assert seal is not None
+        place = slice(*seal.span(1))
+        everything[place] = ZEROS
+        everything[place] = hashlib.sha256(everything).hexdigest().encode()
+        write_bytes(file, everything)
+
+    return write
 
 
 @torch.no_grad()
@@ -71,14 +83,6 @@ def _content(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Tens
     return content
 
 
-def _write(file: Path, content: Tensor) -> None:
-    everything = content.numpy().data
-    begin = 8 + int.from_bytes(everything[:8], "little")
-    place = bytes(everything[:begin]).index(ZEROS, 8)
-    everything[place : place + 64] = hashlib.sha256(everything).hexdigest().encode()
-    write_bytes(file, everything)
-
-
 def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read what `tensor_writer` wrote: the tensors, on the CPU, and the texts.
 
@@ -87,28 +91,21 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         content = bytearray(file.read_bytes())
-        begin = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:begin])
-        texts: dict[str, str] = header.pop("__metadata__", {})
-        whole = begin + max((value["data_offsets"][1] for value in header.values()), default=0)
-        digest = texts.pop("sha256", "")
-        place = content.index(digest.encode(), 8) if len(digest) == 64 else -1
     except FileNotFoundError as error:
         raise ModelError(f"{file} does not exist: the folder is incomplete.") from error
     except OSError as error:
         raise _unreadable(file, f"can't be read ({error})") from error
-    except (ValueError, AttributeError, LookupError, TypeError) as error:
-        raise _unreadable(file, "can't be read (its header is damaged, or it is no safetensors file)") from error
-    if len(content) < whole:
-        raise _unreadable(file, f"is cut off ({len(content):,} of {whole:,} bytes)")
-    if place >= 0:
-        content[place : place + 64] = ZEROS
-    if place < 0 or hashlib.sha256(content).hexdigest() != digest:
-        raise _unreadable(file, "was changed or damaged (its checksum is wrong)")
-    texts.pop("format", None)
+    seal = SEAL.search(content)
+    if seal is None:
+        raise _unreadable(file, "can't be read (its header is damaged, or it is no safetensors file)")
+    digest = seal[1].decode()
+    content[seal.start(1) : seal.end(1)] = ZEROS
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise _unreadable(file, "was cut off, changed or damaged (its checksum is wrong)")
     try:
-        return load(bytes(content)), texts
-    except SafetensorError as error:
+        texts = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        return load(bytes(content)), {name: text for name, text in texts.items() if name not in ("sha256", "format")}
+    except (SafetensorError, ValueError, LookupError) as error:
         raise _unreadable(file, f"can't be read ({error})") from error
 
 

@@ -10,7 +10,7 @@ from hubel.nn.assembly import Stem, assemble, check_size, check_stem
 from hubel.nn.blocks import Down, conv_block
 from hubel.nn.layers import Activation, Norm, he_init, make_activation, make_dropout
 
-WIDTHS = (64, 128, 256, 512, 512)
+WIDTHS, DENSE = (64, 128, 256, 512, 512), 4096  # channels of the stages; width of the dense layers
 DEPTHS = {  # convolutions in each stage; the name counts the layers with weights
     "vgg11": (1, 1, 2, 2, 2),  # 132,863,336 parameters at 1000 classes; batch norms add 5,504
     "vgg13": (2, 2, 2, 2, 2),  # 133,047,848 and 5,888
@@ -65,13 +65,7 @@ def vgg(
             layers += block(inputs, width, down=down if halves else "none")
             inputs = width
     side = 7 if stem == "imagenet" else 1
-    classifier = (
-        he_init(nn.Linear(WIDTHS[-1] * side * side, 4096)),
-        make_activation(activation),
-        make_dropout(dropout),
-        he_init(nn.Linear(4096, 4096)),
-        make_activation(activation),
-        make_dropout(dropout),
-        nn.Linear(4096, classes),
-    )
-    return assemble(layers, *classifier, side=side)
+    classifier: list[nn.Module] = []
+    for features in (WIDTHS[-1] * side * side, DENSE):
+        classifier += he_init(nn.Linear(features, DENSE)), make_activation(activation), make_dropout(dropout)
+    return assemble(layers, *classifier, nn.Linear(DENSE, classes), side=side)

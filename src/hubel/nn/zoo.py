@@ -19,6 +19,7 @@ from hubel.nn import convnext, courses, efficientnet, foreign, mobilenet, resnet
 from hubel.nn.config import SET_BY_HUBEL, Defaults
 from hubel.nn.dry_run import Shapes
 from hubel.nn.quick import quick, speed
+from hubel.records import Preprocess
 
 Builder = Callable[..., nn.Module]
 GENERAL = Defaults()
@@ -66,11 +67,7 @@ NETWORKS: dict[str, Network] = {
     "lenet5": Network(courses.lenet5, CIFAR, 1),
     **{name: Network(partial(vgg.vgg, depths)) for name, depths in vgg.DEPTHS.items()},
     **{f"{name}_bn": Network(partial(vgg.vgg, depths, norm="batch")) for name, depths in vgg.DEPTHS.items()},
-    "resnet18": Network(resnet.resnet18),
-    "resnet34": Network(resnet.resnet34),
-    "resnet50": Network(resnet.resnet50),
-    "resnet101": Network(resnet.resnet101),
-    "resnet152": Network(resnet.resnet152),
+    **{name: Network(network) for name, network in resnet.IMAGENET.items()},
     **{f"resnet{depth}": Network(resnet.cifar_resnet(depth), CIFAR) for depth in resnet.CIFAR_DEPTHS},
     **{f"plain{depth}": Network(resnet.cifar_resnet(depth, "none"), CIFAR) for depth in resnet.CIFAR_DEPTHS},
     "mobilenet_v1": Network(mobilenet.mobilenet_v1),
@@ -131,6 +128,14 @@ def build(
     near = difflib.get_close_matches(bare.lower(), [*NETWORKS, *sorted(set(known) - set(NETWORKS))], n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else f"hubel's own are {', '.join(NETWORKS)}."
     raise UsageError(f"there is no network called {name!r}: {hint}")
+
+
+def build_for(
+    architecture: str, classes: int, images: Preprocess, arguments: Mapping[str, Any], code: Builder | None
+) -> nn.Module:
+    """Build a network as `build` does, for images that were prepared in that way."""
+    channels, size = images.channels, images.size
+    return build(architecture, classes=classes, channels=channels, size=size, code=code, **arguments)
 
 
 def outline(name: str, **arguments: Any) -> nn.Module:
