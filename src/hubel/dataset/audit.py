@@ -13,7 +13,7 @@ from hubel.as_json import from_json
 from hubel.dataset.copies import Indices, copies_of
 from hubel.dataset.decode import Pixels
 from hubel.dataset.find import Catalog
-from hubel.dataset.folder import few, were
+from hubel.dataset.folder import few
 from hubel.dataset.pack import Facts
 from hubel.dataset.undecoded import unreadable
 from hubel.errors import DataError
@@ -48,8 +48,7 @@ def audit(
         *(unreadable(catalog.paths[i], reason) for i, reason in sorted(reasons.items())),
         *copies_of(catalog, images, facts, usable, parts),
         *_classes(catalog, usable, parts),
-        *_sizes_and_kinds(catalog, usable, facts[usable]),
-        *_one_colour(catalog, images, usable),
+        *_sizes_and_kinds(catalog, images, usable, facts[usable]),
     )
 
 
@@ -106,7 +105,7 @@ def _classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> 
         yield Finding(code="imbalance", severity=severity, message=message, evidence=evidence)
 
 
-def _sizes_and_kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterator[Finding]:
+def _sizes_and_kinds(catalog: Catalog, images: Pixels, usable: Indices, known: Facts) -> Iterator[Finding]:
     """Images whose size stands out, and those that were converted on the way, each kind by itself."""
     if not len(known):
         return
@@ -114,7 +113,8 @@ def _sizes_and_kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterato
     longer, shorter, mode, grey = sizes.max(1), sizes.min(1), known["mode"], ~known["colour"]
     median = float(np.median(longer))
     apart = (longer > OUTLIER * median) | (longer * OUTLIER < median)
-    some_grey = grey & (not grey.all())
+    some_grey, step = grey & (not grey.all()), max(1, min(images.shape[1:3]) // 8)
+    constant = np.array([_constant(images[i, ::step, ::step]) and _constant(images[i]) for i in usable])
     look = "{names}; look whether they belong here."
     checks: tuple[tuple[str, Severity, npt.NDArray[np.bool_], str], ...] = (
         ("tiny", "warning", shorter < TINY, f"smaller than {TINY} pixels: {look}"),
@@ -126,33 +126,22 @@ def _sizes_and_kinds(catalog: Catalog, usable: Indices, known: Facts) -> Iterato
         ("rotated", "note", known["orientation"] != 1, "turned upright as their EXIF block says: {names}."),
         ("frames", "note", known["frames"] > 1, "of several frames or pages, of which the first is used: {names}."),
         ("grey-among-colour", "note", some_grey, f"grey, the other {(~grey).sum()} in colour: {{names}}."),
+        ("one-colour", "warning", constant, f"of one colour only: {look}"),
     )
     for code, severity, hit, words in checks:
-        yield from _note(catalog, usable[hit], code, severity, words)
+        if paths := tuple(catalog.paths[i] for i in usable[hit]):
+            verb = "1 image is" if len(paths) == 1 else f"{len(paths)} images are"
+            message, evidence = f"{verb} {words.format(names=few(paths))}", {"count": len(paths)}
+            yield Finding(code=code, severity=severity, message=message, paths=paths, evidence=evidence)
     if len(np.unique(sizes, axis=0)) > 1:
         low, high = sizes[longer.argmin()], sizes[longer.argmax()]
         message = (
             f"The images differ in size: {low[0]}x{low[1]} to {high[0]}x{high[1]}, median of the longer side "
             f"{median:.0f} pixels."
         )
-        evidence = {"smallest": low.tolist(), "largest": high.tolist(), "median": median}
-        yield Finding(code="mixed-sizes", severity="note", message=message, evidence=evidence)
-
-
-def _one_colour(catalog: Catalog, images: Pixels, usable: Indices) -> Iterator[Finding]:
-    step = max(1, min(images.shape[1:3]) // 8)
-    hit = [i for i in usable.tolist() if _constant(images[i, ::step, ::step]) and _constant(images[i])]
-    words = "of one colour only: {names}; look whether they belong here."
-    yield from _note(catalog, np.array(hit, np.int64), "one-colour", "warning", words)
+        extremes = {"smallest": low.tolist(), "largest": high.tolist(), "median": median}
+        yield Finding(code="mixed-sizes", severity="note", message=message, evidence=extremes)
 
 
 def _constant(image: Pixels) -> bool:
     return bool((np.abs(image.astype(np.int16) - image[0, 0]) <= CONSTANT).all())
-
-
-def _note(catalog: Catalog, hit: Indices, code: str, severity: Severity, words: str) -> Iterator[Finding]:
-    if len(hit):
-        paths = tuple(catalog.paths[i] for i in hit)
-        verb = were(len(paths), "image").replace("was", "is").replace("were", "are")
-        message = f"{verb} {words.format(names=few(paths))}"
-        yield Finding(code=code, severity=severity, message=message, paths=paths, evidence={"count": len(paths)})

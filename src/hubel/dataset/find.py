@@ -128,9 +128,8 @@ def _unwrapped(root: Path) -> tuple[Path, list[Finding]]:
     inner = root
     for _ in range(8):
         folders, files = Tree(inner).listing("")
-        if len(folders) != 1 or files or (inner / folders[0]).is_symlink():
-            break
-        below, beside = Tree(inner / folders[0]).listing("")
+        alone = len(folders) == 1 and not files and not (inner / folders[0]).is_symlink()
+        below, beside = Tree(inner / folders[0]).listing("") if alone else ([], [])
         if not below or beside:
             break
         inner /= folders[0]

@@ -47,11 +47,6 @@ class Batch:
     count: int
 
 
-def kept_side(how: Augmentation, size: int) -> int:
-    """The side that larger images are reduced to before they are changed and brought to `size`."""
-    return round(ROOM * size) if how.scale or how.rotate else size
-
-
 class Loader:
     """The training images as batches of one fixed shape; a short last batch is left out, another one each epoch.
 
@@ -229,7 +224,7 @@ class Loader:
 
         S is a little more than `size` where the stored images are much larger.
         """
-        side = kept_side(self.augmentation, size)
+        side = round(ROOM * size) if self.augmentation.scale or self.augmentation.rotate else size
         if side >= min(self._stored.shape[1:3]):
             side = 0
         if self._stream is not None:

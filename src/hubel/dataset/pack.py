@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from hubel.as_json import from_json, to_json
 from hubel.dataset.cache import cache_home, made_whole
-from hubel.dataset.decode import decode
+from hubel.dataset.decode import Pixels, decode
 from hubel.dataset.formats import open_regular
 from hubel.dataset.pillow_warnings import QUIET
 from hubel.dataset.tar import parted
@@ -42,7 +42,6 @@ CHUNK, CHUNK_BYTES = 256, 8_000_000  # that a worker decodes per request, at mos
 ALONE, ALONE_BYTES = 400, 16_000_000  # up to both, they are decoded in this process: starting workers takes longer
 LOOKED_AT = 100  # files that their typical size is taken from
 Answer = str | None  # the reason why an image can't be used
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 Facts: TypeAlias = npt.NDArray[np.void]  # (N,) of `FACTS`
 
 # What decoding learned of each image, as a table of 96 bytes an image that can be mapped from a file

@@ -129,10 +129,8 @@ def _walked(tar: str | Path) -> tuple[dict[str, str], dict[str, str], list[tuple
             for entries in _samples(archive):
                 image = next((info for ending, info in entries if f".{ending}" in IMAGE_ENDINGS), entries[0][1])
                 name = "/".join(piece for piece in image.name.split("/") if piece not in ("", "."))
-                reason, label, key = _unusable(entries), _label(archive, name, entries), _hash(name)
-                reason = reason or ("" if label else "it has no label")
-                reason = reason or ("its name was there before" if key in places else "")
-                if reason:
+                label, key = _label(archive, name, entries), _hash(name)
+                if reason := _unusable(entries, label, key in places):
                     left_out[plain(image.name)] = reason
                 else:
                     labels[name], places[key] = label, (key, image.offset_data, image.size)
@@ -157,20 +155,22 @@ def _samples(archive: tarfile.TarFile) -> Iterator[list[Entry]]:
         vars(archive)["members"].clear()  # or the headers of the whole file would be kept
 
 
-def _unusable(entries: list[Entry]) -> str:
-    """Why the entries of one name are no sample, from their headers alone; empty if they are one."""
+def _unusable(entries: list[Entry], label: str, known: bool) -> str:
+    """Why the entries of one name are no sample; empty if they are one. `known`: it was there before."""
     images = [info for ending, info in entries if f".{ending}" in IMAGE_ENDINGS]
-    if any(OUTWARD.match(info.name) for _, info in entries):
-        return "its name leads out of the archive, or would elsewhere"
-    if not all(is_utf8(info.name) for _, info in entries):
-        return "its name is not UTF-8"
-    if not all(info.isreg() and not info.issparse() for _, info in entries):
-        return "it is a link, a device or a sparse file"
-    if len({ending for ending, _ in entries}) < len(entries):
-        return "the same name stands twice in a row; it ends at the first dot"
-    if len(images) != 1:
-        return "there is more than one image of its name" if images else "there is no image of its name"
-    return "it is too large for an image" if images[0].size > LARGEST else ""
+    names = [info.name for _, info in entries]
+    wrong = {
+        "its name leads out of the archive, or would elsewhere": any(map(OUTWARD.match, names)),
+        "its name is not UTF-8": not all(map(is_utf8, names)),
+        "it is a link, a device or a sparse file": not all(i.isreg() and not i.issparse() for _, i in entries),
+        "the same name stands twice in a row; it ends at the first dot": len(dict(entries)) < len(entries),
+        "there is no image of its name": not images,
+        "there is more than one image of its name": len(images) > 1,
+        "it is too large for an image": any(info.size > LARGEST for info in images),
+        "it has no label": not label,
+        "its name was there before": known,
+    }
+    return next((reason for reason, holds in wrong.items() if holds), "")
 
 
 def _label(archive: tarfile.TarFile, name: str, entries: list[Entry]) -> str:
