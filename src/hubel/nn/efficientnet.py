@@ -51,11 +51,6 @@ class Scale:
     momentum: float = 0.1
     lite: bool = False
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return (self.resolution, self.resolution)
-
     def channels(self, channels: int, *, end: bool = False) -> int:
         """Scale a number of channels of B0, to a multiple of 8; `end`: of the first or the last convolution."""
         return channels if end and self.lite else round_channels(channels * self.width)

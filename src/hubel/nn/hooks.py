@@ -88,12 +88,12 @@ def find_module(model: nn.Module, name: str) -> nn.Module:
     Raises:
         UsageError: there is none; near names are given.
     """
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if name not in modules:
-        near = difflib.get_close_matches(name, list(modules), n=3)
+    try:
+        return model.get_submodule(name)
+    except AttributeError as error:
+        near = difflib.get_close_matches(name, [name for name, _ in model.named_modules()], n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see model.named_modules()."
-        raise UsageError(f"the model has no layer called {name!r}: {hint}")
-    return modules[name]
+        raise UsageError(f"the model has no layer called {name!r}: {hint}") from error
 
 
 @contextmanager

@@ -74,14 +74,9 @@ def set_trainable(model: nn.Module, stages: Stages, depth: int | None) -> None:
     What is frozen gets no gradients and is put into eval mode, so that batch norms keep their statistics and dropout is
     off: a frozen batch norm in train mode would go on following the new images.
     """
-    model.train(depth is None)
-    for parameter in model.parameters():
-        parameter.requires_grad_(depth is None)
+    model.train(depth is None).requires_grad_(depth is None)
     for name in () if depth is None else stages.behind(depth):
-        module = find_module(model, name)
-        module.train()
-        for parameter in module.parameters():
-            parameter.requires_grad_(True)
+        find_module(model, name).train().requires_grad_(True)
 
 
 def features_are_enough(model: nn.Module, head: str, images: Tensor) -> bool:
@@ -152,15 +147,13 @@ def _mixes(module: nn.Module, name: str, outputs: Shapes, final: str) -> bool:
     maps = {size for size in sizes.values() if _is_map(size)}
     holds_final = final.startswith(name + ".")
     if holds_final and maps and any(not _is_map(size) for size in sizes.values()):
-        return any(_is_map(size) and _has_filters(module.get_submodule(child)) for child, size in sizes.items())
+        before = [
+            part for child, size in sizes.items() if _is_map(size) for part in module.get_submodule(child).modules()
+        ]
+        return any(isinstance(part, nn.Conv2d) and set(part.kernel_size) != {1} for part in before)
     return len(maps) > (1 if isinstance(module, CONTAINERS) else 2) or (holds_final and len(maps) > 1)
 
 
 def _is_map(size: tuple[int, ...]) -> bool:
     """Whether a height and width are those of a map of more than one position."""
     return bool(size) and max(size) > 1
-
-
-def _has_filters(module: nn.Module) -> bool:
-    """Whether there are convolutions other than 1x1 in it."""
-    return any(isinstance(part, nn.Conv2d) and set(part.kernel_size) != {1} for part in module.modules())

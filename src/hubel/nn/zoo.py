@@ -75,7 +75,7 @@ NETWORKS: dict[str, Network] = {
     "mobilenet_v3_small": Network(mobilenet.mobilenet_v3_small),
     "mobilenet_v3_large": Network(mobilenet.mobilenet_v3_large),
     **{
-        name: Network(partial(efficientnet.efficientnet, scale), scale.size)
+        name: Network(partial(efficientnet.efficientnet, scale), (scale.resolution, scale.resolution))
         for name, scale in efficientnet.SCALES.items()
     },
     "convnext_tiny": Network(convnext.convnext_tiny),
