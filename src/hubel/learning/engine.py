@@ -108,8 +108,8 @@ def fit(
 
     >>> from hubel.nn.zoo import build
     >>> model = build("two-block", classes=3, size=(28, 28))
-    >>> state = TrainState(model=model, optimizers=())
-    >>> list(fit(state, [], TrainConfig(epochs=0), size=28))
+    >>> state = TrainState(model=model, optimizers=(), epoch=1)
+    >>> list(fit(state, [], TrainConfig(epochs=1, precision="float32"), size=28))
     []
     """
     epochs, lr = config.epochs or 0, config.lr or 0.0
