@@ -21,6 +21,7 @@ from hubel.dataset.config import Augmentation
 from hubel.dataset.find import scan
 from hubel.dataset.loader import Loader
 from hubel.dataset.pack import pack
+from hubel.events import EpochEnd, outcome
 from hubel.jobs.hardware import best_precision
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import PRECISIONS, TrainState, fit
@@ -30,7 +31,7 @@ from hubel.nn.loading import load_into
 from hubel.nn.stages import find_stages, set_trainable
 from hubel.nn.weights import read_weights
 from hubel.nn.zoo import build
-from hubel.records import EpochEnd, Preprocess, outcome
+from hubel.records import Preprocess
 
 
 def main() -> None:

@@ -80,12 +80,13 @@ def train_on_pack(file: Path) -> None:
 
     from hubel.dataset.config import PRESETS
     from hubel.dataset.loader import Loader
+    from hubel.events import EpochEnd
     from hubel.jobs.hardware import best_precision
     from hubel.learning.config import TrainConfig
     from hubel.learning.engine import TrainState, fit
     from hubel.learning.optim import optimizers
     from hubel.nn.zoo import build
-    from hubel.records import EpochEnd, Preprocess
+    from hubel.records import Preprocess
 
     images, device = np.load(file, mmap_mode="r", allow_pickle=False), torch.device("cpu")
     torch.manual_seed(0)

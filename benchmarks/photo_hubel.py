@@ -34,9 +34,9 @@ def hubel(given: argparse.Namespace) -> None:
     peer does corresponds to them; the seconds since the start contain them.
     """
     import hubel.jobs.planning  # noqa: F401  (with torch: the peers' imports don't count either)
+    from hubel.events import EpochRow, Progress
     from hubel.jobs.recipe import Recipe, with_settings
     from hubel.jobs.train import training
-    from hubel.records import EpochRow, Progress
 
     size = given.size if given.tuned else hubel_size(given.size)
     changes = {"model": given.model, "size": size, "epochs": given.epochs, "batch_size": given.batch or BATCH}
@@ -71,8 +71,9 @@ def hubel_loader(given: argparse.Namespace) -> None:
     from hubel.dataset.find import scan
     from hubel.dataset.loader import Loader
     from hubel.dataset.pack import pack
+    from hubel.events import outcome
     from hubel.jobs.hardware import best_precision, keep_freed_memory
-    from hubel.records import Preprocess, outcome
+    from hubel.records import Preprocess
 
     keep_freed_memory()
     began = time.perf_counter()

@@ -43,7 +43,7 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 VALIDATION, COURSE_EPOCHS = 5_000, 50
 
 
-def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
+def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:  # noqa: PLR0915
     """Read, train and judge once, in this process; the cache is wherever HUBEL_CACHE says."""
     import numpy as np
     import torch
@@ -54,13 +54,14 @@ def ours(folder: Path, to: str, seed: int, validate: bool) -> dict[str, Any]:
     from hubel.dataset.pack import pack
     from hubel.dataset.tensors import normalise
     from hubel.evaluation.predict import predict
+    from hubel.events import EpochEnd, outcome
     from hubel.jobs.hardware import best_precision, keep_freed_memory
     from hubel.jobs.planning import mean_area
     from hubel.learning.config import TrainConfig
     from hubel.learning.engine import PRECISIONS, TrainState, fit
     from hubel.learning.optim import optimizers
     from hubel.nn.quick import Quick
-    from hubel.records import EpochEnd, Preprocess, outcome
+    from hubel.records import Preprocess
 
     began = time.perf_counter()
     keep_freed_memory()

@@ -13,6 +13,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "architecture.svg"
 ROWS = (
     ("errors", "as_json", "text"),
     ("records",),
+    ("events",),
     ("runs",),
     ("evidence",),
     ("nn", "dataset"),
@@ -43,7 +44,7 @@ ROADS = {
         ("jobs.train:story", "meets it: the one loop of a run"),
         ("jobs.training:keep_pace", "sets the pace, asks whether to stop"),
         ("jobs.state_file:StateWriter.store", "stores the state now and then"),
-        ("records:Sampled.taken", "two a second go to log.jsonl"),
+        ("events:Sampled.taken", "two a second go to log.jsonl"),
         ("report.terminal:show", "all of them move the bar"),
     ),
 }

@@ -68,6 +68,7 @@ LIGHT = [
     "hubel",
     "hubel.cli",
     "hubel.records",
+    "hubel.events",
     "hubel.runs",
     "hubel.flags",
     "hubel.verbs",

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from hubel.as_json import from_json, to_json
-from hubel.records import Finding, ModelCard, Note, Preprocess, Progress, event_json
+from hubel.events import Note, Progress, event_json
+from hubel.records import Finding, ModelCard, Preprocess
 
 CARD = ModelCard(
     architecture="quick",

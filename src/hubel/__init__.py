@@ -16,6 +16,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from hubel.dataset.loader import Loader as Loader
     from hubel.errors import HubelError as HubelError
+    from hubel.events import EpochEnd as EpochEnd
+    from hubel.events import Step as Step
     from hubel.geometry.layer import conv as conv
     from hubel.jobs.answer import Answer as Answer
     from hubel.jobs.answer import Classifier as Classifier
@@ -41,10 +43,8 @@ if TYPE_CHECKING:
     from hubel.learning.engine import fit as fit
     from hubel.learning.optim import optimizers as optimizers
     from hubel.nn.zoo import build as build
-    from hubel.records import EpochEnd as EpochEnd
     from hubel.records import Finding as Finding
     from hubel.records import Preprocess as Preprocess
-    from hubel.records import Step as Step
     from hubel.report.page import write_report as write_report
 
 _HOMES = {
@@ -67,8 +67,8 @@ _HOMES = {
     "forked": "learning.checkpoint",
     "digest": "learning.checkpoint",
     "Preprocess": "records",
-    "Step": "records",
-    "EpochEnd": "records",
+    "Step": "events",
+    "EpochEnd": "events",
     "Finding": "records",
     "HubelError": "errors",
 }

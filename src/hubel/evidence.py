@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from hubel.as_json import from_json
 from hubel.errors import RunError
-from hubel.records import Baselines, EpochRow, Finding, ModelCard, Scores
+from hubel.events import EpochRow
+from hubel.records import Baselines, Finding, ModelCard, Scores
 from hubel.runs import make_folder, read_json, write_bytes, write_json
 from hubel.text import unguarded
 

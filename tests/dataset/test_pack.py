@@ -15,7 +15,8 @@ from hubel.dataset.cache import cache_clear, cache_entries
 from hubel.dataset.decode import decode
 from hubel.dataset.pack import FACTS, Rows, facts_row
 from hubel.errors import DataError
-from hubel.records import Preprocess, Progress, outcome
+from hubel.events import Progress, outcome
+from hubel.records import Preprocess
 
 VIEW = Preprocess(size=(12, 12), channels=3)
 

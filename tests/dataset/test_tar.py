@@ -24,12 +24,13 @@ from hubel.dataset.loader import Batch, Loader
 from hubel.dataset.pack import pack
 from hubel.dataset.tar import expand, labels_in
 from hubel.errors import DataError, ImageError, UsageError
+from hubel.events import outcome
 from hubel.jobs.prepare import look
 from hubel.learning.checkpoint import captured, restore
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import EpochEnd, Step, TrainState, fit
 from hubel.learning.optim import optimizers
-from hubel.records import Preprocess, Scores, outcome
+from hubel.records import Preprocess, Scores
 from hubel.runs import read_json
 
 VIEW = Preprocess(size=(8, 8), channels=1, mean=(0.4,), std=(0.3,))

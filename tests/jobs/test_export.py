@@ -17,12 +17,13 @@ import hubel
 from hubel.dataset.hard_cases import hard_cases
 from hubel.errors import DataError, ModelError, RunError, UsageError
 from hubel.evaluation.onnx import onnx_bytes
+from hubel.events import Event, Note, Progress
 from hubel.jobs import export as module
 from hubel.jobs.answer import Classifier, OnnxClassifier, evaluating, load
 from hubel.jobs.export import Exported, exporting
 from hubel.nn.saved import save_model
 from hubel.nn.zoo import build
-from hubel.records import Event, ModelCard, Note, Preprocess, Progress
+from hubel.records import ModelCard, Preprocess
 from hubel.runs import verify
 
 pytest.importorskip("onnx")

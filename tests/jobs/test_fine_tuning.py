@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import hubel
 from hubel.cli import main
 from hubel.errors import ModelError, UsageError
+from hubel.events import EpochRow, Note, Planned
 from hubel.jobs.phases import phases_for
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import choose_size
@@ -20,7 +21,7 @@ from hubel.jobs.train import training
 from hubel.learning.transfer import Phase
 from hubel.nn.weights import IMAGENET_MEAN, IMAGENET_STD
 from hubel.nn.zoo import build
-from hubel.records import EpochRow, Note, Planned, Preprocess
+from hubel.records import Preprocess
 
 CODE = """
 from torch import nn

@@ -19,11 +19,11 @@ import torch
 
 import hubel
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
+from hubel.events import EpochRow, Event, Finished, Step
 from hubel.jobs import state_file
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.jobs.train import resuming, training
 from hubel.nn.tensor_file import read_tensors
-from hubel.records import EpochRow, Event, Finished, Step
 from hubel.runs import STATE
 
 PLAIN: dict[str, Any] = {"epochs": 3, "width": 16, "seed": 3, "batch_size": 16, "dropout": 0.2}

@@ -23,6 +23,7 @@ from hubel.dataset.find import scan
 from hubel.dataset.pack import Rows
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.evaluation import baseline
+from hubel.events import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress, Step
 from hubel.evidence import RunRecord
 from hubel.jobs import training as state
 from hubel.jobs.answer import bind
@@ -30,7 +31,6 @@ from hubel.jobs.prepare import mean_and_std
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import batch_size_for, wanted_epochs
 from hubel.jobs.train import training
-from hubel.records import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress, Step
 
 QUICK = {"epochs": 2, "width": 16, "seed": 3}
 

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
+from hubel.events import EpochEnd, Step
 from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import gathered, joined, largest, rank, world_size
 from hubel.learning.engine import TrainState, fit
 from hubel.learning.optim import optimizers
-from hubel.records import EpochEnd, Preprocess, Step
+from hubel.records import Preprocess
 
 SETTINGS: tuple[dict[str, Any], ...] = ({"accumulate": 1}, {"accumulate": 2, "clip": 0.5})
 

@@ -13,6 +13,7 @@ from torch import nn
 from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
 from hubel.errors import UsageError
+from hubel.events import EpochEnd, Step
 from hubel.learning.average import averaged
 from hubel.learning.checkpoint import forked, snapshot
 from hubel.learning.config import TrainConfig
@@ -20,7 +21,7 @@ from hubel.learning.engine import TrainState, fit
 from hubel.learning.finder import find_lr
 from hubel.learning.optim import Muon, optimizers, orthogonal, parameter_groups
 from hubel.learning.schedule import factor
-from hubel.records import EpochEnd, Preprocess, Step
+from hubel.records import Preprocess
 
 RNG = np.random.default_rng(0)
 LABELS = (np.arange(96) % 3).astype(np.int64)

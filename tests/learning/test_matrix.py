@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubel.dataset.loader import Batch
+from hubel.events import Step
 from hubel.learning.average import averaged
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import TrainState, fit
 from hubel.learning.optim import DENSE, DENSE_MOMENTUM, FLAT, optimizers
-from hubel.records import Step
 
 STEPS, CLASSES = 6, 3
 MOMENTUM = {"sgd": 0.9, "muon": 0.6, "adam": 0.9, "adamw": 0.9}

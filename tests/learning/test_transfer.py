@@ -9,13 +9,14 @@ import torch
 from hubel.dataset.config import Augmentation
 from hubel.dataset.loader import Loader
 from hubel.errors import UsageError
+from hubel.events import EpochEnd, outcome
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import TrainState, fit
 from hubel.learning.optim import optimizers, parameter_groups
 from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features, dropout, parse_phases
 from hubel.nn.stages import find_stages, set_trainable
 from hubel.nn.zoo import build
-from hubel.records import EpochEnd, Preprocess, outcome
+from hubel.records import Preprocess
 
 PREPROCESS = Preprocess(size=(32, 32))
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hubel.events import EpochRow
 from hubel.evidence import LOGITS, PICTURES, Explained, Facts, RunRecord, keep_arrays, keep_facts, keep_thumbnails
-from hubel.records import Baselines, ClassScore, EpochRow, Finding, ModelCard, Preprocess, Scores
+from hubel.records import Baselines, ClassScore, Finding, ModelCard, Preprocess, Scores
 from hubel.report.page import shown_images
 from hubel.report.pictures import thumbnail
 from hubel.runs import write_json, write_text

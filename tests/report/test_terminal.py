@@ -8,19 +8,8 @@ import json
 import pytest
 from rich.console import Console
 
-from hubel.records import (
-    Baselines,
-    ClassScore,
-    DataSeen,
-    EpochRow,
-    Finding,
-    Finished,
-    Measured,
-    Note,
-    Planned,
-    Progress,
-    Scores,
-)
+from hubel.events import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress
+from hubel.records import Baselines, ClassScore, Finding, Scores
 from hubel.report import terminal
 from hubel.report.terminal import HEADER, confusion_lines, data_lines, epoch_line, finding_lines, show
 

@@ -19,7 +19,8 @@ from hubel.dataset.sets import SETS, lookup, materialise, similar
 from hubel.dataset.table import Listed, read_table
 from hubel.dataset.tar import expand, labels_in
 from hubel.errors import DataError, ImageError, UsageError
-from hubel.records import Finding, Part, Progress, outcome
+from hubel.events import Progress, outcome
+from hubel.records import Finding, Part
 from hubel.text import plain
 
 EXPECTED = (

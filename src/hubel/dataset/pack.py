@@ -35,7 +35,8 @@ from hubel.dataset.formats import open_regular
 from hubel.dataset.pillow_warnings import QUIET
 from hubel.dataset.tar import parted
 from hubel.errors import ImageError
-from hubel.records import ImageFacts, Preprocess, Progress
+from hubel.events import Progress
+from hubel.records import ImageFacts, Preprocess
 
 FORMAT = 3  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
 CHUNK, CHUNK_BYTES = 256, 8_000_000  # that a worker decodes per request, at most: the bytes take it 0.2 s

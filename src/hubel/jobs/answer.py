@@ -21,6 +21,7 @@ from hubel.errors import DataError, ImageError, ModelError, UsageError
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
+from hubel.events import Event, Measured, Note, Progress
 from hubel.jobs.hardware import find_device
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.nn.foreign import code_name, is_code, load_code
@@ -28,7 +29,7 @@ from hubel.nn.loading import pretrained, shared_classes
 from hubel.nn.saved import load_model
 from hubel.nn.weights import read_weights
 from hubel.nn.zoo import Builder
-from hubel.records import PARTS, Event, Measured, ModelCard, Note, Progress
+from hubel.records import PARTS, ModelCard
 from hubel.runs import read_json, verify
 from hubel.text import csv_text
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from hubel.dataset.cache import cache_clear, cache_entries
 from hubel.dataset.config import DataConfig
 from hubel.errors import RunError, UsageError
+from hubel.events import DataSeen, Event, Finished, Measured, Planned
 from hubel.jobs.prepare import Dataset, audited
 from hubel.jobs.recipe import Recipe, as_flags, read_recipe, with_settings
 from hubel.jobs.run import Run
 from hubel.jobs.train import first_process, prepared, restarted, resuming, training
-from hubel.records import DataSeen, Event, Finding, Finished, Measured, Planned, Scores, Summary
+from hubel.records import Finding, Scores, Summary
 from hubel.report.terminal import Show, show, tracked
 from hubel.runs import RunFolder, write_json, write_text
 

@@ -12,9 +12,9 @@ from hubel.dataset.decode import upright
 from hubel.dataset.hard_cases import hard_cases
 from hubel.errors import DataError, ModelError, UsageError
 from hubel.evaluation.onnx import OnnxModel, needed, onnx_bytes, open_onnx
+from hubel.events import Event, Note, Progress
 from hubel.jobs.answer import Answer, Classifier, list_images, load_folder
 from hubel.nn.zoo import Builder
-from hubel.records import Event, Note, Progress
 from hubel.runs import read_json, write_bytes
 
 TOLERANCE = 1e-5  # between probabilities

@@ -17,9 +17,9 @@ import torch
 import hubel
 from hubel.dataset.loader import Loader
 from hubel.errors import UsageError
+from hubel.events import Step
 from hubel.learning.config import Precision, TrainConfig
 from hubel.learning.engine import TrainState, fit
-from hubel.records import Step
 
 WARM_UP = 2  # steps before the clock counts: the first ones choose kernels and fill caches
 LEAST = 0.4  # seconds and

@@ -20,6 +20,7 @@ from hubel.dataset.tensors import normalise, to_tensor
 from hubel.evaluation.metrics import score, worst_errors
 from hubel.evaluation.predict import predict
 from hubel.evaluation.suspects import label_suspects, suspect_findings
+from hubel.events import Event, Measured, Progress
 from hubel.evidence import (
     LOGITS,
     PICTURES,
@@ -38,7 +39,7 @@ from hubel.jobs.plan import Plan
 from hubel.jobs.prepare import Dataset
 from hubel.jobs.training import Training, filters
 from hubel.nn.saved import save_model
-from hubel.records import PARTS, Event, Finding, Measured, Progress
+from hubel.records import PARTS, Finding
 from hubel.report.page import shown_images
 from hubel.report.pictures import LARGE, TILE, picture, shrunk, thumbnail
 from hubel.text import csv_text

@@ -22,6 +22,7 @@ from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
 from hubel.evaluation.mirror import MirrorTest, mirror_test
 from hubel.evaluation.predict import predict
+from hubel.events import Event, Progress
 from hubel.jobs.clock import Clock
 from hubel.jobs.hardware import best_precision, step_seconds
 from hubel.jobs.phases import HEAD_EPOCHS, HEAD_SHARE, Start, phases_for
@@ -46,7 +47,7 @@ from hubel.nn.loading import shared_classes
 from hubel.nn.stages import features_are_enough, find_stages, set_trainable
 from hubel.nn.weights import Weights
 from hubel.nn.zoo import defaults_of
-from hubel.records import Event, ModelCard, Preprocess, Progress
+from hubel.records import ModelCard, Preprocess
 
 STEPS = 10  # of planning, for the progress bar
 WIDE = 64  # channels of the first stage that are enough where there is no budget

@@ -18,7 +18,8 @@ from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.pack import Images, Packed, Rows, pack
 from hubel.dataset.split import Split, split
 from hubel.errors import DataError, ImageError
-from hubel.records import PARTS, DataSeen, Event, Finding, ImageFacts, Preprocess, Progress
+from hubel.events import DataSeen, Event, Progress
+from hubel.records import PARTS, Finding, ImageFacts, Preprocess
 
 if TYPE_CHECKING:
     from hubel.dataset.loader import Loader

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from hubel.as_json import from_json, to_json
+from hubel.events import Event
 from hubel.jobs.plan import Plan
 from hubel.jobs.recipe import Recipe
 from hubel.learning.distributed import alone, from_first, rank, wait_for_all, world_size
-from hubel.records import Event
 from hubel.runs import Elsewhere, RunFolder
 
 T = TypeVar("T")

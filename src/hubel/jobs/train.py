@@ -18,24 +18,12 @@ from hubel.as_json import from_json
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.split import Split
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
+from hubel.events import EpochEnd, EpochRow, Event, Finished, Note, Planned, Progress, Sampled, Step, event_json
 from hubel.jobs.clock import Clock
 from hubel.jobs.prepare import Dataset, look, prepare, preprocess_for
 from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
-from hubel.records import (
-    PARTS,
-    EpochEnd,
-    EpochRow,
-    Event,
-    Finished,
-    ModelCard,
-    Note,
-    Planned,
-    Progress,
-    Sampled,
-    Step,
-    event_json,
-)
+from hubel.records import PARTS, ModelCard
 from hubel.runs import RunFolder, read_json
 from hubel.text import csv_text
 

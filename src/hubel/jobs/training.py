@@ -21,6 +21,7 @@ from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.evaluation.metrics import score
 from hubel.evaluation.predict import predict
+from hubel.events import EpochEnd, EpochRow, Note, Progress, Step
 from hubel.explanation.filters import first_filters
 from hubel.jobs.clock import Clock
 from hubel.jobs.plan import Plan
@@ -37,7 +38,7 @@ from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
 from hubel.nn.hooks import evaluating
 from hubel.nn.saved import model_writer
 from hubel.nn.stages import answer_from_features, set_trainable
-from hubel.records import EpochEnd, EpochRow, Finding, Note, Progress, Scores, Step
+from hubel.records import Finding, Scores
 from hubel.runs import RunFolder
 
 SIGNALS = (None, "SIGINT", "SIGTERM")

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hubel.dataset.loader import Batch
+from hubel.events import EpochEnd, Step
 from hubel.learning.average import follow
 from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import summed, world_size, wrapped
 from hubel.learning.kernels.dispatch import faster
 from hubel.learning.schedule import factor, image_size
-from hubel.records import EpochEnd, Step
 
 
 class Batches(Protocol):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from hubel.dataset.loader import Loader
 from hubel.errors import HubelError
+from hubel.events import Step
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import TrainState, fit
 from hubel.learning.optim import optimizers
-from hubel.records import Step
 
 PEAK = {"sgd": 10.0, "adam": 1.0, "adamw": 1.0, "muon": 1.0}  # where the sweep ends; it starts seven decades below
 STEPS = 100

@@ -20,9 +20,10 @@ from hubel.dataset.loader import Batch, Loader
 from hubel.dataset.pack import Images
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
+from hubel.events import Progress
 from hubel.nn.hooks import evaluating, find_module
 from hubel.nn.stages import answer_from_features, features_of
-from hubel.records import Preprocess, Progress
+from hubel.records import Preprocess
 
 NAMED = ("auto", "course", "head", "all")
 COURSE = ((0, 1e-3), (1, 1e-5))  # depth and rate: the head with Adam, then the last stage with it

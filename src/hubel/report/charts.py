@@ -13,8 +13,9 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from hubel.events import EpochRow
 from hubel.evidence import RunRecord
-from hubel.records import ClassScore, EpochRow
+from hubel.records import ClassScore
 from hubel.report.confusion import Grid
 from hubel.report.story import best_epoch
 from hubel.report.style import PAPER, ROLES, shades

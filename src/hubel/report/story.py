@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hubel.events import EpochRow
 from hubel.evidence import RunRecord
-from hubel.records import Baselines, ClassScore, EpochRow, Finding, Scores, by_kind
+from hubel.records import Baselines, ClassScore, Finding, Scores, by_kind
 from hubel.report.confusion import Pair, pairs, worst_first
 from hubel.report.wording import NBSP, bare_percent, counted, named, percent, plain, points, whole
 

@@ -13,23 +13,20 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from hubel.records import (
-    Baselines,
+from hubel.events import (
     DataSeen,
     EpochRow,
     Event,
-    Finding,
     Finished,
     Measured,
     Note,
     Planned,
     Progress,
     Sampled,
-    Scores,
     Step,
-    by_kind,
     event_json,
 )
+from hubel.records import Baselines, Finding, Scores, by_kind
 from hubel.report.wording import plain
 
 T = TypeVar("T")
