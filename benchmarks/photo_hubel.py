@@ -34,7 +34,7 @@ def hubel(given: argparse.Namespace) -> None:
     peer does corresponds to them; the seconds since the start contain them.
     """
     import hubel.jobs.planning  # noqa: F401  (with torch: the peers' imports don't count either)
-    from hubel.events import EpochRow, Progress
+    from hubel.events import EpochRow, Planned, Progress, Step
     from hubel.jobs.recipe import Recipe, with_settings
     from hubel.jobs.train import training
 
@@ -47,16 +47,16 @@ def hubel(given: argparse.Namespace) -> None:
         for event in training(str(given.folder), with_settings(Recipe(), changes), output=Path(home) / "run"):
             if isinstance(event, Progress) and event.task == "decoding":
                 first_decoded, last_decoded = first_decoded or entered, clock()
-            elif isinstance(event, Progress) and event.task == "training":
-                began = clock()
-            elif isinstance(event, Progress) and event.task.startswith("epoch "):
-                ended, steps = clock(), event.total
+            elif isinstance(event, Step):
+                ended, steps = clock(), event.batches
             elif isinstance(event, EpochRow):
                 assert began is not None
                 assert ended is not None
                 decoding = last_decoded - first_decoded if event.epoch == 1 and first_decoded and last_decoded else 0.0
                 images = steps * changes["batch_size"]
                 say(event.epoch - 1, images, ended - began + decoding, decoding=round(decoding, 3))
+                began = clock()
+            elif isinstance(event, Planned):
                 began = clock()
             elif not isinstance(event, Progress):
                 entered = clock()  # decoding is about to begin: its first report comes after the first chunk

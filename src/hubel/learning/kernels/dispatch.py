@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from hubel.learning.config import Precision
-from hubel.learning.kernels import strips, winograd
+from hubel.learning.kernels import depthwise, strips, winograd
 
 Kernel: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (N, C, H, W) and filters (K, C, k, k) to maps, without a bias
 Choice: TypeAlias = Callable[[Tensor, Tensor, int, int], Kernel | None]  # by image, filters, stride and padding
@@ -19,8 +19,8 @@ Choice: TypeAlias = Callable[[Tensor, Tensor, int, int], Kernel | None]  # by im
 
 def faster(precision: Precision) -> AbstractContextManager[object]:
     """Return what to enter around a network's forward pass in that number format, on this processor."""
-    if precision == "bfloat16" and has_matrix_units():
-        return FasterConvolutions(strips.kernel_for, torch.bfloat16)
+    if precision == "bfloat16":
+        return FasterConvolutions(strips.kernel_for if has_matrix_units() else None, torch.bfloat16)
     if precision == "float32" and torch.backends.cpu.get_cpu_capability() == "AVX2":
         return FasterConvolutions(winograd.kernel_for, torch.float32)
     return nullcontext()
@@ -34,11 +34,12 @@ def has_matrix_units() -> bool:
 class FasterConvolutions(TorchFunctionMode):
     """While it is entered, `torch.conv2d` takes the kernel that `choose` knows for the shapes at hand, if it knows one.
 
+    In bfloat16, convolutions of each channel on its own take `depthwise`.
     Networks stay as they are: their layers call the same function. Only filters that learn are meant, on a processor,
     whose layers compute in `dtype`: under autocast to bfloat16, or in float32 without it.
     """
 
-    def __init__(self, choose: Choice, dtype: torch.dtype) -> None:
+    def __init__(self, choose: Choice | None, dtype: torch.dtype) -> None:
         self.choose, self.dtype = choose, dtype
         super().__init__()
 
@@ -46,10 +47,13 @@ class FasterConvolutions(TorchFunctionMode):
         if func is not torch.conv2d or kwargs or len(args) != 7:
             return func(*args, **(kwargs or {}))
         image, weight, bias, stride, padding, dilation, groups = args
-        if groups != 1 or isinstance(padding, str) or not self._is_meant(image, weight):
+        if isinstance(padding, str) or not self._is_meant(image, weight):
             return func(*args)
+        choose = self.choose if groups == 1 else None
+        if groups == len(weight) == image.shape[1] > 1 and self.dtype is torch.bfloat16:
+            choose = depthwise.kernel_for
         square = (*dilation, *stride[1:], *padding[1:]) == (1, 1, stride[0], padding[0])
-        kernel = self.choose(image, weight, stride[0], padding[0]) if square else None
+        kernel = choose(image, weight, stride[0], padding[0]) if choose and square else None
         if kernel is None:
             return func(*args)
         maps = kernel(image.to(self.dtype), weight.to(self.dtype))

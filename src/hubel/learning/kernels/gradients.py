@@ -8,10 +8,10 @@ from torch import Tensor
 
 
 def plain_gradient(
-    gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int, *, of_image: bool
+    gradient: Tensor, image: Tensor, weight: Tensor, stride: int, padding: int, *, of_image: bool, groups: int = 1
 ) -> Tensor:
     """The gradient of a convolution's image, or of its filters, by oneDNN."""
-    settings = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, [of_image, not of_image, False])
+    settings = ([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], groups, [of_image, not of_image, False])
     found: Tensor = torch.ops.aten.convolution_backward(gradient, image, weight, None, *settings)[not of_image]
     return found
 
