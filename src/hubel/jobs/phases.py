@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from hubel.errors import UsageError
 from hubel.jobs.recipe import Recipe
-from hubel.learning.transfer import COURSE, NAMED, Phase, parse_phases
+from hubel.learning.head import FittedHead
+from hubel.learning.transfer import COURSE, HEAD_FITTED, NAMED, Phase, parse_phases
 from hubel.nn.foreign import is_code, load_code
 from hubel.nn.weights import Weights, read_weights
 from hubel.nn.zoo import Builder
@@ -17,6 +18,9 @@ HEAD_EPOCHS = (
 )
 HEAD_RATE = 1e-3
 RATE = 2e-4  # of the whole network afterwards
+DEEP, DEEP_EPOCHS, DEEP_RATE = 2, 8, 5e-4  # after a fitted head: the last stages first,
+MOST_EPOCHS = 30  # then everything, so many epochs at most
+LEAST_EPOCHS = 2, 6  # and each of them only where there is time for so many
 KNOWN_RATE = 2e-5  # of a network that knows all of the classes already: there is more to lose than to learn
 COURSE_EPOCHS = 10  # a phase, where neither epochs nor minutes were given
 HEAD_SHARE = 1 / 20  # cost of an epoch on kept features, as a share of a forward pass over the images
@@ -24,10 +28,16 @@ HEAD_SHARE = 1 / 20  # cost of an epoch on kept features, as a share of a forwar
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a network starts from: published weights, or None for new ones; and the user's own code, or None."""
+    """What a network starts from: published weights, or None for new ones; and the user's own code, or None.
+
+    Attributes:
+        head: the last layer, where it was fitted before the training. reason: why these weights, or why none.
+    """
 
     weights: Weights | None = None
     code: Builder | None = None
+    head: FittedHead | None = None
+    reason: str = ""
 
 
 def start_for(recipe: Recipe, code: Builder | None) -> Start:
@@ -48,12 +58,15 @@ def start_for(recipe: Recipe, code: Builder | None) -> Start:
     return Start(weights=read_weights(model.weights, model.model, arguments=model.given, code=code), code=code)
 
 
-def phases_for(recipe: Recipe, affordable: Callable[[], float], *, known: bool = False) -> tuple[Phase, ...]:
+def phases_for(
+    recipe: Recipe, affordable: Callable[[int | None], float], *, known: bool = False, linear: bool = False
+) -> tuple[Phase, ...]:
     """Turn ``--stages``, ``--epochs`` and ``--lr`` into phases.
 
     Args:
-        affordable: epochs of the deepest phase that the time left holds; infinite without a budget.
+        affordable: epochs of a phase of that depth that the time after the head holds; infinite without a budget.
         known: whether the weights know all of the classes by name, so that the head needs no phase of its own.
+        linear: whether the network ends in one dense layer, which can be fitted.
 
     Raises:
         UsageError: phases that are spelled out, and epochs or a rate beside them that say something else.
@@ -71,13 +84,26 @@ def phases_for(recipe: Recipe, affordable: Callable[[], float], *, known: bool =
         return phases
     if text == "course":
         rates = {0: COURSE[0][1], 1: COURSE[1][1] if lr is None else lr}
-        each = _whole(train.epochs / 2 if train.epochs else min(affordable(), COURSE_EPOCHS))
+        each = _whole(train.epochs / 2 if train.epochs else min(affordable(1), COURSE_EPOCHS))
         return tuple(Phase(depth=depth, epochs=each, lr=rate) for depth, rate in rates.items())
     if text == "head":
         return (Phase(depth=0, epochs=train.epochs or HEAD_EPOCHS, lr=lr or HEAD_RATE),)
+    if text == "auto" and linear:
+        return (HEAD_FITTED, *_deepening(train.epochs, lr or DEEP_RATE, affordable))
     rate = lr or (KNOWN_RATE if known else RATE)
-    deep = Phase(depth=None, epochs=train.epochs or _whole(min(affordable(), 100)), lr=rate)
+    deep = Phase(depth=None, epochs=train.epochs or _whole(min(affordable(None), 100)), lr=rate)
     return (deep,) if text == "all" or known else (Phase(depth=0, epochs=HEAD_EPOCHS, lr=HEAD_RATE), deep)
+
+
+def _deepening(epochs: int | None, lr: float, affordable: Callable[[int | None], float]) -> Iterator[Phase]:
+    """The last stages, and then everything, as far as epochs or time go."""
+    room = epochs or affordable(DEEP)
+    last = int(min(DEEP_EPOCHS, room)) if epochs is None else min(DEEP_EPOCHS, -(-epochs // 2))
+    if last >= LEAST_EPOCHS[0] or epochs:
+        yield Phase(depth=DEEP, epochs=last, lr=lr)
+        rest = epochs - last if epochs else int(min(affordable(None) * (1 - last / room), MOST_EPOCHS))
+        if rest >= (1 if epochs else LEAST_EPOCHS[1]):
+            yield Phase(depth=None, epochs=rest, lr=lr)
 
 
 def _whole(epochs: float) -> int:

@@ -43,7 +43,8 @@ class Plan:
         reserve: seconds kept back for measuring and reporting.
         phases: the calls of the loop: one from scratch, several in fine-tuning. shares: of the time, for each.
         stages: how the network is divided, in fine-tuning. views: versions of each image (itself, mirrored) whose
-            features are kept while the head alone is trained; 0 keeps none.
+            features are kept while the head alone is trained; 0 keeps none. linear: whether the network ends in one
+            dense layer, which can be fitted to features.
         notes: sentences that belong into the report.
         augmentation, loader, baseline: what follows from the recipe and the images.
     """
@@ -62,6 +63,7 @@ class Plan:
     phases: tuple[Phase, ...] = ()
     shares: tuple[float, ...] = ()
     views: int = 0
+    linear: bool = False
     notes: tuple[str, ...] = ()
     stages: Stages | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -104,6 +106,8 @@ class Plan:
         loaded = None
         if self.start.weights is not None:
             loaded = load_into(model, self.start.weights, shape=self.shape, classes=self.card.classes)
+            if self.start.head is not None:
+                self.start.head.put_into(model, find_stages(model, self.shape).final)
         elif isinstance(model, Prepared):
             model.prepare(normalise(self.loader.sample(SAMPLE), self.preprocess))
         if self.recipe.train.channels_last:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import cast
 
@@ -40,6 +40,7 @@ from hubel.jobs.rules import (
 )
 from hubel.learning.config import Optimizer
 from hubel.learning.engine import PRECISIONS, TrainState
+from hubel.learning.head import is_linear
 from hubel.learning.optim import optimizers
 from hubel.learning.schedule import mean_area
 from hubel.learning.transfer import CHUNK, FEATURE_LIMIT, Phase, depth_name, feature_bytes
@@ -57,6 +58,7 @@ LEAVING = 8.0  # seconds for explanations, the report and for ending the process
 TUNED_LEAVING = 14.0  # the same for the larger networks that published weights are of
 STEADY = 0.4  # share of a step that is as long for small images: overheads and the last stages
 SAVING = 0.15  # seconds an epoch for evaluating and for writing the best weights
+FITTING = 2.0  # seconds to fit a head to features
 FORWARD = 3.0  # a training step costs about as much as three forward passes
 TOGETHER = 0.8  # of their speeds added up is what several processes reach
 FLOAT32 = 2.0  # and final predictions, made in float32, about twice the reduced precision
@@ -181,9 +183,9 @@ def settle_phases(plan: Plan, clock: Clock) -> None:
         plan.phases = (Phase(depth=None, epochs=epochs, lr=given.lr or 0.0),)
         train = given
     else:
-        plan.phases = phases_for(plan.recipe, lambda: _affordable_tuned(plan, clock), known=_knows_all(plan))
+        plan.phases = _phases(plan, lambda depth: _affordable_tuned(plan, clock, depth))
         text = ",".join(map(str, plan.phases))
-        train = replace(given, stages=text, lr=plan.phases[-1].lr)
+        train = replace(given, stages=text, lr=plan.phases[-1].lr or None)
     epochs = sum(phase.epochs for phase in plan.phases)
     plan.recipe = replace(plan.recipe, train=replace(train, epochs=epochs))
     seconds = _phase_seconds(plan)
@@ -191,7 +193,7 @@ def settle_phases(plan: Plan, clock: Clock) -> None:
     width = plan.recipe.model.width
     network = plan.recipe.model.model + ("" if width is None else f", {width} channels in the first stage")
     network += "".join(f", {name} {value}" for name, value in plan.recipe.model.arguments.items())
-    plan.say("network", network, f"{plan.speed['images_per_second']:,.0f} images/s measured")
+    plan.say("network", network, f"{plan.speed[depth_name(None)]:,.0f} images/s measured")
     plan.say("epochs", str(epochs), "as asked" if given.epochs else f"what the {clock.left:.0f} s that are left hold")
     if plan.start.weights is not None:
         _say_phases(plan, plan.start.weights)
@@ -216,7 +218,9 @@ def _say_training(plan: Plan) -> None:
 def _say_phases(plan: Plan, weights: Weights) -> None:
     why = "nothing is said about their images, so ImageNet's values are assumed" if weights.assumed else "their card"
     plan.say("weights", weights.name, f"{weights.numbers}: {why}")
-    phases = [f"{depth_name(p.depth)} {p.epochs} epochs at {p.lr:.2g}" for p in plan.phases]
+    phases = [
+        "the head fitted" if p.fitted else f"{depth_name(p.depth)} {p.epochs} epochs at {p.lr:.2g}" for p in plan.phases
+    ]
     kept = any(p.depth == 0 for p in plan.phases) and plan.views
     why = "the head first, on features that are computed once" if kept else "frozen batch norms keep their statistics"
     if _knows_all(plan):
@@ -246,17 +250,27 @@ def _knows_all(plan: Plan) -> bool:
 
 
 def _measure(plan: Plan) -> None:
-    """Measure how fast the network trains and answers."""
+    """Measure how fast the network trains, to each depth that a phase may have, and answers."""
     train = plan.recipe.train
+    depths: set[int | None] = {None}
     model, _ = plan.initial_model()
     if plan.start.weights is not None:
         _divide(plan, model)
-    state = TrainState(model=model, optimizers=optimizers(model, replace(train, lr=train.lr or 1e-6)))
-    seconds = step_seconds(state, plan.loader, train, plan.size) / plan.loader.batch_size / train.accumulate
-    seconds /= 1 if plan.processes == 1 else plan.processes * TOGETHER
-    plan.speed = {"images_per_second": 1 / seconds, "forward_per_second": FORWARD / seconds}
+        depths = {phase.depth for phase in _phases(plan, lambda _: math.inf) if not phase.fitted} or {None}
+    for depth in depths:
+        if plan.stages is not None:
+            set_trainable(model, plan.stages, depth)
+        state = TrainState(model=model, optimizers=optimizers(model, replace(train, lr=train.lr or 1e-6)))
+        seconds = step_seconds(state, plan.loader, train, plan.size) / plan.loader.batch_size / train.accumulate
+        seconds /= 1 if plan.processes == 1 else plan.processes * TOGETHER
+        plan.speed[depth_name(depth)] = 1 / seconds
+    plan.speed["forward"] = FORWARD * plan.speed[depth_name(None)] if None in depths else 0.0
     if plan.start.weights is not None:
-        plan.speed["forward_per_second"] = _forward_speed(plan, model)
+        plan.speed["forward"] = _forward_speed(plan, model)
+
+
+def _phases(plan: Plan, affordable: Callable[[int | None], float]) -> tuple[Phase, ...]:
+    return phases_for(plan.recipe, affordable, known=_knows_all(plan), linear=plan.linear)
 
 
 def _divide(plan: Plan, model: nn.Module) -> None:
@@ -267,8 +281,7 @@ def _divide(plan: Plan, model: nn.Module) -> None:
     if features_are_enough(model, head, image):
         each = feature_bytes(model, head, plan.preprocess, device=plan.device)
         plan.views = min(flips, FEATURE_LIMIT // (each * (len(plan.division.train) + len(plan.division.val))))
-    depths = [phase.depth for phase in phases_for(plan.recipe, lambda: 1, known=_knows_all(plan))]
-    set_trainable(model, plan.stages, None if None in depths else max(d for d in depths if d is not None))
+    plan.linear = is_linear(model, plan.stages.final, image)
 
 
 def _forward_speed(plan: Plan, model: nn.Module) -> float:
@@ -286,29 +299,41 @@ def _forward_speed(plan: Plan, model: nn.Module) -> float:
 def _phase_seconds(plan: Plan) -> list[float]:
     tuned = plan.start.weights is not None
     return [
-        _head_seconds(plan, phase.epochs) if phase.depth == 0 and tuned else phase.epochs * _epoch_seconds(plan)
+        _fit_seconds(plan)
+        if phase.fitted
+        else _head_seconds(plan, phase.epochs)
+        if phase.depth == 0 and tuned
+        else phase.epochs * _epoch_seconds(plan, phase.depth)
         for phase in plan.phases
     ]
 
 
+def _fit_seconds(plan: Plan) -> float:
+    """Features of all images, mirrored ones too, and the fit; next to nothing where the head was fitted before."""
+    if plan.start.head is not None:
+        return SAVING
+    return _head_seconds(plan, 0) + FITTING
+
+
 def _head_seconds(plan: Plan, epochs: int) -> float:
     """Computing features once, or a forward pass an epoch where they aren't kept."""
-    forward = (len(plan.division.train) + len(plan.division.val)) / plan.speed["forward_per_second"]
+    forward = (len(plan.division.train) + len(plan.division.val)) / plan.speed["forward"]
     return forward * (plan.views + epochs * HEAD_SHARE) if plan.views else forward * epochs
 
 
-def _epoch_seconds(plan: Plan) -> float:
+def _epoch_seconds(plan: Plan, depth: int | None = None) -> float:
     """Training and validation; of a step, a part grows with the area of the images and a part doesn't."""
     area = mean_area(plan.recipe.train.small_first or 1.0)
-    seconds = len(plan.division.train) * (STEADY + (1 - STEADY) * area) / plan.speed["images_per_second"]
-    return seconds + len(plan.division.val) / plan.speed["forward_per_second"] + SAVING
+    speed = plan.speed.get(depth_name(depth)) or min(v for name, v in plan.speed.items() if name != "forward")
+    seconds = len(plan.division.train) * (STEADY + (1 - STEADY) * area) / speed
+    return seconds + len(plan.division.val) / plan.speed["forward"] + SAVING
 
 
 def _reserve(plan: Plan) -> float:
     """Seconds after the last step: predictions in float32, explanations, report."""
     held = len(plan.division.test) + len(plan.division.val)
     leaving = LEAVING if plan.start.weights is None else TUNED_LEAVING
-    return leaving + held / plan.speed["forward_per_second"] * FLOAT32
+    return leaving + held / plan.speed["forward"] * FLOAT32
 
 
 def _affordable(plan: Plan, clock: Clock) -> float:
@@ -316,9 +341,12 @@ def _affordable(plan: Plan, clock: Clock) -> float:
     return (clock.left - _reserve(plan)) * SAFETY / _epoch_seconds(plan)
 
 
-def _affordable_tuned(plan: Plan, clock: Clock) -> float:
-    """Epochs of the whole network that fit in after those of the head."""
+def _affordable_tuned(plan: Plan, clock: Clock, depth: int | None) -> float:
+    """Epochs of that depth that fit in after the head."""
     stages = plan.recipe.train.stages or "auto"
-    with_head = stages == "course" or (stages == "auto" and not _knows_all(plan))
-    left = (clock.left - _reserve(plan)) * SAFETY - (_head_seconds(plan, HEAD_EPOCHS) if with_head else 0)
-    return left / _epoch_seconds(plan)
+    head = 0.0
+    if plan.linear and stages == "auto":
+        head = _fit_seconds(plan)
+    elif stages == "course" or (stages == "auto" and not _knows_all(plan)):
+        head = _head_seconds(plan, HEAD_EPOCHS)
+    return ((clock.left - _reserve(plan)) * SAFETY - head) / _epoch_seconds(plan, depth)

@@ -291,7 +291,16 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
     """Train phase by phase: look at every step, judge every epoch, keep the best, store the state, stop when asked."""
     import torch
 
-    from hubel.jobs.training import begin_phase, counted_in_all, judge, judge_start, keep_pace, write_best
+    from hubel.jobs.training import (
+        begin_phase,
+        counted_in_all,
+        fit_head,
+        judge,
+        judge_start,
+        keep_pace,
+        why_no_deeper,
+        write_best,
+    )
     from hubel.learning.distributed import rank
     from hubel.learning.engine import fit
 
@@ -301,12 +310,17 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
     elif training.knows_all:
         yield judge_start(training)
     for number in range(training.record.phase, len(training.phases)):
+        if state is None and (why := why_no_deeper(training, number)):
+            training.record.stopped = why
+            break
         batches, config = yield from begin_phase(training, number, going_on=state is not None)
         if state is not None:
             state.give_loop(training)
             state = None
         size, weights = training.plan.size, training.class_weights
-        for event in fit(training.state, batches, config, size=size, class_weights=weights):
+        fitted = training.phases[number].fitted
+        steps = fit(training.state, batches, config, size=size, class_weights=weights)
+        for event in fit_head(training) if fitted else steps:
             store = False
             if isinstance(event, Step):
                 yield counted_in_all(training, event)
@@ -314,6 +328,8 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
             elif isinstance(event, EpochEnd) and (row := judge(training, event)):
                 _write_results(training, row)
                 yield row
+            elif isinstance(event, Progress):
+                yield event
             if store or training.ended:
                 writer.store(training)
             if training.ended:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,8 +34,9 @@ from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import gathered, largest, rank, same_buffers, world_size
 from hubel.learning.engine import PRECISIONS, Batches, TrainState
 from hubel.learning.finder import find_lr
+from hubel.learning.head import head_from
 from hubel.learning.optim import optimizers
-from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features
+from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features, depth_name
 from hubel.nn.hooks import evaluating
 from hubel.nn.saved import model_writer
 from hubel.nn.stages import answer_from_features, set_trainable
@@ -42,6 +44,7 @@ from hubel.records import Finding, Scores
 from hubel.runs import RunFolder
 
 SIGNALS = (None, "SIGINT", "SIGTERM")
+HEAD_MOST = 1.5  # times its share of the time, after which the head makes do with the features that are there
 SLACK = 0.05  # share of its time that a training may fall behind its plan before the clock paces it
 
 
@@ -193,13 +196,13 @@ def begin_phase(
         record.steps_before += training.state.step
     training.began = training.clock.seconds - record.used
     training.allowed = (training.clock.left + record.used - training.plan.reserve) * training.plan.shares[number]
-    config = replace(training.config, epochs=phase.epochs, lr=phase.lr)
+    config = training.config if phase.fitted else replace(training.config, epochs=phase.epochs, lr=phase.lr)
     model: nn.Module = training.model
     batches: Batches = training.plan.loader
     training.kept = None
     if stages is not None:
         set_trainable(model, stages, phase.depth)
-        if phase.depth == 0 and training.plan.views:
+        if phase.depth == 0 and training.plan.views and not phase.fitted:
             training.kept = yield from _features(training, stages.head)
             batches, model = training.kept.train, HeadOnly(model, stages.head)
     whole = model is training.model
@@ -225,6 +228,54 @@ def _features(training: Training, head: str) -> Generator[Progress, None, Kept]:
         )
         found.append(features)
     return Kept(train=Features(plan.loader, found[:-1]), val=found[-1])
+
+
+def fit_head(training: Training) -> Generator[Progress | EpochEnd, None, None]:
+    """Fit the head to the features of the frozen rest, unless it was fitted before; ends with epoch 0."""
+    plan, division, data = training.plan, training.division, training.dataset
+    assert plan.stages is not None
+    if training.record.history:  # an interrupted run that goes on
+        return
+    began, head = time.monotonic(), plan.start.head
+    if head is None:
+        labels = torch.from_numpy(data.catalog.labels)
+        rows = np.random.default_rng(plan.recipe.seed).permutation(division.train)
+        head = yield from head_from(
+            training.model,
+            plan.stages.final,
+            (Rows(data.packed.images, rows), labels[rows]),
+            (Rows(data.packed.images, division.val), labels[division.val]),
+            plan.card.preprocess,
+            device=plan.device,
+            autocast=PRECISIONS[training.config.precision],
+            mirrored=plan.augmentation.flip,
+            class_weights=training.class_weights,
+            enough=lambda: world_size() == 1 and phase_seconds(training) > training.allowed * HEAD_MOST,
+        )
+        head.put_into(training.model, plan.stages.final)
+    seconds = max(time.monotonic() - began, 1e-3)
+    yield EpochEnd(
+        epoch=0,
+        step=0,
+        lr=0.0,
+        loss=head.loss,
+        accuracy=head.accuracy,
+        images=head.n,
+        images_per_second=head.n / seconds,
+    )
+
+
+def why_no_deeper(training: Training, number: int) -> str | None:
+    """After a fitted head, each phase has to have paid for the next to be tried, and there has to be time for it."""
+    if number == 0 or not training.phases[0].fitted:
+        return None
+    phase, record, plan = training.phases[number], training.record, training.plan
+    if not training.phases[number - 1].fitted and record.best_epoch <= record.epochs_before:
+        return "training the last layers did not beat the head that was fitted, so the others were left as they were."
+    left = (training.clock.left - plan.reserve) * plan.shares[number]
+    speed = plan.speed.get(depth_name(phase.depth), math.inf)
+    (late,) = agree(training, float(left < len(training.division.train) / speed))
+    return "there was no time left to train more than was trained." if late else None
 
 
 def counted_in_all(training: Training, step: Step) -> Step:
@@ -291,7 +342,7 @@ def judge(training: Training, event: EpochEnd) -> EpochRow | None:
     try:
         scores = validate(training)
     except Asked:
-        training.state.epoch, training.state.position = training.state.epoch - 1, record.batch
+        training.state.epoch, training.state.position = max(training.state.epoch - 1, 0), record.batch
         training.asked = training.stop.signal
         return None
     best = record.best_scores is None or _better(scores, record.best_scores)
@@ -412,7 +463,7 @@ def _why_to_stop(training: Training, row: EpochRow) -> str | None:
 
 def _seconds_left(training: Training, event: EpochEnd) -> float:
     spent, number = phase_seconds(training), training.record.phase
-    share = max(event.epoch / training.phases[number].epochs, training.state.pace)
+    share = max(event.epoch / max(training.phases[number].epochs, 1), training.state.pace)
     left = max(spent / max(share, 1e-9) - spent, 0.0)
     return left / max(training.plan.shares[number], 1e-9) + training.plan.reserve
 

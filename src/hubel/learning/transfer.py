@@ -8,7 +8,7 @@ costs no more than the head.
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,7 @@ from hubel.nn.stages import answer_from_features, features_of
 from hubel.records import Preprocess
 
 NAMED = ("auto", "course", "head", "all")
+FITTED = "fit"  # how ``--stages`` calls the head fitted to kept features
 COURSE = ((0, 1e-3), (1, 1e-5))  # depth and rate: the head with Adam, then the last stage with it
 PHASE = re.compile(r"(head|all|last(?P<depth>\d*)):(?P<epochs>\d+):(?P<lr>[0-9.]+(?:[eE][-+]?\d+)?)")
 FEATURE_LIMIT = 2 << 30  # bytes of features that are kept; more are computed anew each epoch
@@ -34,7 +35,7 @@ CHUNK = 128  # images whose features are computed together
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One call of the loop.
+    """One call of the loop; or, without epochs, a head that is fitted to kept features (`hubel.learning.head`).
 
     Attributes:
         depth: stages that are trained along with the head, counted from it; 0 is the head alone, None everything.
@@ -45,8 +46,16 @@ class Phase:
     epochs: int
     lr: float
 
+    @property
+    def fitted(self) -> bool:
+        """Whether the head is fitted, without the loop."""
+        return self.epochs == 0
+
     def __str__(self) -> str:
-        return f"{depth_name(self.depth)}:{self.epochs}:{self.lr:g}"
+        return FITTED if self.fitted else f"{depth_name(self.depth)}:{self.epochs}:{self.lr:g}"
+
+
+HEAD_FITTED = Phase(depth=0, epochs=0, lr=0.0)
 
 
 def depth_name(depth: int | None) -> str:
@@ -55,7 +64,7 @@ def depth_name(depth: int | None) -> str:
 
 
 def parse_phases(text: str) -> tuple[Phase, ...]:
-    """Read ``head:5:1e-3,last:10:1e-5``.
+    """Read ``head:5:1e-3,last:10:1e-5``; ``fit`` may stand first.
 
     Raises:
         UsageError: anything else, or a phase without epochs or rate.
@@ -63,13 +72,16 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
     >>> parse_phases("head:5:0.001,last2:10:1e-05")[1]
     Phase(depth=2, epochs=10, lr=1e-05)
     """
-    phases = []
+    phases: list[Phase] = []
     for part in text.split(","):
+        if part.strip() == FITTED and not phases:
+            phases.append(HEAD_FITTED)
+            continue
         found = PHASE.fullmatch(part.strip())
         if found is None or int(found["epochs"]) < 1 or float(found["lr"]) <= 0:
             raise UsageError(
                 f"--stages {text}: {part.strip()!r} is no phase; expected {', '.join(NAMED)}, or DEPTH:EPOCHS:RATE as "
-                "in head:5:1e-3,last:10:1e-5, with the depths head, last, last2, … and all."
+                "in head:5:1e-3,last:10:1e-5, with the depths head, last, last2, … and all; fit may stand first."
             )
         word = found[1]
         depth = None if word == "all" else 0 if word == "head" else int(found["depth"] or 1)
@@ -150,8 +162,13 @@ def backbone_features(
     device: torch.device,
     autocast: torch.dtype | None,
     mirrored: bool = False,
+    until: Callable[[], bool] = lambda: False,
 ) -> Generator[Progress, None, Tensor]:
-    """(N, H, W, C) uint8 → what the head is given, (N, …) on the CPU, in the type it was computed in."""
+    """(N, H, W, C) uint8 → what the head is given, (N, …) on the CPU, in the type it was computed in.
+
+    Args:
+        mirrored: whether the images are mirrored first. until: asked after each chunk; the first ones are enough then.
+    """
     kept: list[Tensor] = []
     for start in range(0, len(images), CHUNK):
         batch = normalise(to_tensor(images[start : start + CHUNK]).to(device), preprocess)
@@ -159,6 +176,8 @@ def backbone_features(
         with evaluating(model), torch.no_grad(), torch.autocast(device.type, autocast, enabled=autocast is not None):
             kept.append(features_of(model, head, batch).to(autocast or torch.float32).cpu())
         yield Progress(task="features of the frozen layers", done=start + len(batch), total=len(images))
+        if until():
+            break
     return torch.cat(kept)
 
 
