@@ -20,7 +20,8 @@ HEAD_RATE = 1e-3
 RATE = 2e-4  # of the whole network afterwards
 DEEP, DEEP_EPOCHS, DEEP_RATE = 2, 8, 5e-4  # after a fitted head: the last stages first,
 MOST_EPOCHS = 30  # then everything, so many epochs at most
-LEAST_EPOCHS = 2, 6  # and each of them only where there is time for so many
+LEAST_EPOCHS = 2  # and each of them only where there is time for a quarter of so many: the clock paces what is slower
+HOPE = 1.5  # times the epochs that the measured speed allows are planned: others may have used the machine just then
 KNOWN_RATE = 2e-5  # of a network that knows all of the classes already: there is more to lose than to learn
 COURSE_EPOCHS = 10  # a phase, where neither epochs nor minutes were given
 HEAD_SHARE = 1 / 20  # cost of an epoch on kept features, as a share of a forward pass over the images
@@ -49,7 +50,7 @@ def start_for(recipe: Recipe, code: Builder | None) -> Start:
     model, train = recipe.model, recipe.train
     if code is None and is_code(model.model):
         code = load_code(model.model)
-    if model.weights is None:
+    if model.weights in (None, "auto", "none"):
         if train.stages is not None:
             raise UsageError(f"--stages {train.stages} divides fine-tuning into phases: it goes with --weights only.")
         return Start(code=code)
@@ -97,13 +98,21 @@ def phases_for(
 
 def _deepening(epochs: int | None, lr: float, affordable: Callable[[int | None], float]) -> Iterator[Phase]:
     """The last stages, and then everything, as far as epochs or time go."""
-    room = epochs or affordable(DEEP)
-    last = int(min(DEEP_EPOCHS, room)) if epochs is None else min(DEEP_EPOCHS, -(-epochs // 2))
-    if last >= LEAST_EPOCHS[0] or epochs:
+    if epochs:
+        last = min(DEEP_EPOCHS, -(-epochs // 2))
+        rest = epochs - last
+    else:
+        last = _hoped(affordable(DEEP), DEEP_EPOCHS)
+        rest = _hoped(affordable(None) * (1 - last / max(affordable(DEEP), last, 1)), MOST_EPOCHS) if last else 0
+    if last:
         yield Phase(depth=DEEP, epochs=last, lr=lr)
-        rest = epochs - last if epochs else int(min(affordable(None) * (1 - last / room), MOST_EPOCHS))
-        if rest >= (1 if epochs else LEAST_EPOCHS[1]):
-            yield Phase(depth=None, epochs=rest, lr=lr)
+    if rest:
+        yield Phase(depth=None, epochs=rest, lr=lr)
+
+
+def _hoped(epochs: float, most: int) -> int:
+    """So many epochs as there may be time for, or none."""
+    return 0 if epochs < LEAST_EPOCHS / 4 else int(min(max(HOPE * epochs, LEAST_EPOCHS), most))
 
 
 def _whole(epochs: float) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hubel.as_json import from_json, to_json
 from hubel.dataset.config import Augmentation, parse_augmentation
@@ -16,6 +17,7 @@ from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
+from hubel.evaluation.mirror import MirrorTest
 from hubel.jobs.phases import Start
 from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
@@ -46,6 +48,7 @@ class Plan:
             features are kept while the head alone is trained; 0 keeps none. linear: whether the network ends in one
             dense layer, which can be fitted to features.
         notes: sentences that belong into the report.
+        mirror: whether mirror images mean the same.
         augmentation, loader, baseline: what follows from the recipe and the images.
     """
 
@@ -69,6 +72,7 @@ class Plan:
     augmentation: Augmentation = field(default_factory=Augmentation)
     loader: Loader = field(init=False)
     baseline: FittedBaseline = field(init=False)
+    mirror: MirrorTest = field(init=False)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -81,8 +85,9 @@ class Plan:
         return (self.preprocess.channels, *self.preprocess.size)
 
     def say(self, what: str, value: str, why: str) -> None:
-        """Add a line for people: what was decided, and why."""
-        self.rows += ((what, value, why),)
+        """Add a line for people, or put it in the place of the one before: what was decided, and why."""
+        rows = {name: (value, why) for name, value, why in self.rows} | {what: (value, why)}
+        self.rows = tuple((name, *said) for name, said in rows.items())
 
     def values(self) -> dict[str, Any]:
         """What of the plan is not in the recipe, as JSON: `plan_from` makes the plan again."""
@@ -113,6 +118,14 @@ class Plan:
         if self.recipe.train.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device), loaded
+
+    def class_weights(self) -> Tensor | None:
+        """Weights (K,) float32 that make every class count the same in the loss, where that was asked for."""
+        if self.recipe.train.balance != "loss":
+            return None
+        counts = np.bincount(self.dataset.catalog.labels[self.division.train], minlength=len(self.card.classes))
+        weights = counts.sum() / np.maximum(counts, 1) / (counts > 0).sum()
+        return torch.tensor(weights, dtype=torch.float32, device=self.device)
 
     def settle_card(self) -> None:
         """Write the network into the card, with the arguments asked for and, beside them, the weights' or the usual."""
@@ -176,16 +189,21 @@ def plan_from(
     return plan
 
 
-def extended(plan: Plan, epochs: int, lr: float | None) -> Plan:
-    """Add a last phase: so many more epochs, with a schedule of their own."""
+def extended(plan: Plan, epochs: int, lr: float | None, *, finished: bool = True) -> Plan:
+    """Add a last phase: so many more epochs, with a schedule of their own.
+
+    Args:
+        finished: whether the run had ended and was measured; else it goes on, since there is time.
+    """
     last = plan.phases[-1]
     added = replace(last, epochs=epochs, lr=lr or last.lr)
     plan.phases, plan.shares = (*plan.phases, added), (*plan.shares, 1.0)
     total = sum(phase.epochs for phase in plan.phases)
     plan.recipe = replace(plan.recipe, train=replace(plan.recipe.train, epochs=total))
-    plan.say("extended", f"{epochs} epochs at {added.lr:.3g}", "as asked")
-    text = f"The run was finished once and then extended by {epochs} epochs: its reported part was measured before."
-    plan.notes += (text,)
+    plan.say("extended", f"{epochs} epochs at {added.lr:.3g}", "as asked" if finished else "time was left")
+    if finished:
+        text = f"The run was finished once and then extended by {epochs} epochs: its reported part was measured before."
+        plan.notes += (text,)
     return plan
 
 

@@ -40,7 +40,7 @@ from hubel.jobs.rules import (
 )
 from hubel.learning.config import Optimizer
 from hubel.learning.engine import PRECISIONS, TrainState
-from hubel.learning.head import is_linear
+from hubel.learning.head import FittedHead, head_from, is_linear
 from hubel.learning.optim import optimizers
 from hubel.learning.schedule import mean_area
 from hubel.learning.transfer import CHUNK, FEATURE_LIMIT, Phase, depth_name, feature_bytes
@@ -58,6 +58,7 @@ LEAVING = 8.0  # seconds for explanations, the report and for ending the process
 TUNED_LEAVING = 14.0  # the same for the larger networks that published weights are of
 STEADY = 0.4  # share of a step that is as long for small images: overheads and the last stages
 SAVING = 0.15  # seconds an epoch for evaluating and for writing the best weights
+LOOKING = 0.5  # share of the time that is left after which a head makes do with the features that are there
 FITTING = 2.0  # seconds to fit a head to features
 FORWARD = 3.0  # a training step costs about as much as three forward passes
 TOGETHER = 0.8  # of their speeds added up is what several processes reach
@@ -72,11 +73,13 @@ def make_plan(
     clock: Clock,
     start: Start,
     processes: int = 1,
+    like: Plan | None = None,
 ) -> Generator[Event, None, Plan]:
     """Derive what the recipe leaves open; yields progress and returns the `Plan`.
 
     Args:
         processes: that will share each batch; one measures for all.
+        like: a plan for the same images, whose baseline and mirror test hold for this one, too.
     """
     yield Progress(task="planning", done=0, total=STEPS)
     card = ModelCard(
@@ -91,14 +94,22 @@ def make_plan(
         card=card,
         processes=processes,
     )
-    plan.settle_baseline()
-    yield Progress(task="planning", done=1, total=STEPS)
-    some = some_of(division.train, FITTED, recipe.seed)
-    images, labels = Rows(dataset.packed.images, some), dataset.catalog.labels[some]
-    settle_data(plan, mirror_test(images, labels, dataset.catalog.classes, seed=recipe.seed))
+    if like is None:
+        plan.settle_baseline()
+        yield Progress(task="planning", done=1, total=STEPS)
+        some = some_of(division.train, FITTED, recipe.seed)
+        images, labels = Rows(dataset.packed.images, some), dataset.catalog.labels[some]
+        plan.mirror = mirror_test(images, labels, dataset.catalog.classes, seed=recipe.seed)
+    else:
+        plan.baseline, plan.mirror = like.baseline, like.mirror
+    settle_data(plan, plan.mirror)
     settle_training(plan)
     for done in settle_width(plan, clock):
         yield Progress(task="planning", done=2 + done, total=STEPS)
+    if processes == 1 and plan.linear and _phases(plan, lambda _: math.inf)[0].fitted:
+        until = clock.seconds + LOOKING * clock.left
+        head = yield from fitted_head(plan, plan.initial_model()[0], lambda: clock.seconds > until)
+        plan.start = replace(plan.start, head=head)
     settle_phases(plan, clock)
     yield Progress(task="planning", done=STEPS, total=STEPS)
     if division.reported == "val":
@@ -154,6 +165,31 @@ def settle_training(plan: Plan) -> None:
     plan.settle_loader()
 
 
+def fitted_head(plan: Plan, model: nn.Module, enough: Callable[[], bool]) -> Generator[Progress, None, FittedHead]:
+    """Fit a head to the features of the training images, or of as many as there is time for.
+
+    Args:
+        model: as the plan makes it. enough: whether the time is up.
+    """
+    assert plan.stages is not None
+    images, labels = plan.dataset.packed.images, torch.from_numpy(plan.dataset.catalog.labels)
+    rows, val = np.random.default_rng(plan.recipe.seed).permutation(plan.division.train), plan.division.val
+    return (
+        yield from head_from(
+            model,
+            plan.stages.final,
+            (Rows(images, rows), labels[rows]),
+            (Rows(images, val), labels[val]),
+            plan.preprocess,
+            device=plan.device,
+            autocast=PRECISIONS[plan.recipe.train.precision],
+            mirrored=plan.augmentation.flip,
+            class_weights=plan.class_weights(),
+            enough=enough,
+        )
+    )
+
+
 def settle_width(plan: Plan, clock: Clock) -> Generator[int, None, None]:
     """The widest network that still passes over the images often enough in the time that is left."""
     model, widths = plan.recipe.model, defaults_of(plan.recipe.model.model).widths
@@ -187,7 +223,7 @@ def settle_phases(plan: Plan, clock: Clock) -> None:
         text = ",".join(map(str, plan.phases))
         train = replace(given, stages=text, lr=plan.phases[-1].lr or None)
     epochs = sum(phase.epochs for phase in plan.phases)
-    plan.recipe = replace(plan.recipe, train=replace(train, epochs=epochs))
+    plan.recipe = replace(plan.recipe, train=replace(train, epochs=epochs or None))
     seconds = _phase_seconds(plan)
     plan.shares = tuple(each / sum(seconds[number:]) for number, each in enumerate(seconds))
     width = plan.recipe.model.width
@@ -197,6 +233,8 @@ def settle_phases(plan: Plan, clock: Clock) -> None:
     plan.say("epochs", str(epochs), "as asked" if given.epochs else f"what the {clock.left:.0f} s that are left hold")
     if plan.start.weights is not None:
         _say_phases(plan, plan.start.weights)
+    elif plan.start.reason:
+        plan.say("weights", "none, from scratch", plan.start.reason)
     _say_training(plan)
     plan.say("time", f"about {sum(seconds):.0f} s of training", f"and {plan.reserve:.0f} s to measure and report")
     if clock.left - plan.reserve < SHORT:
@@ -218,6 +256,10 @@ def _say_training(plan: Plan) -> None:
 def _say_phases(plan: Plan, weights: Weights) -> None:
     why = "nothing is said about their images, so ImageNet's values are assumed" if weights.assumed else "their card"
     plan.say("weights", weights.name, f"{weights.numbers}: {why}")
+    head = plan.start.head
+    if head is not None:
+        shown = f"{head.val_accuracy:.1%} of {len(plan.division.val):,} validation images with its head alone"
+        plan.say("start", "from these weights", plan.start.reason or shown)
     phases = [
         "the head fitted" if p.fitted else f"{depth_name(p.depth)} {p.epochs} epochs at {p.lr:.2g}" for p in plan.phases
     ]

@@ -20,7 +20,7 @@ from hubel.dataset.split import Split
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.events import EpochEnd, EpochRow, Event, Finished, Note, Planned, Progress, Sampled, Step, event_json
 from hubel.jobs.clock import Clock
-from hubel.jobs.prepare import Dataset, look, prepare, preprocess_for
+from hubel.jobs.prepare import Dataset, View, look, prepare, preprocess_for
 from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
 from hubel.records import PARTS, ModelCard
@@ -68,6 +68,7 @@ def training(
     made = isinstance(source, Dataset)
     catalog = source.catalog if isinstance(source, Dataset) else (yield from scanning(source))
     yield Note(text=f"{place}: {len(catalog.paths):,} files in {len(catalog.classes)} classes")
+    from hubel.jobs.choice import chosen, from_scratch, opening
     from hubel.jobs.hardware import find_device, keep_freed_memory
     from hubel.jobs.phases import start_for
     from hubel.jobs.plan import plan_from
@@ -75,25 +76,36 @@ def training(
     from hubel.jobs.processes import planned, shared_folder
     from hubel.learning.distributed import joined
 
-    device, start = find_device(recipe.device), start_for(recipe, code)
+    device, given, undecided = find_device(recipe.device), recipe, False
     with joined():
+        view = look(catalog, recipe.data)
         if isinstance(source, Dataset):
             dataset = _fits(source, recipe)
+            recipe = from_scratch(recipe) if recipe.model.weights == "auto" else recipe
+            start = start_for(recipe, code)
         else:
-            dataset = yield from _prepared(place, catalog, recipe, start)
+            first = opening(recipe, code, view, len(catalog.paths), device, clock)
+            recipe, start, undecided = first.recipe, first.start, first.undecided
+            dataset = yield from _prepared(place, catalog, recipe, start, view, first.size)
         division = dataset.split(recipe.data, recipe.seed)
         seen = dataset.seen(place, division)
         yield seen
         if not made:
             keep_freed_memory()  # not before: what reading and auditing took goes back to the system
+
+        def make(processes: int) -> Generator[Event, None, Plan]:
+            plan = yield from make_plan(dataset, division, recipe, device, clock, start, processes)
+            return (yield from chosen(plan, catalog, view, given, clock)) if undecided else plan
+
         plan = yield from planned(
-            lambda processes: make_plan(dataset, division, recipe, device, clock, start, processes),
+            make,
             lambda values, complete: plan_from(values, complete, dataset, division, device, start),
         )
         run = shared_folder(lambda: RunFolder.create(folder, overwrite=overwrite))
         run.log(event_json(seen))
         try:
-            yield from _recorded(run, _train_and_report(run, place, dataset, division, plan, clock, command, report))
+            events = _train_and_report(run, place, plan.dataset, division, plan, clock, command, report)
+            yield from _recorded(run, events)
         except (HubelError, KeyboardInterrupt):
             if not run.worth_keeping and first_process():  # leave no trace
                 shutil.rmtree(run.path, ignore_errors=True)
@@ -105,17 +117,18 @@ def prepared(source: str, recipe: Recipe, code: Builder | None = None) -> Genera
     from hubel.jobs.phases import start_for
 
     catalog = yield from scanning(source)
-    return (yield from _prepared(source, catalog, recipe, start_for(recipe, code)))
+    return (yield from _prepared(source, catalog, recipe, start_for(recipe, code), look(catalog, recipe.data)))
 
 
-def _prepared(source: str, catalog: Catalog, recipe: Recipe, start: Start) -> Generator[Event, None, Dataset]:
+def _prepared(
+    source: str, catalog: Catalog, recipe: Recipe, start: Start, view: View, size: int | None = None
+) -> Generator[Event, None, Dataset]:
     from hubel.jobs.plan import check_model
     from hubel.jobs.processes import shared
     from hubel.jobs.rules import choose_size
 
-    view = look(catalog, recipe.data)
     weights = None if start.weights is None else start.weights.preprocess
-    size = choose_size(view.side, recipe.data.size, weights)
+    size = size or choose_size(view.side, recipe.data.size, weights)
     preprocess = preprocess_for(view, recipe.data, size, weights)
     check_model(recipe, size, preprocess.channels, len(catalog.classes), start)
     dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=weights is not None))
@@ -250,8 +263,7 @@ def _train_and_report(
 
     training = begin(run, dataset, division, plan, clock, Stop())
     writer = StateWriter(run, made_with(dataset, plan.device))
-    run.write("recipe.yaml", to_yaml(training.recipe))
-    run.write("plan.json", {"source": _place(source), **replace(plan, phases=training.phases).values()})
+    write_settings(training, source)
     if begun:
         writer.cut_back(state)
     else:
@@ -287,6 +299,14 @@ def _train_and_report(
         )
 
 
+def write_settings(training: Training, source: str | None = None) -> None:
+    """Write what a resumed run needs: the recipe, and the plan; the source stays what it was where none is given."""
+    run, plan = training.run, replace(training.plan, phases=training.phases)
+    place = read_json(run.path / "plan.json")["source"] if source is None else _place(source)
+    run.write("recipe.yaml", to_yaml(training.recipe))
+    run.write("plan.json", {"source": place, **plan.values()})
+
+
 def story(training: Training, writer: StateWriter, state: State | None) -> Iterator[Event]:
     """Train phase by phase: look at every step, judge every epoch, keep the best, store the state, stop when asked."""
     import torch
@@ -295,6 +315,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
         begin_phase,
         counted_in_all,
         fit_head,
+        go_on,
         judge,
         judge_start,
         keep_pace,
@@ -309,7 +330,8 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
         state.give(training)
     elif training.knows_all:
         yield judge_start(training)
-    for number in range(training.record.phase, len(training.phases)):
+    number = training.record.phase
+    while number < len(training.phases):
         if state is None and (why := why_no_deeper(training, number)):
             training.record.stopped = why
             break
@@ -337,6 +359,10 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
         write_best(training)
         if training.ended:
             return
+        number += 1
+        if number == len(training.phases) and (note := go_on(training)):
+            write_settings(training)
+            yield note
     writer.store(training)
 
 

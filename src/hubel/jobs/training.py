@@ -25,7 +25,8 @@ from hubel.evaluation.predict import predict
 from hubel.events import EpochEnd, EpochRow, Note, Progress, Step
 from hubel.explanation.filters import first_filters
 from hubel.jobs.clock import Clock
-from hubel.jobs.plan import Plan
+from hubel.jobs.plan import Plan, extended
+from hubel.jobs.planning import fitted_head
 from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.signals import Stop
@@ -34,7 +35,6 @@ from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import gathered, largest, rank, same_buffers, world_size
 from hubel.learning.engine import PRECISIONS, Batches, TrainState
 from hubel.learning.finder import find_lr
-from hubel.learning.head import head_from
 from hubel.learning.optim import optimizers
 from hubel.learning.transfer import Features, HeadOnly, Phase, backbone_features, depth_name
 from hubel.nn.hooks import evaluating
@@ -45,6 +45,8 @@ from hubel.runs import RunFolder
 
 SIGNALS = (None, "SIGINT", "SIGTERM")
 HEAD_MOST = 1.5  # times its share of the time, after which the head makes do with the features that are there
+SPARE = 0.25  # share of the whole time that has to be left for a training to go on
+WORTH = 0.9  # share of the time that is left which it then plans for
 SLACK = 0.05  # share of its time that a training may fall behind its plan before the clock paces it
 
 
@@ -172,7 +174,7 @@ def begin(run: RunFolder, dataset: Dataset, division: Split, plan: Plan, clock: 
         config=config,
         phases=phases,
         knows_all=fitted is not None and len(fitted.kept) == len(dataset.catalog.classes),
-        class_weights=_class_weights(dataset, division, config, plan.device),
+        class_weights=plan.class_weights(),
         filters_before=filters(model),
         state=TrainState(model=model, optimizers=()),
         record=Record(notes=notes),
@@ -231,37 +233,19 @@ def _features(training: Training, head: str) -> Generator[Progress, None, Kept]:
 
 
 def fit_head(training: Training) -> Generator[Progress | EpochEnd, None, None]:
-    """Fit the head to the features of the frozen rest, unless it was fitted before; ends with epoch 0."""
-    plan, division, data = training.plan, training.division, training.dataset
-    assert plan.stages is not None
+    """Fit the head to the features of the frozen rest, unless planning has done it; ends with epoch 0."""
     if training.record.history:  # an interrupted run that goes on
         return
-    began, head = time.monotonic(), plan.start.head
+    plan, began = training.plan, time.monotonic()
+    head = plan.start.head
     if head is None:
-        labels = torch.from_numpy(data.catalog.labels)
-        rows = np.random.default_rng(plan.recipe.seed).permutation(division.train)
-        head = yield from head_from(
-            training.model,
-            plan.stages.final,
-            (Rows(data.packed.images, rows), labels[rows]),
-            (Rows(data.packed.images, division.val), labels[division.val]),
-            plan.card.preprocess,
-            device=plan.device,
-            autocast=PRECISIONS[training.config.precision],
-            mirrored=plan.augmentation.flip,
-            class_weights=training.class_weights,
-            enough=lambda: world_size() == 1 and phase_seconds(training) > training.allowed * HEAD_MOST,
-        )
+        most = math.inf if world_size() > 1 else training.allowed * HEAD_MOST
+        head = yield from fitted_head(plan, training.model, lambda: phase_seconds(training) > most)
+        assert plan.stages is not None
         head.put_into(training.model, plan.stages.final)
-    seconds = max(time.monotonic() - began, 1e-3)
+    speed = head.n / max(time.monotonic() - began, 1e-3) if plan.start.head is None else plan.speed["forward"]
     yield EpochEnd(
-        epoch=0,
-        step=0,
-        lr=0.0,
-        loss=head.loss,
-        accuracy=head.accuracy,
-        images=head.n,
-        images_per_second=head.n / seconds,
+        epoch=0, step=0, lr=0.0, loss=head.loss, accuracy=head.accuracy, images=head.n, images_per_second=speed
     )
 
 
@@ -276,6 +260,24 @@ def why_no_deeper(training: Training, number: int) -> str | None:
     speed = plan.speed.get(depth_name(phase.depth), math.inf)
     (late,) = agree(training, float(left < len(training.division.train) / speed))
     return "there was no time left to train more than was trained." if late else None
+
+
+def go_on(training: Training) -> Note | None:
+    """Add a phase to a training from scratch that was faster than planned and still gets better, if it pays."""
+    record, clock, given = training.record, training.clock, training.plan
+    rows, last = record.history, training.phases[-1]
+    if training.plan.start.weights is not None or math.isinf(clock.left) or len(rows) < 2 or world_size() > 1:
+        return None
+    each = phase_seconds(training) / last.epochs
+    epochs = int((clock.left - given.reserve) * WORTH / each)
+    grows = record.best_epoch > record.epochs_before + last.epochs / 2 and rows[-1].val_accuracy < 1
+    if not grows or (clock.left - given.reserve) < SPARE * (clock.budget or 0) or epochs < 2:
+        return None
+    training.plan = extended(given, epochs, training.config.lr, finished=False)
+    training.phases, training.config = training.plan.phases, training.plan.recipe.train
+    text = f"This machine was faster than measured before the start: {epochs} more epochs."
+    record.notes += (text,)
+    return Note(text=text)
 
 
 def counted_in_all(training: Training, step: Step) -> Step:
@@ -463,18 +465,11 @@ def _why_to_stop(training: Training, row: EpochRow) -> str | None:
 
 def _seconds_left(training: Training, event: EpochEnd) -> float:
     spent, number = phase_seconds(training), training.record.phase
+    if training.phases[number].fitted:
+        return training.plan.reserve if math.isinf(training.clock.left) else max(training.clock.left, 0.0)
     share = max(event.epoch / max(training.phases[number].epochs, 1), training.state.pace)
     left = max(spent / max(share, 1e-9) - spent, 0.0)
     return left / max(training.plan.shares[number], 1e-9) + training.plan.reserve
-
-
-def _class_weights(dataset: Dataset, division: Split, config: TrainConfig, device: torch.device) -> Tensor | None:
-    """Weights that make every class count the same in the loss, 1 on average over the training images."""
-    if config.balance != "loss":
-        return None
-    counts = np.bincount(dataset.catalog.labels[division.train], minlength=len(dataset.catalog.classes))
-    weights = counts.sum() / np.maximum(counts, 1) / (counts > 0).sum()
-    return torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def _better(new: Scores, old: Scores) -> bool:

@@ -153,7 +153,7 @@ def _minimise(loss: Callable[[], Tensor], weight: Tensor, bias: Tensor, penalty:
         optimizer.zero_grad()
         total = loss() + penalty / 2 * weight.square().sum()
         total.backward()
-        return float(total)
+        return total.item()
 
     optimizer.step(closure)
 

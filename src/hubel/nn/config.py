@@ -19,12 +19,14 @@ class ModelConfig:
     """Which network is built. None means: derived from the images and the budget, and saved with the run."""
 
     model: Annotated[
-        str, "a network: a name, torchvision/NAME, timm/NAME, FILE.py:CLASS, or auto: quick, as wide as time allows"
+        str,
+        "a network: a name, torchvision/NAME, timm/NAME, FILE.py:CLASS, or auto: the weights' or else quick",
     ] = "auto"
     weights: Annotated[
         str | None,
-        "start from published weights: imagenet, a file (.safetensors, .pth), a model folder or a run folder",
-    ] = None
+        "start from published weights: auto (those installed, where they answer better), none, imagenet, a file "
+        "(.safetensors, .pth), a model folder or a run folder",
+    ] = "auto"
     width: Annotated[int | None, "channels of the first stage, for networks that have a width"] = None
     dropout: Annotated[float | None, "dropout before the last layer, for networks that have it"] = None
     arguments: Annotated[dict[str, Any], "an argument of the network's own, such as norm=group; may be repeated"] = (
