@@ -18,7 +18,7 @@ from hubel.jobs.phases import phases_for
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import choose_size
 from hubel.jobs.train import training
-from hubel.learning.transfer import Phase
+from hubel.learning.transfer import Phase, parse_phases
 from hubel.nn.weights import IMAGENET_MEAN, IMAGENET_STD
 from hubel.nn.zoo import build
 from hubel.records import Preprocess
@@ -72,7 +72,7 @@ def test_phases_of_fine_tuning(few_digits: Path, weights: Path, tmp_path: Path) 
     assert card.preprocess.channels == 3, "grey digits are shown in the weights' three channels"
     again = read_recipe(tmp_path / "run")
     assert (again.train.stages, again.train.epochs, again.train.lr) == (stages, 6, 0.0001)
-    assert phases_for(again, lambda: 1.0)[1] == Phase(depth=1, epochs=2, lr=0.001)
+    assert phases_for(again, lambda _: 1.0)[1] == Phase(depth=1, epochs=2, lr=0.001)
 
 
 def test_frozen_stages_keep_every_number(few_digits: Path, weights: Path, tmp_path: Path) -> None:
@@ -97,14 +97,14 @@ def test_a_run_is_a_start_for_another(few_digits: Path, tmp_path: Path) -> None:
     said = read_recipe(second.path)
     assert said.model.model == "resnet20"
     assert said.train.stages is not None
-    assert said.train.stages == "all:1:2e-05", "the same classes need no phase for the head"
+    assert said.train.stages == "fit,last2:1:0.0005"
     card = second.load().card
     assert card.preprocess.mean == first.load().card.preprocess.mean
 
 
 def test_weights_that_know_all_classes_are_the_first_candidate(few_digits: Path, tmp_path: Path) -> None:
     first = hubel.train(few_digits, model="resnet20", epochs=2, output=tmp_path / "a", show_as="none")
-    recipe = with_settings(Recipe(), {"weights": str(first.path), "epochs": 1, "lr": 100.0})
+    recipe = with_settings(Recipe(), {"weights": str(first.path), "stages": "all", "epochs": 1, "lr": 100.0})
     events = list(training(few_digits, recipe, output=tmp_path / "b"))
     notes = [event.text for event in events if isinstance(event, Note)]
     assert any(text.startswith("Before any training:") for text in notes)
@@ -126,12 +126,34 @@ def test_weights_that_know_all_classes_are_the_first_candidate(few_digits: Path,
     ],
 )
 def test_presets(changes: dict[str, object], phases: str) -> None:
-    assert ",".join(map(str, phases_for(with_settings(Recipe(), changes), lambda: 7.9))) == phases
+    assert ",".join(map(str, phases_for(with_settings(Recipe(), changes), lambda _: 7.9))) == phases
+
+
+@pytest.mark.parametrize(
+    ("changes", "last", "everything", "phases"),
+    [
+        ({}, 100.0, 50.0, "fit,last2:8:0.0005,all:30:0.0005"),
+        ({}, 16.0, 8.0, "fit,last2:8:0.0005,all:6:0.0005"),
+        ({}, 3.0, 1.0, "fit,last2:4:0.0005"),  # more than there seems to be time for: the clock paces it
+        ({}, 0.6, 0.3, "fit,last2:2:0.0005"),
+        ({}, 0.4, 0.2, "fit"),
+        ({"epochs": 1}, 9.0, 9.0, "fit,last2:1:0.0005"),
+        ({"epochs": 20, "lr": 0.001}, 9.0, 9.0, "fit,last2:8:0.001,all:12:0.001"),
+        ({"stages": "all"}, 9.0, 7.0, "all:7:0.0002"),
+        ({"stages": "fit"}, 9.0, 7.0, "fit"),
+    ],
+)
+def test_after_a_fitted_head_time_goes_to_the_last_stages_first(
+    changes: dict[str, object], last: float, everything: float, phases: str
+) -> None:
+    found = phases_for(with_settings(Recipe(), changes), lambda depth: last if depth else everything, linear=True)
+    assert ",".join(map(str, found)) == phases
+    assert parse_phases(phases) == found
 
 
 def test_settings_that_contradict_each_other_are_refused(few_digits: Path, weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave --epochs and --lr out"):
-        phases_for(with_settings(Recipe(), {"stages": "head:2:0.1", "epochs": 3}), lambda: 1)
+        phases_for(with_settings(Recipe(), {"stages": "head:2:0.1", "epochs": 3}), lambda _: 1)
     for changes, message in (
         ({"stages": "course"}, "goes with --weights only"),
         ({"weights": str(weights), "model": "resnet20", "find_lr": True}, "--find-lr is for training from scratch"),

@@ -229,7 +229,7 @@ def settle_phases(plan: Plan, clock: Clock) -> None:
     width = plan.recipe.model.width
     network = plan.recipe.model.model + ("" if width is None else f", {width} channels in the first stage")
     network += "".join(f", {name} {value}" for name, value in plan.recipe.model.arguments.items())
-    plan.say("network", network, f"{plan.speed[depth_name(None)]:,.0f} images/s measured")
+    plan.say("network", network, f"{_training_speed(plan, None):,.0f} images/s measured")
     plan.say("epochs", str(epochs), "as asked" if given.epochs else f"what the {clock.left:.0f} s that are left hold")
     if plan.start.weights is not None:
         _say_phases(plan, plan.start.weights)
@@ -306,9 +306,8 @@ def _measure(plan: Plan) -> None:
         seconds = step_seconds(state, plan.loader, train, plan.size) / plan.loader.batch_size / train.accumulate
         seconds /= 1 if plan.processes == 1 else plan.processes * TOGETHER
         plan.speed[depth_name(depth)] = 1 / seconds
-    plan.speed["forward"] = FORWARD * plan.speed[depth_name(None)] if None in depths else 0.0
-    if plan.start.weights is not None:
-        plan.speed["forward"] = _forward_speed(plan, model)
+    forward = FORWARD * _training_speed(plan, None) if plan.start.weights is None else _forward_speed(plan, model)
+    plan.speed["forward"] = forward
 
 
 def _phases(plan: Plan, affordable: Callable[[int | None], float]) -> tuple[Phase, ...]:
@@ -363,11 +362,15 @@ def _head_seconds(plan: Plan, epochs: int) -> float:
     return forward * (plan.views + epochs * HEAD_SHARE) if plan.views else forward * epochs
 
 
+def _training_speed(plan: Plan, depth: int | None) -> float:
+    """Images a second when that depth is trained, or the least that was measured where it wasn't."""
+    return plan.speed.get(depth_name(depth)) or min(v for name, v in plan.speed.items() if name != "forward")
+
+
 def _epoch_seconds(plan: Plan, depth: int | None = None) -> float:
     """Training and validation; of a step, a part grows with the area of the images and a part doesn't."""
     area = mean_area(plan.recipe.train.small_first or 1.0)
-    speed = plan.speed.get(depth_name(depth)) or min(v for name, v in plan.speed.items() if name != "forward")
-    seconds = len(plan.division.train) * (STEADY + (1 - STEADY) * area) / speed
+    seconds = len(plan.division.train) * (STEADY + (1 - STEADY) * area) / _training_speed(plan, depth)
     return seconds + len(plan.division.val) / plan.speed["forward"] + SAVING
 
 
