@@ -8,7 +8,8 @@ as far as the orientation: an exported model does the rest itself.
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.metadata
+import importlib.util
 import io
 import math
 import os
@@ -20,7 +21,7 @@ from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
 from hubel.dataset.formats import HEAD, fetch, gif_frames, inspect, open_regular, read_file, recognise, tiff_pages
 from hubel.dataset.pillow_warnings import QUIET
@@ -115,6 +116,13 @@ def examine(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
         file.seek(0)
         with _blamed(kind):
             return _facts(_opened(file, kind, max_pixels), kind)
+
+
+def readers() -> list[str]:
+    """What reads images here, with versions: with another list, a file that was refused may be read."""
+    heif = importlib.metadata.version("pillow_heif") if importlib.util.find_spec("pillow_heif") else None
+    codecs = {name: features.version(name) for name in ("pil", "jpg", "zlib", "libtiff", "webp", "avif")}
+    return [f"{name} {version}" for name, version in {**codecs, "heif": heif}.items()]
 
 
 def _recognised(source: Source, max_pixels: int) -> tuple[bytes, str]:
