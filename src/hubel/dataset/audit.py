@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,11 +15,13 @@ from hubel.as_json import from_json
 from hubel.dataset.copies import Indices, copies_of
 from hubel.dataset.decode import Pixels
 from hubel.dataset.find import Catalog
-from hubel.dataset.folder import few
+from hubel.dataset.folder import count, few
+from hubel.dataset.groups import torn_groups
 from hubel.dataset.pack import Facts
 from hubel.dataset.undecoded import unreadable
 from hubel.errors import DataError
 from hubel.records import Finding, Severity
+from hubel.text import plain
 
 SMALL_CLASS = 10  # images; with fewer, a class's recall says next to nothing
 UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class by smallest: a note, a warning
@@ -47,16 +51,49 @@ def audit(
     return (
         *(unreadable(catalog.paths[i], reason) for i, reason in sorted(reasons.items())),
         *copies_of(catalog, images, facts, usable, parts),
+        *(torn_groups(catalog.paths, catalog.groups, catalog.parts) if catalog.groups and catalog.parts else ()),
         *_classes(catalog, usable, parts),
         *_sizes_and_kinds(catalog, images, usable, facts[usable]),
     )
 
 
-def read_exclusions(path: str | Path) -> set[str]:
-    """The paths to leave out, from a findings.json or from a text with one path a line and comments after #.
+def exclusions(path: str | Path, catalog: Catalog) -> set[str]:
+    """Which of the catalog's paths are left out: those that a findings.json or a text with one path a line names.
+
+    In a text, lines that begin with # are comments, and a path may be absolute, or relative to the data, to a folder
+    above it or to where the command runs, with either kind of slash.
 
     Raises:
-        DataError: the file can't be read as either.
+        DataError: the file can't be read as either, or names what isn't there.
+    """
+    real, ways = os.path.realpath(catalog.root), (os.path.abspath, os.path.realpath)
+    places = [real, *map(str, Path(real).parents), os.path.abspath(catalog.root), os.getcwd()]
+    paths, gone = set(catalog.paths), {name for finding in catalog.findings for name in finding.exclude}
+    known = {_same(os.path.normpath(os.path.join(real, name))): name for name in catalog.paths}
+
+    def found(line: str) -> str | None:
+        lines = dict.fromkeys((line, line.replace("\\", "/")))
+        full = (_same(way(os.path.join(place, text))) for way in ways for text in lines for place in places)
+        return line if line in paths else next((known[name] for name in full if name in known), None)
+
+    matched = {line: found(line) for line in sorted(read_exclusions(path))}
+    if strange := [plain(line) for line, name in matched.items() if name is None and line not in gone]:
+        raise DataError(
+            f"The exclusions {path} name what {catalog.root} doesn't hold, {few(strange)}: correct "
+            f"{count(len(strange), 'line')}, or write the findings anew with hubel data --output."
+        )
+    return {name for name in matched.values() if name is not None}
+
+
+def _same(path: str) -> str:
+    return unicodedata.normalize("NFC", path)
+
+
+def read_exclusions(path: str | Path) -> set[str]:
+    """Read the paths to leave out as they are written.
+
+    Raises:
+        DataError: the file can't be read as a findings.json or as a text.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")

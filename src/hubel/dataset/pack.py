@@ -129,7 +129,8 @@ def pack(
     if folder.is_dir():
         try:
             return _open(folder, preprocess, fresh=False)
-        except (OSError, ValueError, KeyError, TypeError):  # damaged, or of files that may be readable now: it is a cache, make it again
+        except (OSError, ValueError, LookupError, TypeError):
+            # Damaged by hand or by the disk, or something else reads images now: it is a cache, make it again
             shutil.rmtree(folder, ignore_errors=True)
     with made_whole(folder, "The decoded images") as target:
         _reserve(target / "images.npy", np.uint8, (len(paths), *preprocess.size, preprocess.channels))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.audit import audit, read_exclusions
+from hubel.dataset.audit import audit, exclusions
 from hubel.dataset.config import DataConfig, parse_augmentation
 from hubel.dataset.copies import groups_from
 from hubel.dataset.decode import examine
@@ -102,7 +102,9 @@ class Dataset:
 
     def split(self, config: DataConfig, seed: int) -> Split:
         """Divide the usable images into parts, by the configuration's own seed where it has one."""
-        known = self.catalog
+        known = self.catalog.folded(config.folds, config.fold)
+        if known.folds is not None:
+            config = replace(config, folds=0, fold=0)
         parts = None if known.parts is None else np.array(known.parts)
         return split(known.labels, self.groups, parts, self.usable, known.classes, config, seed=seed, paths=known.paths)
 
@@ -182,13 +184,14 @@ def prepare(
     Raises:
         DataError: nothing usable is left, or, with ``strict``, an image can't be used.
     """
+    catalog = catalog.folded(config.folds, config.fold)
     packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels)
     has_colour = bool(packed.facts["colour"].any())
     if preprocess.channels == 1 and config.channels is None and has_colour and not fixed:  # missed by the sample
         half = (0.5,) * 3
         preprocess = replace(preprocess, channels=3, mean=half, std=half)
         packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels)
-    names = read_exclusions(config.exclude) if config.exclude else set[str]()
+    names = exclusions(config.exclude, catalog) if config.exclude else set[str]()
     usable = packed.usable & np.array([path not in names for path in catalog.paths], dtype=bool)
     broken = [(catalog.paths[i], why) for i, why in sorted(packed.reasons.items()) if catalog.paths[i] not in names]
     if config.strict and broken:
