@@ -14,8 +14,10 @@ import numpy.typing as npt
 from hubel.as_json import from_json
 from hubel.dataset.copies import Indices, copies_of
 from hubel.dataset.decode import Pixels
+from hubel.dataset.depth import Range
 from hubel.dataset.find import Catalog
-from hubel.dataset.folder import count, few
+from hubel.dataset.folder import count, few, grouped
+from hubel.dataset.formats import OF_A_KIND
 from hubel.dataset.groups import torn_groups
 from hubel.dataset.pack import Facts
 from hubel.dataset.undecoded import unreadable
@@ -38,6 +40,7 @@ def audit(
     reasons: Mapping[int, str],
     *,
     parts: Sequence[str] | None,
+    scaled: Range | None = None,
 ) -> tuple[Finding, ...]:
     """Findings about single images, copies, classes, sizes and kinds of images.
 
@@ -45,16 +48,27 @@ def audit(
         images: (N, H, W, C) uint8 in the order of ``catalog.paths``, may be a memory map.
         facts: (N,) of each image; the reason why one isn't usable is in `reasons`.
         parts: the part of each image; None if the data isn't split, or as the catalog has it.
+        scaled: the values that became 0 and 255 in images of more than 8 bits; None: each image's own.
     """
     parts = catalog.parts if parts is None else parts
     usable = np.flatnonzero(facts["usable"])
     return (
-        *(unreadable(catalog.paths[i], reason) for i, reason in sorted(reasons.items())),
+        *_unreadable(catalog, reasons),
         *copies_of(catalog, images, facts, usable, parts),
         *(torn_groups(catalog.paths, catalog.groups, catalog.parts) if catalog.groups and catalog.parts else ()),
         *_classes(catalog, usable, parts),
-        *_sizes_and_kinds(catalog, images, usable, facts[usable]),
+        *_sizes_and_kinds(catalog, images, usable, facts[usable], scaled),
     )
+
+
+def _unreadable(catalog: Catalog, reasons: Mapping[int, str]) -> Iterator[Finding]:
+    """A finding for each image that can't be used, or for each kind of images that nothing here reads."""
+
+    def kind(place: tuple[int, str]) -> tuple[int, str]:
+        return (-1, place[1]) if place[1].startswith(OF_A_KIND) else place
+
+    for (_, reason), some in grouped(sorted(reasons.items()), kind).items():
+        yield unreadable([catalog.paths[i] for i, _ in some], reason)
 
 
 def exclusions(path: str | Path, catalog: Catalog) -> set[str]:
@@ -142,7 +156,9 @@ def _classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> 
         yield Finding(code="imbalance", severity=severity, message=message, evidence=evidence)
 
 
-def _sizes_and_kinds(catalog: Catalog, images: Pixels, usable: Indices, known: Facts) -> Iterator[Finding]:
+def _sizes_and_kinds(
+    catalog: Catalog, images: Pixels, usable: Indices, known: Facts, scaled: Range | None
+) -> Iterator[Finding]:
     """Images whose size stands out, and those that were converted on the way, each kind by itself."""
     if not len(known):
         return
@@ -153,11 +169,17 @@ def _sizes_and_kinds(catalog: Catalog, images: Pixels, usable: Indices, known: F
     some_grey, step = grey & (not grey.all()), max(1, min(images.shape[1:3]) // 8)
     constant = np.array([_constant(images[i, ::step, ::step]) and _constant(images[i]) for i in usable])
     look = "{names}; look whether they belong here."
+    bits = f"by the set: {scaled[0]:g} to {scaled[1]:g} become 0 to 255" if scaled else "each by its own kind"
     checks: tuple[tuple[str, Severity, npt.NDArray[np.bool_], str], ...] = (
         ("tiny", "warning", shorter < TINY, f"smaller than {TINY} pixels: {look}"),
         ("aspect", "warning", longer > LONG * shorter, f"more than {LONG:g} times as long as wide: {look}"),
         ("size-outlier", "warning", apart, f"more than {OUTLIER:g} times off the median, {median:.0f} pixels: {look}"),
-        ("deep", "note", np.char.startswith(mode, b"I") | (mode == b"F"), "of more than 8 bits, scaled to 8: {names}."),
+        (
+            "deep",
+            "note",
+            np.char.startswith(mode, b"I") | (mode == b"F"),
+            f"of more than 8 bits, scaled {bits} (--range): {{names}}.",
+        ),
         ("cmyk", "note", mode == b"CMYK", "in CMYK and converted to RGB: {names}."),
         ("transparent", "note", known["transparent"], "transparent and laid on the background colour: {names}."),
         ("rotated", "note", known["orientation"] != 1, "turned upright as their EXIF block says: {names}."),

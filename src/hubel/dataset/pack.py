@@ -115,9 +115,7 @@ class Packed:
         return np.array(self.facts["usable"])
 
 
-def pack(
-    root: Path, paths: Sequence[str], preprocess: Preprocess, *, max_pixels: int = 80_000_000
-) -> Generator[Progress, None, Packed]:
+def pack(root: Path, paths: Sequence[str], preprocess: Preprocess) -> Generator[Progress, None, Packed]:
     """Decode ``root/path`` for all paths, or find the pack that was made of the same unchanged files.
 
     Yields how far it is; ``outcome(pack(…))`` is the `Packed`.
@@ -125,7 +123,7 @@ def pack(
     Raises:
         DataError: the cache folder can't be written.
     """
-    folder = cache_home() / "packs" / _key(root, paths, preprocess, max_pixels)
+    folder = cache_home() / "packs" / _key(root, paths, preprocess)
     if folder.is_dir():
         try:
             return _open(folder, preprocess, fresh=False)
@@ -136,7 +134,7 @@ def pack(
         _reserve(target / "images.npy", np.uint8, (len(paths), *preprocess.size, preprocess.channels))
         _reserve(target / "facts.npy", FACTS, (len(paths),))
         where = {"root": os.fspath(root.resolve()), "target": os.fspath(target.resolve())}
-        job = _Job(**where, preprocess=preprocess, max_pixels=max_pixels)
+        job = _Job(**where, preprocess=preprocess)
         reasons: dict[int, str] = {}
         done = 0
         for start, answers in _decode_all(job, paths):
@@ -148,10 +146,10 @@ def pack(
     return _open(folder, preprocess, fresh=True)
 
 
-def _key(root: Path, paths: Sequence[str], preprocess: Preprocess, max_pixels: int) -> str:
+def _key(root: Path, paths: Sequence[str], preprocess: Preprocess) -> str:
     """Name a pack by all that its pixels depend on: each file's name and state, and how it is decoded."""
     seen = replace(preprocess, mean=(), std=())  # these two are applied later
-    shape = (FORMAT, seen, max_pixels)
+    shape = (FORMAT, seen)
     digest = hashlib.sha256(repr((os.fspath(root.resolve()), shape)).encode())
     for path in paths:
         inside = parted(root / path)
@@ -194,7 +192,6 @@ class _Job:
     root: str
     target: str
     preprocess: Preprocess
-    max_pixels: int
 
 
 def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Answer]]]:
@@ -285,7 +282,7 @@ def _decode_chunk(job: _Job, start: int, names: Sequence[str]) -> list[Answer]:
     with QUIET:  # once for all of them
         for index, name in enumerate(names, start):
             try:
-                images[index], fact = decode(os.path.join(job.root, name), job.preprocess, max_pixels=job.max_pixels)
+                images[index], fact = decode(os.path.join(job.root, name), job.preprocess)
                 facts[index] = facts_row(fact)
                 answers.append(None)
             except ImageError as error:

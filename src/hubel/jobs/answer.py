@@ -196,6 +196,8 @@ def from_weights(
         mean=said.mean if given.mean is None else given.mean[: said.channels],
         std=said.std if given.std is None else given.std[: said.channels],
         background=given.background,
+        range=given.range,
+        max_pixels=given.max_pixels,
     )
     found = replace(found, preprocess=preprocess)
     model, _ = pretrained(found, code=code)
@@ -354,9 +356,14 @@ def opened(
         return from_weights(os.fspath(weights), name, device=device, code=code, data=data, classes=classes)
     if run is None:
         raise UsageError("Which model? Give a run folder, or --model NAME with --weights FILE.")
+    limit = {name: changes.pop(name) for name in ("max_pixels",) if name in changes}
     if changes:
         raise UsageError(f"A trained model knows its own {next(iter(changes))}: that setting goes with --weights.")
-    return load_folder(os.fspath(run), device=device, code=code_of(model)), []
+    found = load_folder(os.fspath(run), device=device, code=code_of(model))
+    if limit:
+        most = with_settings(Recipe(), limit).data.max_pixels
+        found = replace(found, card=replace(found.card, preprocess=replace(found.card.preprocess, max_pixels=most)))
+    return found, []
 
 
 def code_of(model: Code) -> Any:
