@@ -154,7 +154,7 @@ class Tree:
 
     def _sort_in(self, folder: str, entry: os.DirEntry[str], folders: list[str], files: list[str]) -> None:
         name, path, detail = entry.name, join(folder, entry.name), ""
-        if name[0] == "." or name.lower() in JUNK:
+        if is_hidden(name):
             kind = "hidden"
         elif not is_utf8(name):
             kind = "name-encoding"
@@ -195,6 +195,11 @@ class Tree:
 
 def _within(path: str, folder: str) -> bool:
     return os.path.join(path, "").startswith(os.path.join(folder, ""))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or left by a system, by its name."""
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def looks_like_image(name: str) -> bool:

@@ -144,7 +144,7 @@ def data_lines(event: DataSeen) -> list[str]:
     total = f"{event.images:,} usable images, {len(event.classes)} classes"
     names = [plain(name) for name in event.classes]
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    lines = [f"[bold]{escape(event.source)}[/]: {total}", f"  {escape(', '.join(names[:NAMED]))}{more}"]
+    lines = [f"[bold]{escape(event.source)}[/]: {total}: {escape(', '.join(names[:NAMED]))}{more}"]
     for part, counts in event.counts.items():
         lines.append(f"  {part:<6}{sum(counts):>8,} images, {min(counts):,} to {max(counts):,} a class")
     if not event.findings:
