@@ -32,8 +32,15 @@ def test_names_that_are_no_text() -> None:
     assert not is_utf8(os.fsdecode(b"caf\xe9"))
 
 
-def test_formulas_are_disarmed_in_csv() -> None:
-    risky = ["=cmd", "-1+2", "+1", "@x", "  =cmd", "\t=cmd", "＝cmd"]
-    [row] = csv.reader(io.StringIO(csv_text([[*risky, "plain, with comma", -1.5]]), newline=""))
-    assert row == [*(f"'{cell}" for cell in risky), "plain, with comma", "-1.5"]
-    assert csv_text([["\rx"]]).startswith("'")
+NAMES = ["=cmd", "-1", "+1", "@x", "  =cmd", "\t=cmd", "＝cmd", "'-1", "\rx", "two\nlines", 'a "b", c']
+
+
+def test_csv_reads_back_as_it_was() -> None:
+    [row] = csv.reader(io.StringIO(csv_text([[*NAMES, -1.5]]), newline=""))
+    assert row == [*NAMES, "-1.5"]
+
+
+def test_formulas_are_disarmed_for_a_spreadsheet() -> None:
+    [row] = csv.reader(io.StringIO(csv_text([[*NAMES[:7], "plain", -1.5]], spreadsheet=True), newline=""))
+    assert row == [*(f"'{cell}" for cell in NAMES[:7]), "plain", "-1.5"]
+    assert csv_text([["\rx"]], spreadsheet=True).startswith("\"'")

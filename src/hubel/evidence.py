@@ -26,7 +26,6 @@ from hubel.errors import RunError
 from hubel.events import EpochRow
 from hubel.records import Baselines, Finding, ModelCard, Scores
 from hubel.runs import make_folder, read_json, write_bytes, write_json
-from hubel.text import unguarded
 
 FACTS, LOGITS = "evidence/facts.json", "evidence/logits.safetensors"
 PICTURES, THUMBNAILS = "evidence/pictures.safetensors", "evidence/thumbnails.zip"
@@ -315,6 +314,6 @@ def _epoch(row: Mapping[str, str]) -> EpochRow:
         raise ValueError("a line of it is cut off")
     kinds: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str, bool: "True".__eq__}
     hints = typing.get_type_hints(EpochRow)
-    plain = {f.name: kinds[hints[f.name]](unguarded(row[f.name])) for f in fields(EpochRow) if f.name != "recalls"}
+    plain = {f.name: kinds[hints[f.name]](row[f.name]) for f in fields(EpochRow) if f.name != "recalls"}
     recalls = tuple(float(value) for name, value in row.items() if name.startswith("recall "))
     return EpochRow(**plain, recalls=recalls)

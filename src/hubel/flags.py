@@ -12,7 +12,9 @@ from hubel.nn.config import parse_argument
 
 def add_weights(to: argparse.ArgumentParser) -> None:
     """Flags for published weights in the place of RUN."""
-    add_settings(to, sections={"model", "data"}, only={"model", "weights", "size", "fit", "mean", "std"})
+    add_settings(
+        to, sections={"model", "data"}, only={"model", "weights", "size", "fit", "mean", "std", "range", "max_pixels"}
+    )
 
 
 def add_output(to: argparse.ArgumentParser, metavar: str, text: str) -> None:

@@ -36,6 +36,8 @@ class Preprocess:
         interpolation: the filter of the resize; both are antialiased.
         mean, std: one number per channel, for values in [0, 1].
         background: RGB in 0..255.
+        range: of images with more than 8 bits, the values that become black and white; None: each by its own kind.
+        max_pixels: an image whose header claims more is refused.
     """
 
     size: tuple[int, int]
@@ -46,6 +48,8 @@ class Preprocess:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
     background: tuple[int, int, int] = (255, 255, 255)
+    range: tuple[float, float] | None = None
+    max_pixels: int = 80_000_000
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,21 +34,21 @@ def is_utf8(name: str) -> bool:
     return name.isascii() or SURROGATE.search(name) is None
 
 
-def csv_text(rows: Sequence[Sequence[Any]]) -> str:
-    """Write rows as CSV that is safe to open in a spreadsheet: text that would be a formula gets a quote in front."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([_cell(value) for value in row] for row in rows)
-    return text.getvalue()
+def csv_text(rows: Sequence[Sequence[Any]], *, spreadsheet: bool = False) -> str:
+    """Write rows as CSV that reads back as it was.
+
+    Args:
+        spreadsheet: put a quote before text that a spreadsheet would take for a formula.
+    """
+    lines = []
+    for row in rows:
+        line = io.StringIO()
+        csv.writer(line).writerow([_disarmed(value) if spreadsheet else value for value in row])
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")  # with its own end, it quotes either one inside
+    return "".join(lines)
 
 
-def unguarded(cell: str) -> str:
-    """Take the quote away again that `csv_text` puts before text that would be a formula."""
-    return cell[1:] if cell.startswith("'") and _is_formula(cell[1:]) else cell
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and _is_formula(value) else value
-
-
-def _is_formula(cell: str) -> bool:
-    return cell.startswith(("\t", "\r")) or cell.lstrip().startswith(FORMULA)
+def _disarmed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return f"'{value}" if value.startswith(("\t", "\r")) or value.lstrip().startswith(FORMULA) else value

@@ -85,6 +85,7 @@ def _predict(_: str, given: Given) -> int:
     from hubel.jobs import api
 
     as_json, output = given.pop("json", False), given.pop("output", None)
+    spreadsheet = given.pop("spreadsheet", False)
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise UsageError(f"The folder of {output} does not exist: create it first.")
     answers = []
@@ -96,7 +97,7 @@ def _predict(_: str, given: Given) -> int:
         elif output is None:
             print(_answer_line(answer))
     if output is not None:
-        api.write_answers(answers, output)
+        api.write_answers(answers, output, spreadsheet=spreadsheet)
         if not as_json:
             print(f"{len(answers):,} answers in {output}")
     for answer in answers if output is not None or as_json else ():
@@ -218,6 +219,7 @@ def _predict_flags(to: argparse.ArgumentParser) -> None:
     add_places(to, "RUN IMAGE|FOLDER", what)
     add_weights(to)
     add_output(to, "FILE", "write the answers as CSV")
+    to.add_argument("--spreadsheet", action="store_true", help="with a quote before what would be a formula")
     add_device(to)
     add_json(to)
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from defects import HEALTHY, SHAPES, plant, shape
 from hubel.as_json import to_json
-from hubel.dataset.audit import audit, read_exclusions
+from hubel.dataset.audit import audit, exclusions, read_exclusions
 from hubel.dataset.copies import groups_from, near_pairs
 from hubel.dataset.decode import decode
 from hubel.dataset.find import Catalog, scan
@@ -272,6 +272,14 @@ def test_groups_of_the_table_are_joined_with_copies() -> None:
 # Classes, sizes, kinds
 
 
+def test_groups_that_the_tables_parts_tear_are_named() -> None:
+    parts: tuple[Part, ...] = ("train", "test", "train", "train", "val")
+    catalog = catalog_of([0, 0, 1, 1, 1], parts, groups=("p", "p", "q", "q", "r"))
+    [leak] = named(audit(catalog, noise(5), facts_of(5), {}, parts=None), "group-leak")
+    assert leak.message.startswith("1 group of 3 is in several parts at once: p (train and test)")
+    assert (leak.paths, leak.exclude) == (catalog.paths[:2], catalog.paths[:1])
+
+
 def test_small_and_uneven_classes() -> None:
     labels = [0] * 60 + [1] * 4
     findings = audit(catalog_of(labels), noise(64), facts_of(64), {}, parts=None)
@@ -333,6 +341,31 @@ def test_one_image_in_each_class(parts: Sequence[str] | None) -> None:
 def test_exclusions_from_a_text(tmp_path: Path) -> None:
     (tmp_path / "out.txt").write_text("\ufeff# mine\ncat/1.png\n\n  dog/2.png  \n", "utf-8")
     assert read_exclusions(tmp_path / "out.txt") == {"cat/1.png", "dog/2.png"}
+
+
+def test_exclusions_however_the_paths_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "data"
+    for name in ("cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/caf\u00e9.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (tmp_path / "link").symlink_to(root)
+    monkeypatch.chdir(root / "dog")
+    lines = ["./cat/0.png", "cat\\1.png", f"{tmp_path}/link/../link/cat/2.png", "0.png", "data/dog/cafe\u0301.png"]
+    (tmp_path / "out.txt").write_text("\n".join(lines), "utf-8")
+    assert exclusions(tmp_path / "out.txt", scan(root)) == set(scan(root).paths)
+
+
+def test_exclusions_that_match_nothing_are_named(tmp_path: Path) -> None:
+    for name in ("cat/0.png", "dog/0.png"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True)
+        (tmp_path / "data" / name).touch()
+    (tmp_path / "data/dog/lost.png").symlink_to("nowhere")
+    catalog = scan(tmp_path / "data")
+    (tmp_path / "out.txt").write_text("cat/0.png\ncat/1.png\n", "utf-8")
+    with pytest.raises(DataError, match=r"doesn't hold, cat/1\.png"):
+        exclusions(tmp_path / "out.txt", catalog)
+    (tmp_path / "findings.json").write_text(json.dumps(to_json(catalog.findings)), "utf-8")
+    assert exclusions(tmp_path / "findings.json", catalog) == set()  # what is left out anyway is no mistake
 
 
 @pytest.mark.parametrize("text", ["[1]", '{"a": 1}', "[{", '[{"code": "x"}]'])

@@ -186,6 +186,68 @@ def test_32_bit_integers_follow_the_rule(top: int, expected: int) -> None:
     assert pixels.max() == expected
 
 
+def test_a_range_that_is_given_holds_for_all_of_more_than_8_bits() -> None:
+    view = Preprocess(size=(32, 48), channels=1, range=(1000, 3040))
+    values = np.linspace(0, 4095, 32 * 48).reshape(32, 48)
+    expected = np.rint((values.astype(np.uint16).clip(1000, 3040) - 1000.0) / 8)
+    for kind, stored in (("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32), ("TIFF", np.float32)):
+        image = Image.fromarray(values.astype(np.uint16).astype(stored))
+        np.testing.assert_array_equal(decode(file_of(image, kind), view)[0][..., 0], expected)
+    pgm = file_of(Image.fromarray(ramp16()), "PPM")
+    np.testing.assert_array_equal(decode(pgm, view)[0], decode(pgm, GREY)[0])  # it says its range itself
+
+
+def test_white_is_zero_in_a_tiff_of_16_bits() -> None:
+    plain = decode(file_of(Image.fromarray(ramp16()), "TIFF"), GREY)[0]
+    turned = decode(file_of(Image.fromarray(ramp16()), "TIFF", tiffinfo={262: 0}), GREY)[0]
+    np.testing.assert_array_equal(turned, 255 - plain)
+
+
+@pytest.mark.parametrize("background", [(255, 255, 255), (0, 90, 0)])
+def test_a_transparent_colour_among_16_bits_of_grey(background: tuple[int, int, int]) -> None:
+    values = ramp16()
+    pixels, facts = decode(
+        file_of(Image.fromarray(values), "PNG", transparency=int(values[5, 7])),
+        Preprocess(size=(32, 48), background=background),
+    )
+    assert facts.transparent
+    assert pixels[5, 7].tolist() == list(background)
+    assert pixels[5, 9].tolist() == [round(int(values[5, 9]) / 257)] * 3
+
+
+def tiff(samples: int, bits: int, *, numbers: int = 1, compression: int = 1, photometric: int = 1) -> bytes:
+    """A sound TIFF of 4x4 zeros with any layout of its pixels."""
+    tags = {256: 4, 257: 4, 258: bits, 259: compression, 262: photometric, 273: 8, 277: samples, 278: 4, 339: numbers}
+    pixels = bytes(2 * samples * bits)
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in sorted(tags.items()))
+    entries += struct.pack("<HHII", 279, 4, 1, len(pixels))
+    body = struct.pack("<H", len(tags) + 1) + b"".join(sorted(entries[i : i + 12] for i in range(0, len(entries), 12)))
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + body + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (tiff(1, 16, numbers=3), "1 × 16-bit float, compression 1"),
+        (tiff(5, 8), "5 × 8-bit integer, compression 1"),
+        (tiff(2, 16), "2 × 16-bit integer, compression 1"),
+        (tiff(1, 64, numbers=6), "1 × 64-bit complex number, compression 1"),
+        (tiff(1, 8, compression=34712), "1 × 8-bit integer, compression 34712"),
+    ],
+)
+def test_kinds_of_tiff_that_nothing_here_reads(data: bytes, words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert reason_of(data) == f"a kind of TIFF that is not supported ({words}): convert it to PNG"
+    assert capfd.readouterr().err == ""
+
+
+def test_the_library_of_tiffs_complains_to_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    assert decode(tiff(1, 8), GREY)[0].max() == 0
+    packed = file_of(photo(), "TIFF", compression="tiff_lzw")
+    assert "TIFF" in reason_of(packed.replace(packed[8:200], bytes(192), 1))
+    os.write(2, b"said")
+    assert capfd.readouterr().err == "said"
+
+
 def test_cmyk_and_the_inverted_cmyk_of_adobe() -> None:
     inks = photo().convert("CMYK")
     tiff, facts = decode(file_of(inks, "TIFF"), COLOUR)
@@ -361,9 +423,11 @@ def test_a_pack_of_other_pixels_is_not_taken(tmp_path: Path) -> None:
         Preprocess(size=(8, 8), crop_pct=0.875),
         Preprocess(size=(8, 8), interpolation="bicubic"),
         Preprocess(size=(8, 8), fit="pad"),
+        Preprocess(size=(8, 8), range=(0, 4095)),
+        Preprocess(size=(8, 8), max_pixels=1000),
     ]
-    assert len({_key(tmp_path, [], way, 1000) for way in ways}) == len(ways)
-    assert _key(tmp_path, [], Preprocess(size=(8, 8), mean=(0.1, 0.2, 0.3)), 1000) == _key(tmp_path, [], ways[0], 1000)
+    assert len({_key(tmp_path, [], way) for way in ways}) == len(ways)
+    assert _key(tmp_path, [], Preprocess(size=(8, 8), mean=(0.1, 0.2, 0.3))) == _key(tmp_path, [], ways[0])
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
@@ -469,6 +533,18 @@ def test_the_limit_holds_for_every_format(kind: str) -> None:
     data = file_of(photo(100, 100), kind)
     assert "100x100 pixels" in reason_of(data, max_pixels=9_999)
     assert decode(data, COLOUR, max_pixels=10_000)[1].width == 100
+
+
+def test_a_jpeg_that_is_decoded_at_a_fraction_may_be_larger() -> None:
+    large = photo(400, 400)
+    limited = Preprocess(size=(32, 32), max_pixels=50_000)
+    assert decode(file_of(large, "JPEG"), limited)[1].width == 400
+    assert upright(file_of(large, "JPEG"), limited).shape == (100, 100, 3)
+    assert examine(file_of(large, "JPEG"), max_pixels=50_000).width == 400
+    assert "400x400" in reason_of(file_of(large, "JPEG"), Preprocess(size=(300, 300), max_pixels=50_000))
+    assert "400x400" in reason_of(file_of(large, "JPEG"), limited, max_pixels=39_999)
+    for data in (file_of(large, "JPEG", progressive=True), file_of(large, "PNG")):
+        assert "400x400" in reason_of(data, limited)
 
 
 def test_slow_progressive_jpeg_is_refused() -> None:

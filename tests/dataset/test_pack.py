@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,38 @@ def test_a_pack_is_found_again_until_a_file_changes(folder: Path) -> None:
     os.utime(folder / "00.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert pack(folder, names(folder), VIEW).fresh
     assert pack(folder, names(folder), Preprocess(size=(8, 8))).fresh
+
+
+def test_files_in_each_others_place_are_decoded_anew(folder: Path) -> None:
+    """Of the same name, size and time: as after two class folders were exchanged, or a file was written over."""
+    rng = np.random.default_rng(1)
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / name / "x.bmp")
+        os.utime(folder / name / "x.bmp", (1.6e9, 1.6e9))
+    before = pack(folder, ["a/x.bmp", "b/x.bmp"], VIEW).images[:].copy()
+    (folder / "a").rename(folder / "c")
+    (folder / "b").rename(folder / "a")
+    (folder / "c").rename(folder / "b")
+    np.testing.assert_array_equal(pack(folder, ["a/x.bmp", "b/x.bmp"], VIEW).images, before[::-1])
+    (folder / "a/x.bmp").write_bytes((folder / "b/x.bmp").read_bytes())
+    os.utime(folder / "a/x.bmp", (1.6e9, 1.6e9))
+    np.testing.assert_array_equal(pack(folder, ["a/x.bmp", "b/x.bmp"], VIEW).images, before[[0, 0]])
+
+
+def test_what_was_refused_is_tried_again_by_another_reader(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (64, 64), "red")).save(folder / "05.png", format="HEIF")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "pillow_heif", None)
+        assert list(pack(folder, names(folder), VIEW).reasons) == [5]
+        assert not pack(folder, names(folder), VIEW).fresh
+    assert pack(folder, names(folder), VIEW).reasons == {}
+    (folder / "06.png").write_bytes(b"no image")
+    sound = names(folder)[:5]
+    assert pack(folder, sound, VIEW).fresh
+    monkeypatch.setattr(module, "readers", lambda: ["another"])
+    assert not pack(folder, sound, VIEW).fresh  # nothing of it was refused
 
 
 def test_a_file_that_vanished_is_named(folder: Path) -> None:

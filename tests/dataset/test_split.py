@@ -117,6 +117,22 @@ def test_a_part_gets_something_of_every_class_before_another_gets_more() -> None
     assert sorted(parts.tolist()) == [0, 1, 2]
 
 
+def test_three_groups_a_class_are_one_for_each_part() -> None:
+    labels, groups = np.repeat([0, 1, 2], 30), np.repeat(np.arange(9), 10)
+    result = divide(labels, groups=groups)
+    for part in (result.train, result.val, result.test):
+        assert np.bincount(labels[part]).tolist() == [10, 10, 10]
+    uneven = assign(
+        np.zeros(100, np.int64), np.repeat(np.arange(4), [50, 40, 5, 5]), (0.85, 0.15), np.random.default_rng(0)
+    )
+    assert np.bincount(uneven).tolist() == [90, 10]
+
+
+def test_too_few_groups_are_said() -> None:
+    with pytest.raises(DataError, match="in 2 groups that stay together"):
+        divide(np.repeat([0, 1], 20), groups=np.repeat([0, 1], 20))
+
+
 def test_the_splits_own_seed_goes_before_the_runs() -> None:
     labels = np.repeat([0, 1], 50)
     one, other = divide(labels, seed=3, split_seed=7), divide(labels, seed=4, split_seed=7)

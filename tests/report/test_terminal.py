@@ -78,6 +78,14 @@ def test_many_findings_of_a_kind_are_counted() -> None:
     assert "… and 7 more of the kind 'bad': all in findings.json" in lines[3]
 
 
+def test_the_classes_are_named() -> None:
+    names = tuple(f"c{i}" for i in range(20))
+    [head, *_] = data_lines(
+        DataSeen(source="x", images=20, classes=names, counts={"all": (1,) * 20}, findings=(), divided=False)
+    )
+    assert head.endswith("20 classes: c0, c1, c2, c3, c4, c5, c6, c7, c8, c9, c10, c11 and 8 more")
+
+
 def test_an_audit_names_more_than_a_training_does() -> None:
     findings = tuple(Finding(code="bad", severity="error", message=f"number {i}") for i in range(40))
     seen = {"source": "x", "images": 1, "classes": ("a",), "counts": {"all": (1,)}, "findings": findings}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -12,12 +14,16 @@ import numpy.typing as npt
 from hubel.as_json import from_json
 from hubel.dataset.copies import Indices, copies_of
 from hubel.dataset.decode import Pixels
+from hubel.dataset.depth import Range
 from hubel.dataset.find import Catalog
-from hubel.dataset.folder import few
+from hubel.dataset.folder import count, few, grouped
+from hubel.dataset.formats import OF_A_KIND
+from hubel.dataset.groups import torn_groups
 from hubel.dataset.pack import Facts
 from hubel.dataset.undecoded import unreadable
 from hubel.errors import DataError
 from hubel.records import Finding, Severity
+from hubel.text import plain
 
 SMALL_CLASS = 10  # images; with fewer, a class's recall says next to nothing
 UNEVEN, VERY_UNEVEN = 3.0, 10.0  # largest class by smallest: a note, a warning
@@ -34,6 +40,7 @@ def audit(
     reasons: Mapping[int, str],
     *,
     parts: Sequence[str] | None,
+    scaled: Range | None = None,
 ) -> tuple[Finding, ...]:
     """Findings about single images, copies, classes, sizes and kinds of images.
 
@@ -41,22 +48,66 @@ def audit(
         images: (N, H, W, C) uint8 in the order of ``catalog.paths``, may be a memory map.
         facts: (N,) of each image; the reason why one isn't usable is in `reasons`.
         parts: the part of each image; None if the data isn't split, or as the catalog has it.
+        scaled: the values that became 0 and 255 in images of more than 8 bits; None: each image's own.
     """
     parts = catalog.parts if parts is None else parts
     usable = np.flatnonzero(facts["usable"])
     return (
-        *(unreadable(catalog.paths[i], reason) for i, reason in sorted(reasons.items())),
+        *_unreadable(catalog, reasons),
         *copies_of(catalog, images, facts, usable, parts),
+        *(torn_groups(catalog.paths, catalog.groups, catalog.parts) if catalog.groups and catalog.parts else ()),
         *_classes(catalog, usable, parts),
-        *_sizes_and_kinds(catalog, images, usable, facts[usable]),
+        *_sizes_and_kinds(catalog, images, usable, facts[usable], scaled),
     )
 
 
-def read_exclusions(path: str | Path) -> set[str]:
-    """The paths to leave out, from a findings.json or from a text with one path a line and comments after #.
+def _unreadable(catalog: Catalog, reasons: Mapping[int, str]) -> Iterator[Finding]:
+    """A finding for each image that can't be used, or for each kind of images that nothing here reads."""
+
+    def kind(place: tuple[int, str]) -> tuple[int, str]:
+        return (-1, place[1]) if place[1].startswith(OF_A_KIND) else place
+
+    for (_, reason), some in grouped(sorted(reasons.items()), kind).items():
+        yield unreadable([catalog.paths[i] for i, _ in some], reason)
+
+
+def exclusions(path: str | Path, catalog: Catalog) -> set[str]:
+    """Which of the catalog's paths are left out: those that a findings.json or a text with one path a line names.
+
+    In a text, lines that begin with # are comments, and a path may be absolute, or relative to the data, to a folder
+    above it or to where the command runs, with either kind of slash.
 
     Raises:
-        DataError: the file can't be read as either.
+        DataError: the file can't be read as either, or names what isn't there.
+    """
+    real, ways = os.path.realpath(catalog.root), (os.path.abspath, os.path.realpath)
+    places = [real, *map(str, Path(real).parents), os.path.abspath(catalog.root), os.getcwd()]
+    paths, gone = set(catalog.paths), {name for finding in catalog.findings for name in finding.exclude}
+    known = {_same(os.path.normpath(os.path.join(real, name))): name for name in catalog.paths}
+
+    def found(line: str) -> str | None:
+        lines = dict.fromkeys((line, line.replace("\\", "/")))
+        full = (_same(way(os.path.join(place, text))) for way in ways for text in lines for place in places)
+        return line if line in paths else next((known[name] for name in full if name in known), None)
+
+    matched = {line: found(line) for line in sorted(read_exclusions(path))}
+    if strange := [plain(line) for line, name in matched.items() if name is None and line not in gone]:
+        raise DataError(
+            f"The exclusions {path} name what {catalog.root} doesn't hold, {few(strange)}: correct "
+            f"{count(len(strange), 'line')}, or write the findings anew with hubel data --output."
+        )
+    return {name for name in matched.values() if name is not None}
+
+
+def _same(path: str) -> str:
+    return unicodedata.normalize("NFC", path)
+
+
+def read_exclusions(path: str | Path) -> set[str]:
+    """Read the paths to leave out as they are written.
+
+    Raises:
+        DataError: the file can't be read as a findings.json or as a text.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
@@ -105,7 +156,9 @@ def _classes(catalog: Catalog, usable: Indices, parts: Sequence[str] | None) -> 
         yield Finding(code="imbalance", severity=severity, message=message, evidence=evidence)
 
 
-def _sizes_and_kinds(catalog: Catalog, images: Pixels, usable: Indices, known: Facts) -> Iterator[Finding]:
+def _sizes_and_kinds(
+    catalog: Catalog, images: Pixels, usable: Indices, known: Facts, scaled: Range | None
+) -> Iterator[Finding]:
     """Images whose size stands out, and those that were converted on the way, each kind by itself."""
     if not len(known):
         return
@@ -116,11 +169,17 @@ def _sizes_and_kinds(catalog: Catalog, images: Pixels, usable: Indices, known: F
     some_grey, step = grey & (not grey.all()), max(1, min(images.shape[1:3]) // 8)
     constant = np.array([_constant(images[i, ::step, ::step]) and _constant(images[i]) for i in usable])
     look = "{names}; look whether they belong here."
+    bits = f"by the set: {scaled[0]:g} to {scaled[1]:g} become 0 to 255" if scaled else "each by its own kind"
     checks: tuple[tuple[str, Severity, npt.NDArray[np.bool_], str], ...] = (
         ("tiny", "warning", shorter < TINY, f"smaller than {TINY} pixels: {look}"),
         ("aspect", "warning", longer > LONG * shorter, f"more than {LONG:g} times as long as wide: {look}"),
         ("size-outlier", "warning", apart, f"more than {OUTLIER:g} times off the median, {median:.0f} pixels: {look}"),
-        ("deep", "note", np.char.startswith(mode, b"I") | (mode == b"F"), "of more than 8 bits, scaled to 8: {names}."),
+        (
+            "deep",
+            "note",
+            np.char.startswith(mode, b"I") | (mode == b"F"),
+            f"of more than 8 bits, scaled {bits} (--range): {{names}}.",
+        ),
         ("cmyk", "note", mode == b"CMYK", "in CMYK and converted to RGB: {names}."),
         ("transparent", "note", known["transparent"], "transparent and laid on the background colour: {names}."),
         ("rotated", "note", known["orientation"] != 1, "turned upright as their EXIF block says: {names}."),

@@ -40,6 +40,18 @@ def cache_clear() -> int:
     return freed
 
 
+def unchanged(path: str | os.PathLike[str]) -> str:
+    """What stays the same of a file for as long as its content does: its inode, size, and times of change.
+
+    Size and time of modification alone are not enough: files from one archive may share both, and `touch` sets either.
+
+    Raises:
+        OSError: it can't be looked at.
+    """
+    status = os.stat(path)
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+
+
 def _bytes(entry: Path) -> int:
     return sum(file.stat().st_size for file in [entry, *entry.rglob("*")] if file.is_file())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -129,6 +130,9 @@ class DataConfig:
     ] = None
     std: Annotated[tuple[float, float, float] | None, "that they are divided by; measured, or of the weights"] = None
     background: Annotated[tuple[int, int, int], "RGB that transparency and padding are filled with"] = (255, 255, 255)
+    range: Annotated[
+        tuple[float, float] | None, "values of images with more than 8 bits that become black and white; measured"
+    ] = None
     val: Annotated[float, "share of the training images held out for choosing"] = 0.1
     test: Annotated[float, "share held out for reporting, where the data has no test part of its own"] = 0.15
     folds: Annotated[int, "k of a k-fold split; 0 for a single split"] = 0
@@ -153,6 +157,8 @@ class DataConfig:
                 raise UsageError(f"--{name} {' '.join(map(str, triple))}: expected numbers for pixels in 0 to 1.")
         if self.std is not None and min(self.std) <= 0:
             raise UsageError(f"--std {' '.join(map(str, self.std))}: expected three numbers above zero.")
+        if self.range is not None and not -math.inf < self.range[0] < self.range[1] < math.inf:
+            raise UsageError(f"--range {self.range[0]} {self.range[1]}: expected two numbers, the smaller one first.")
         if self.max_pixels < 1:
             raise UsageError(f"--max-pixels {self.max_pixels}: expected a number above zero.")
         for name, share in (("val", self.val), ("test", self.test)):

@@ -19,6 +19,7 @@ from PIL import Image
 from hubel.dataset.decode import Pixels
 from hubel.dataset.find import Catalog
 from hubel.dataset.folder import few, grouped
+from hubel.dataset.groups import components
 from hubel.dataset.pack import Facts
 from hubel.records import PARTS, Finding
 
@@ -105,17 +106,6 @@ def _finding(catalog: Catalog, same: Indices, parts: Sequence[str] | None, resid
         exclude=exclude,
         evidence=evidence,
     )
-
-
-def components(number: int, groups: Iterable[Sequence[int]]) -> Indices:
-    """(number,) consecutive ids, equal for indices that are connected through the groups."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    links = np.array([(group[0], other) for group in groups for other in group[1:]], np.int64).reshape(-1, 2)
-    graph = coo_array((np.ones(len(links)), links.T), shape=(number, number))
-    ids: Indices = connected_components(graph, directed=False)[1].astype(np.int64)
-    return ids
 
 
 # Pictures that are nearly the same

@@ -8,22 +8,34 @@ as far as the orientation: an exported model does the rest itself.
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.metadata
+import importlib.util
 import io
 import math
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, features
 
-from hubel.dataset.formats import HEAD, fetch, gif_frames, inspect, open_regular, read_file, recognise, tiff_pages
-from hubel.dataset.pillow_warnings import QUIET
+from hubel.dataset.depth import Depth, depth_of, is_deep, to_bytes
+from hubel.dataset.formats import (
+    HEAD,
+    fetch,
+    gif_frames,
+    inspect,
+    open_regular,
+    read_file,
+    recognise,
+    tiff_layout,
+    tiff_pages,
+)
+from hubel.dataset.pillow_warnings import MUTED, QUIET
 from hubel.errors import ImageError
 from hubel.records import ImageFacts, Preprocess
 
@@ -31,6 +43,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 Source: TypeAlias = str | os.PathLike[str] | bytes
 
 MAX_PIXELS = 80_000_000
+LARGER = 4  # times as many pixels may be claimed by a JPEG that is decoded at a fraction
 COLOUR_STEP = 8  # a pixel has colour when its channels differ by more; JPEG stores greys with small differences
 COARSE = 8  # steps between the pixels that are asked for colour first
 
@@ -49,21 +62,22 @@ _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.B
 RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 
 
-def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> tuple[Pixels, ImageFacts]:
+def decode(source: Source, preprocess: Preprocess, *, max_pixels: int | None = None) -> tuple[Pixels, ImageFacts]:
     """Decode one file, or its bytes, to exactly the pixels that a network sees before normalisation.
 
     Resampling is Pillow's, antialiased, with the filter that `preprocess` names; an image that has the wanted size
     already is not touched (unless ``crop_pct`` takes a margin away). JPEG files much larger than needed are decoded at
     a fraction of their size, never below twice the target.
 
-    Values of more than 8 bits are scaled by a rule that doesn't depend on the single image where it can be helped:
-    16-bit grey is divided by 257. 32-bit integers stay if they lie in 0..255, are divided by 257 if they lie in
-    0..65535. Floats in [0, 1] are multiplied by 255, floats in [0, 255] stay. Anything else is stretched from its own
-    minimum..maximum to 0..255; NaN becomes 0.
+    Values of more than 8 bits are scaled by ``preprocess.range``, if it says one. Otherwise 16-bit grey is divided by
+    257; 32-bit integers stay if they lie in 0..255, are divided by 257 if they lie in 0..65535; floats in [0, 1] are
+    multiplied by 255, floats in [0, 255] stay; anything else is stretched from its own minimum..maximum to 0..255. NaN
+    becomes 0. A PGM says its range itself.
 
     Args:
         source: a path, or the file's bytes.
-        max_pixels: more than these, as claimed by the header, are refused before anything is decoded.
+        max_pixels: more than these, as claimed by the header, are refused before anything is decoded; those of
+            `preprocess` when None. Of a JPEG that is decoded at a fraction, the fraction counts.
 
     Returns:
         pixels (H, W, C) uint8 of ``preprocess.size`` and ``preprocess.channels``, and what was learned about the file.
@@ -71,6 +85,7 @@ def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXE
     Raises:
         ImageError: the image can't be used.
     """
+    max_pixels = preprocess.max_pixels if max_pixels is None else max_pixels
     data, kind = _recognised(source, max_pixels)
     with _blamed(kind):
         image, known = _upright(data, kind, preprocess, max_pixels)
@@ -84,7 +99,7 @@ def decode(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXE
     return pixels.reshape(*preprocess.size, preprocess.channels), facts
 
 
-def upright(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIXELS) -> Pixels:
+def upright(source: Source, preprocess: Preprocess, *, max_pixels: int | None = None) -> Pixels:
     """Decode one file, or its bytes, as `decode` does, and stop before the resizing.
 
     `preprocess` decides the colour under transparency, and the fraction at which a JPEG much larger than needed is
@@ -96,6 +111,7 @@ def upright(source: Source, preprocess: Preprocess, *, max_pixels: int = MAX_PIX
     Raises:
         ImageError: the image can't be used.
     """
+    max_pixels = preprocess.max_pixels if max_pixels is None else max_pixels
     data, kind = _recognised(source, max_pixels)
     with _blamed(kind):
         return np.array(_upright(data, kind, preprocess, max_pixels)[0].convert("RGB"))
@@ -115,6 +131,26 @@ def examine(source: Source, *, max_pixels: int = MAX_PIXELS) -> ImageFacts:
         file.seek(0)
         with _blamed(kind):
             return _facts(_opened(file, kind, max_pixels), kind)
+
+
+def measure(source: Source, *, max_pixels: int = MAX_PIXELS) -> Depth:
+    """Decode one file whose mode has more than 8 bits, and say between which values its pixels lie.
+
+    Raises:
+        ImageError: the image can't be used.
+    """
+    data, kind = _recognised(source, max_pixels)
+    with _blamed(kind):
+        image = _opened(io.BytesIO(data), kind, max_pixels)
+        _load(image, kind)
+        return depth_of(image)
+
+
+def readers() -> list[str]:
+    """What reads images here, with versions: with another list, a file that was refused may be read."""
+    heif = importlib.metadata.version("pillow_heif") if importlib.util.find_spec("pillow_heif") else None
+    codecs = {name: features.version(name) for name in ("pil", "jpg", "zlib", "libtiff", "webp", "avif")}
+    return [f"{name} {version}" for name, version in {**codecs, "heif": heif}.items()]
 
 
 def _recognised(source: Source, max_pixels: int) -> tuple[bytes, str]:
@@ -145,14 +181,29 @@ def _opened(file: Any, kind: str, max_pixels: int) -> ImageFile.ImageFile:
     except (ImportError, AttributeError) as error:
         remedy = "convert it to JPEG, or pip install 'hubel[heic]'" if kind == "HEIF" else "convert it to JPEG"
         raise ImageError(f"this installation can't read {kind}: {remedy}") from error
-    image = cast(ImageFile.ImageFile, reader(file))
-    width, height = image.size
-    if width * height > max_pixels:
+    try:
+        image = cast(ImageFile.ImageFile, reader(file))
+    except SyntaxError as error:
+        if kind != "TIFF":
+            raise
+        raise ImageError(f"a kind of TIFF that is not supported ({tiff_layout(file)}): convert it to PNG") from error
+    at_a_fraction = kind == "JPEG" and not image.info.get("progressive")  # which holds the whole picture in memory
+    _check_pixels(image.size, image.size, max_pixels * LARGER if at_a_fraction else max_pixels)
+    return image
+
+
+def _check_pixels(claimed: tuple[int, int], decoded: tuple[int, int], max_pixels: int) -> None:
+    if decoded[0] * decoded[1] > max_pixels:
+        width, height = claimed
         raise ImageError(
             f"the header claims {width}x{height} pixels, {width * height / 1e6:.4g} megapixels; "
             f"allowed are {max_pixels / 1e6:.4g} (max_pixels)"
         )
-    return image
+
+
+def _load(image: ImageFile.ImageFile, kind: str) -> None:
+    with MUTED if kind == "TIFF" else nullcontext():  # its library complains on standard error
+        image.load()
 
 
 def _reason(kind: str, error: Exception) -> str:
@@ -175,10 +226,12 @@ def _upright(data: bytes, kind: str, preprocess: Preprocess, max_pixels: int) ->
     opened = _opened(io.BytesIO(data), kind, max_pixels)
     facts = _facts(opened, kind)
     if kind == "JPEG":
-        opened.draft(facts.mode, _draft_size(opened.size, preprocess, facts.orientation >= 5))
-    opened.load()
+        claimed = opened.size
+        opened.draft(facts.mode, _draft_size(claimed, preprocess, facts.orientation >= 5))
+        _check_pixels(claimed, opened.size, max_pixels)
+    _load(opened, kind)
     left = _orientation(opened)  # of a PNG it may be known only now, of a TIFF it is done already
-    image, transparent = _plain(opened, kind, preprocess.background)
+    image, transparent = _plain(opened, kind, preprocess)
     if left != 1:
         image = image.transpose(_UPRIGHT[left])
     count = {"GIF": gif_frames, "TIFF": tiff_pages}.get(kind)
@@ -198,7 +251,7 @@ def _facts(image: ImageFile.ImageFile, kind: str) -> ImageFacts:
         frames=1 if kind in ("GIF", "TIFF") else int(getattr(image, "n_frames", 1)),
         orientation=orientation,
         transparent=_may_be_transparent(image),
-        colour=image.mode not in ("1", "L", "LA", "La", "F") and not image.mode.startswith("I"),
+        colour=image.mode not in ("1", "L", "LA", "La") and not is_deep(image.mode),
     )
 
 
@@ -218,19 +271,24 @@ def _orientation(image: Image.Image) -> int:
 # From any mode to 8-bit grey or RGB
 
 
-def _plain(image: Image.Image, kind: str, background: tuple[int, int, int]) -> tuple[Image.Image, bool]:
-    """Turn any mode into ``L`` or ``RGB``; also says whether transparency was composited on `background`."""
+def _plain(image: Image.Image, kind: str, preprocess: Preprocess) -> tuple[Image.Image, bool]:
+    """Turn any mode into ``L`` or ``RGB``; also says whether transparency was composited on the background."""
     mode = image.mode
     if mode in ("RGB", "L") and "transparency" not in image.info:
         return image, False
-    if mode.startswith("I") or mode == "F":
-        return Image.fromarray(_to_bytes(np.asarray(image), mode, kind)), False
+    if is_deep(mode):
+        grey = Image.fromarray(to_bytes(image, kind, preprocess.range))
+        if not isinstance(key := image.info.get("transparency"), int):
+            return grey, False
+        clear = np.asarray(image) == key
+        filled = Image.new("RGB", grey.size, preprocess.background)
+        return Image.composite(filled, grey.convert("RGB"), Image.fromarray(clear)), bool(clear.any())
     if _may_be_transparent(image):
         full = image.convert("RGBA")
         lowest, _ = cast(tuple[int, int], full.getchannel("A").getextrema())
         if lowest == 255:
             return full.convert("RGB"), False
-        canvas = Image.new("RGB", full.size, background)
+        canvas = Image.new("RGB", full.size, preprocess.background)
         canvas.paste(full, mask=full)
         return canvas, True
     return image.convert("L" if mode == "1" else "RGB"), False
@@ -238,31 +296,6 @@ def _plain(image: Image.Image, kind: str, background: tuple[int, int, int]) -> t
 
 def _may_be_transparent(image: Image.Image) -> bool:
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-
-
-def _to_bytes(values: npt.NDArray[Any], mode: str, kind: str) -> Pixels:
-    """Scale (H, W) integers or floats of more than 8 bits to 0..255, as `decode` says."""
-    low, high = (0.0, 65535.0) if mode.startswith("I;16") or kind in ("PNG", "PPM") else _range(values)
-    pixels = np.empty(values.shape, np.uint8)
-    rows = max(1, (1 << 20) // values.shape[1])
-    for start in range(0, values.shape[0], rows):
-        block = (values[start : start + rows].astype(np.float64) - low) * (255 / (high - low))
-        pixels[start : start + rows] = np.rint(np.nan_to_num(block, nan=0).clip(0, 255))
-    return pixels
-
-
-def _range(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """The values that become 0 and 255."""
-    finite = np.isfinite(values)
-    if not finite.any():
-        raise ImageError("no pixel has a finite value (all are NaN or infinite)")
-    if not finite.all():
-        values = values[finite]
-    low, high = float(values.min()), float(values.max())
-    for top in (1.0, 255.0) if values.dtype.kind == "f" else (255.0, 65535.0):
-        if low >= 0 and high <= top:
-            return 0.0, top
-    return low, max(high, np.nextafter(low, np.inf))
 
 
 def _has_colour(pixels: Pixels) -> bool:

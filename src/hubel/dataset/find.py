@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +41,7 @@ class Catalog:
         labels: (N,) int64.
         parts: of each image, as folders or the CSV gave it; None when the data came without.
         groups: of each image, as the CSV gave it: images of a group belong on the same side of a split.
+        folds: of each image, where the CSV numbers them; `parts` then hold the first one out.
         findings: what was noticed on the way.
         reported_part: ``val`` when a val but no test part was given.
     """
@@ -53,6 +54,22 @@ class Catalog:
     groups: tuple[str, ...] | None
     findings: tuple[Finding, ...]
     reported_part: Literal["test", "val"]
+    folds: tuple[int, ...] | None = None
+
+    def folded(self, folds: int, fold: int) -> Catalog:
+        """Hold out another of the catalog's own folds, where so many are asked for.
+
+        Raises:
+            UsageError: the data says itself what is held out, and otherwise.
+        """
+        numbers = sorted(set(self.folds or ()))
+        if not folds or (self.parts is None and not numbers):
+            return self
+        if len(numbers) != folds:
+            own = f"{len(numbers)} folds" if numbers else "parts of its own, which would be mixed"
+            raise UsageError(f"--folds {folds}: {self.root} comes with {own}: leave --folds out, or give a part alone.")
+        parts: list[Part] = ["test" if number == numbers[fold] else "train" for number in self.folds or ()]
+        return replace(self, parts=tuple(parts), reported_part="test")
 
 
 def scan(source: str | Path) -> Catalog:
@@ -105,8 +122,12 @@ def _scan_folder(root: Path) -> Catalog:
     if reasons := [finding.message for finding in tree.findings() if finding.code == "unreadable-folder"]:
         raise DataError(f"The folder {inner} can't be opened: {reasons[0]}")
     if files and not folders:
-        raise DataError(f"{inner} holds {count(len(files), 'image')} but no folder for each class: {EXPECTED}.")
+        raise DataError(
+            f"{inner} holds {count(len(files), 'image')} but no folder for each class: {_way(inner, files)}."
+        )
     parts = _part_folders(tree, folders)
+    if not parts:
+        _refuse_no_classes(tree, folders)
     rows: list[Listed] = []
     for above in ("", *sorted(parts, key=natural)):
         names, stray = tree.listing(above)
@@ -118,10 +139,47 @@ def _scan_folder(root: Path) -> Catalog:
                 tree.notice("empty-class", join(above, name))
             label = name if name.isascii() else unicodedata.normalize("NFC", name)
             rows += [Listed(path=image, label=label, part=parts.get(above)) for image in images]
-    for name in folders if parts else ():
-        if name not in parts:
-            tree.notice("part-neighbour", name)
+    for name in folders if parts else parts_among(folders):
+        if not any(part == name or part.startswith(f"{name}/") for part in parts):
+            tree.notice("part-neighbour" if parts else "part-class", name)
     return _assemble(inner, rows, [*notes, *tree.findings()])
+
+
+def _refuse_no_classes(tree: Tree, folders: Sequence[str]) -> None:
+    """Refuse folders that are something else than classes: parts of images without classes, or the same in each."""
+    named = parts_among(folders)
+    if named and len(named) == len(folders):
+        files = [join(name, file) for name in folders for file in tree.listing(name)[1]]
+        raise DataError(
+            f"{few(folders)} in {tree.root} {'is a part' if len(folders) == 1 else 'are parts'} by name, and hold "
+            f"{count(len(files), 'image')} but no folder for each class: {_way(tree.root, files)}."
+        )
+    inside = [set(tree.listing(name)[0]) for name in folders]
+    same = sorted(set.intersection(*inside), key=natural) if len(folders) > 1 else []
+    if len(same) > 1:
+        raise DataError(
+            f"{few(folders)} in {tree.root} all hold the same folders, {few(same)}, so that it is unclear which of "
+            "them are the classes: call the upper ones train, val and test if they are parts, or write a CSV with the "
+            "columns file_name,label and perhaps group,split."
+        )
+
+
+def _way(root: Path, files: Sequence[str]) -> str:
+    """What to do with images that are in no folder of a class; their names may begin with the label."""
+    stems = [(file, re.fullmatch(r"(.*[^\W\d_])[\W_]*\d+[\W_]*", Path(file).stem)) for file in files]
+    labels = {file: found[1] for file, found in stems if found}
+    shown = sorted(set(labels.values()), key=natural)
+    if len(shown) < 2 or len(labels) < max(0.9 * len(files), 2 * len(shown)):
+        return EXPECTED
+    example, label = next(iter(labels.items()))
+    part = parts_among(example.split("/")[:1]).get(example.split("/")[0])
+    columns, line = "file_name,label", f"{example},{label}"
+    if part:
+        columns, line = f"{columns},split", f"{line},{part}"
+    return (
+        f"the labels seem to stand in the file names ({few(shown)}), which are not read: write a CSV into {root} with "
+        f"the first line {columns} and a line such as {line} for each image, and give that"
+    )
 
 
 def _unwrapped(root: Path) -> tuple[Path, list[Finding]]:
@@ -129,8 +187,7 @@ def _unwrapped(root: Path) -> tuple[Path, list[Finding]]:
     inner = root
     for _ in range(8):
         folders, files = Tree(inner).listing("")
-        alone = len(folders) == 1 and not files and not (inner / folders[0]).is_symlink()
-        below, beside = Tree(inner / folders[0]).listing("") if alone else ([], [])
+        below, beside = Tree(inner / folders[0]).listing("") if len(folders) == 1 and not files else ([], [])
         if not below or beside:
             break
         inner /= folders[0]
@@ -147,9 +204,18 @@ def _part_folders(tree: Tree, folders: Sequence[str]) -> dict[str, Part]:
     inside = {name: tree.listing(name) for name in named}
     neighbours = len(folders) > len(named)
     parts = {name: part for name, part in named.items() if inside[name][0] and not (neighbours and inside[name][1])}
-    if "train" not in parts.values():
-        return parts if len(parts) == len(folders) else {}
-    return {name: part for name, part in named.items() if name in parts or not inside[name][1]}
+    if "train" in parts.values():
+        parts = {name: part for name, part in named.items() if name in parts or not inside[name][1]}
+    elif len(parts) < len(folders):
+        return {}
+    return {_entered(tree, name): part for name, part in parts.items()}
+
+
+def _entered(tree: Tree, part: str) -> str:
+    """Step into a part's folder in which a part's folder is alone, as some archives have them: train/train/cat."""
+    folders, files = tree.listing(part)
+    alone = len(folders) == 1 and not files and (folders[0] == part or parts_among(folders))
+    return join(part, folders[0]) if alone else part
 
 
 # Tables and tar files
@@ -168,7 +234,7 @@ def _scan_table(path: Path) -> Catalog:
 
 
 def _tars_in(root: Path) -> list[Path]:
-    """The tar files in a folder that holds no images and no folders; links out of it are not followed."""
+    """The tar files in a folder that holds no images and no folders."""
     tree = Tree(root)
     others = [] if any(tree.listing("")) else [f for f in tree.findings() if f.code == "other-files"]
     names = [name for finding in others for name in finding.paths if name.lower().endswith(".tar")]
@@ -220,8 +286,10 @@ def _assemble(root: Path, rows: list[Listed], findings: Sequence[Finding]) -> Ca
         raise DataError(f"There are no images in {root}: {EXPECTED}. {reasons}".rstrip())
     classes = tuple(sorted({row.label for row in rows}, key=natural))
     if len(classes) == 1:
+        way = _way(root, [row.path for row in rows])
+        lost = " ".join(["", *(finding.message for finding in findings if finding.left_out)])
         raise DataError(
-            f"Only one class, {classes[0]!r}, was found in {root}: a classifier needs at least two; {EXPECTED}."
+            f"Only one class, {classes[0]!r}, was found in {root}: a classifier needs at least two; {way}.{lost}"
         )
     index = {name: i for i, name in enumerate(classes)}
     rows.sort(key=lambda row: natural(row.path))
@@ -239,6 +307,7 @@ def _assemble(root: Path, rows: list[Listed], findings: Sequence[Finding]) -> Ca
         labels=np.array([index[row.label] for row in rows], np.int64),
         parts=tuple(row.part for row in rows if row.part) if len(given) > 1 else None,
         groups=None if rows[0].group is None else tuple(row.group or "" for row in rows),
+        folds=tuple(row.fold for row in rows if row.fold is not None) or None,
         findings=tuple(findings),
         reported_part="val" if "val" in given and "test" not in given and len(given) > 1 else "test",
     )

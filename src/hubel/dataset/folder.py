@@ -1,4 +1,4 @@
-"""Walk a folder that nobody vouches for: no link leads out or round in circles, and all that is left out is named."""
+"""Walk a folder: links are followed where they lead, but never round in circles, and all that is left out is named."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hubel.records import Finding, Part, Severity
 from hubel.text import is_utf8, plain
@@ -20,11 +20,15 @@ IMAGE_ENDINGS = {
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".dcm", ".pcx"),
 }
 JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found"}
-PART_NAMES: dict[str, Part] = {
+PART_NAMES: dict[str, Part | Literal["eval"]] = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "publictest"), "val"),
+    **dict.fromkeys(("test", "testing", "holdout", "heldout", "privatetest"), "test"),
+    **dict.fromkeys(("eval", "evaluation"), "eval"),  # the test part beside a validation part, otherwise that
 }
+FILLERS = "set|sets|data|dataset|images?|imgs?|pictures?|photos?|samples?|split|part|folder|files?"
+_FILLED = re.compile(rf"(.*?)(?:{FILLERS})?")
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[0-9]+|[^\W\d_a-zA-Z]+")
 _DIGITS = re.compile(r"([0-9]+)")
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
@@ -38,15 +42,26 @@ def natural(text: str) -> tuple[list[str | int], str]:
 
 
 def parts_among(names: Iterable[str]) -> dict[str, Part]:
-    """Which of these names mean a part of the data.
+    """Which of these names mean a part of the data: ``train``, ``test_set``, ``Validation images``, ``trainset``.
 
-    ``eval`` is the test part beside a validation part, otherwise the validation part.
+    Other words are allowed where names of other parts have them too: ``seg_train`` beside ``seg_test``.
     """
-    names = list(names)
-    found = {name: PART_NAMES[name.lower()] for name in names if name.lower() in PART_NAMES}
+    said = {name: known for name in names if (known := _part_said(name))}
+    sharing = grouped(said.values(), lambda known: known[1])
+    found = {name: part for name, (part, rest) in said.items() if not rest or len(set(sharing[rest])) > 1}
     beside_val = "val" in found.values() and "test" not in found.values()
-    found.update({name: "test" if beside_val else "val" for name in names if name.lower() in ("eval", "evaluation")})
-    return found
+    return {name: part if part != "eval" else "test" if beside_val else "val" for name, part in found.items()}
+
+
+def _part_said(name: str) -> tuple[Part | Literal["eval"], tuple[str, ...]] | None:
+    """The part that a name speaks of, and its other words; None where it speaks of none, or of two."""
+    if whole := PART_NAMES.get(re.sub(r"[\W_]", "", name).lower()):
+        return whole, ()
+    words = [word.lower() for word in _WORDS.findall(name)]
+    bare = [found[1] if (found := _FILLED.fullmatch(word)) else word for word in words]
+    parts = {PART_NAMES[word] for word in bare if word in PART_NAMES}
+    rest = tuple(word for word, left in zip(words, bare, strict=True) if left and left not in PART_NAMES)
+    return (parts.pop(), rest) if len(parts) == 1 else None
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
@@ -88,8 +103,8 @@ def left_out(code: str, message: str, paths: Sequence[str], **evidence: Any) -> 
 class Tree:
     """A folder and what was noticed while it was read.
 
-    Links to files and folders inside the root are followed, but a link that is reached through a linked folder isn't:
-    that bounds the walk, whatever the links look like.
+    Links are followed, out of the root too, but not to a folder above; and of links that are reached through a linked
+    folder only those to a folder outside where none led before: that bounds the walk, whatever the links look like.
 
     Args:
         root: an existing folder.
@@ -99,6 +114,7 @@ class Tree:
         self.root = root
         self._real = os.path.realpath(root)
         self._through_link: set[str] = set()
+        self._entered: set[str] = set()  # folders outside that a link led to
         self._noticed: dict[str, list[tuple[str, str]]] = {}
         self._listings: dict[str, tuple[list[str], list[str]]] = {}
 
@@ -138,7 +154,7 @@ class Tree:
 
     def _sort_in(self, folder: str, entry: os.DirEntry[str], folders: list[str], files: list[str]) -> None:
         name, path, detail = entry.name, join(folder, entry.name), ""
-        if name[0] == "." or name.lower() in JUNK:
+        if is_hidden(name):
             kind = "hidden"
         elif not is_utf8(name):
             kind = "name-encoding"
@@ -157,25 +173,45 @@ class Tree:
 
     def _follow(self, folder: str, entry: os.DirEntry[str]) -> str:
         """``file`` or ``folder`` if a link may be followed, otherwise the code of the finding."""
-        target = os.path.realpath(entry.path)
+        target, here = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
         if not os.path.exists(target):
             return "broken-link"
-        if target != self._real and not target.startswith(os.path.join(self._real, "")):
-            return "outside-link"
+        inside = _within(target, self._real)
         if os.path.isfile(target):
+            if not inside:
+                self.notice("linked", join(folder, entry.name))
             return "file"
         if not os.path.isdir(target):
             return "special-file"
-        here = os.path.realpath(os.path.dirname(entry.path))
-        if folder in self._through_link or os.path.join(here, "").startswith(os.path.join(target, "")):
+        if _within(self._real, target) and target != self._real:
+            return "outside-link"
+        if _within(here, target) or (folder in self._through_link and (inside or target in self._entered)):
             return "link-loop"
+        if not inside:
+            self._entered.add(target)
+            self.notice("linked", join(folder, entry.name))
         return "folder"
+
+
+def _within(path: str, folder: str) -> bool:
+    return os.path.join(path, "").startswith(os.path.join(folder, ""))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is hidden, or left by a system, by its name."""
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def looks_like_image(name: str) -> bool:
     """Whether a file is taken for an image by its name: an image's ending, or none."""
-    stem, dot, ending = name.rpartition(".")
-    return not dot or not stem or f".{ending.lower()}" in IMAGE_ENDINGS
+    stem, dot, _ = name.rpartition(".")
+    return not dot or not stem or has_image_ending(name)
+
+
+def has_image_ending(name: str) -> bool:
+    """Whether a name ends as images do."""
+    _, dot, ending = name.rpartition(".")
+    return bool(dot) and f".{ending.lower()}" in IMAGE_ENDINGS
 
 
 def join(folder: str, name: str) -> str:
@@ -189,6 +225,7 @@ NOTICED: dict[str, tuple[Severity | None, str, str]] = {
     "other-files": ("note", "file", "ignored because of an ending that isn't an image's: {names}."),
     "empty-class": ("warning", "class folder", "found without an image: {names}; put some in or remove it."),
     "part-neighbour": ("warning", "folder", "ignored beside the parts of the data: {names}."),
+    "part-class": ("warning", "folder", "taken for a class although called like a part of the data: {names}."),
     "stray-files": ("note", "image", "ignored beside the class folders: {names}."),
     "repeated-row": (
         "warning",
@@ -205,7 +242,8 @@ NOTICED: dict[str, tuple[Severity | None, str, str]] = {
     "broken-link": (None, "link", "left out, leading nowhere: {names}."),
     "link-loop": (None, "link", "left out, leading back to a folder above or through another link: {names}."),
     "name-encoding": (None, "file", "left out for a name that is not UTF-8: {names}; rename what you need."),
-    "outside-link": (None, "link", "left out, leading out of the data's folder: {names}; copy the files in instead."),
+    "outside-link": (None, "link", "left out, leading to a folder above the data's: {names}."),
+    "linked": ("note", "link", "followed out of the data's folder: {names}."),
     "special-file": (None, "file", "left out, being no file but a pipe, a socket or a device: {names}."),
     "unreadable-folder": (None, "folder", "left out, since the permission to open is missing: {names}."),
 }

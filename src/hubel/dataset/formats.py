@@ -14,6 +14,7 @@ ACCEPTED = "JPEG, PNG, GIF, BMP, TIFF, WEBP, PPM, AVIF and, with pip install 'hu
 HEAD = 64  # bytes that are read before the rest of a file
 MAX_SCANS = 200  # a progressive JPEG has about ten; thousands of them are a way to block a server
 MAX_CHUNKS = 200_000  # of a PNG
+OF_A_KIND = ("a kind of", "this installation can't read")  # begin what is said of a kind of files, not of one
 FRAMES_COUNTED = 1000  # frames beyond are not counted
 
 # The first bytes of files: of images that are accepted, and of others, with what these are called
@@ -191,3 +192,28 @@ def tiff_pages(data: bytes) -> int:
         link = position + count_size + entries * entry_size
         position = int.from_bytes(data[link : link + word], order)
     return max(len(seen), 1)
+
+
+def tiff_layout(file: Any) -> str:
+    """Say in a few words how the pixels of a TIFF are stored, such as ``5 × 8-bit integer, compression 1``."""
+    file.seek(0)
+    head = fetch(file, 16)
+    order: Any = "little" if head[:2] == b"II" else "big"
+    big = int.from_bytes(head[2:4], order) == 43
+    count_size, entry_size, word = (8, 20, 8) if big else (2, 12, 4)
+
+    def number(place: int, size: int) -> int:
+        file.seek(place)
+        return int.from_bytes(fetch(file, size), order)
+
+    start = int.from_bytes(head[8:16] if big else head[4:8], order)
+    values = {277: 1, 258: 1, 259: 1, 339: 1}  # samples, bits, compression, and how numbers are written
+    for place in range(min(number(start, count_size), 100)):
+        entry = start + count_size + place * entry_size
+        tag, length = number(entry, 2), number(entry + 4, word)
+        if tag in values:  # shorts, of which the first is looked at
+            at = entry + 4 + word
+            values[tag] = number(at if 2 * length <= word else number(at, word), 2)
+    samples, bits, compression, written = values.values()
+    kind = {2: "signed integer", 3: "float", 5: "complex integer", 6: "complex number"}.get(written, "integer")
+    return f"{samples} × {bits}-bit {kind}, compression {compression}"

@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hubel.as_json import from_json, to_json
-from hubel.dataset.cache import cache_home, made_whole
-from hubel.dataset.decode import Pixels, decode
+from hubel.dataset.cache import cache_home, made_whole, unchanged
+from hubel.dataset.decode import Pixels, decode, readers
 from hubel.dataset.formats import open_regular
 from hubel.dataset.pillow_warnings import QUIET
 from hubel.dataset.tar import parted
@@ -38,7 +38,7 @@ from hubel.errors import ImageError
 from hubel.events import Progress
 from hubel.records import ImageFacts, Preprocess
 
-FORMAT = 3  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
+FORMAT = 4  # raise when decoded pixels or the layout of a pack change: old packs are then made anew
 CHUNK, CHUNK_BYTES = 256, 8_000_000  # that a worker decodes per request, at most: the bytes take it 0.2 s
 ALONE, ALONE_BYTES = 400, 16_000_000  # up to both, they are decoded in this process: starting workers takes longer
 LOOKED_AT = 100  # files that their typical size is taken from
@@ -115,9 +115,7 @@ class Packed:
         return np.array(self.facts["usable"])
 
 
-def pack(
-    root: Path, paths: Sequence[str], preprocess: Preprocess, *, max_pixels: int = 80_000_000
-) -> Generator[Progress, None, Packed]:
+def pack(root: Path, paths: Sequence[str], preprocess: Preprocess) -> Generator[Progress, None, Packed]:
     """Decode ``root/path`` for all paths, or find the pack that was made of the same unchanged files.
 
     Yields how far it is; ``outcome(pack(…))`` is the `Packed`.
@@ -125,44 +123,48 @@ def pack(
     Raises:
         DataError: the cache folder can't be written.
     """
-    folder = cache_home() / "packs" / _key(root, paths, preprocess, max_pixels)
+    folder = cache_home() / "packs" / _key(root, paths, preprocess)
     if folder.is_dir():
         try:
             return _open(folder, preprocess, fresh=False)
-        except (OSError, ValueError):  # damaged by hand or by the disk: it is a cache, make it again
+        except (OSError, ValueError, LookupError, TypeError):
+            # Damaged by hand or by the disk, or something else reads images now: it is a cache, make it again
             shutil.rmtree(folder, ignore_errors=True)
     with made_whole(folder, "The decoded images") as target:
         _reserve(target / "images.npy", np.uint8, (len(paths), *preprocess.size, preprocess.channels))
         _reserve(target / "facts.npy", FACTS, (len(paths),))
         where = {"root": os.fspath(root.resolve()), "target": os.fspath(target.resolve())}
-        job = _Job(**where, preprocess=preprocess, max_pixels=max_pixels)
+        job = _Job(**where, preprocess=preprocess)
         reasons: dict[int, str] = {}
         done = 0
         for start, answers in _decode_all(job, paths):
             reasons |= {start + i: answer for i, answer in enumerate(answers) if answer is not None}
             done += len(answers)
             yield Progress(task="decoding", done=done, total=len(paths))
-        (target / "reasons.json").write_text(json.dumps(dict(sorted(reasons.items()))), "utf-8")
+        said = {"readers": readers(), "reasons": dict(sorted(reasons.items()))}
+        (target / "reasons.json").write_text(json.dumps(said), "utf-8")
     return _open(folder, preprocess, fresh=True)
 
 
-def _key(root: Path, paths: Sequence[str], preprocess: Preprocess, max_pixels: int) -> str:
-    """Name a pack by all that its pixels depend on: each file's name, size and time, and how it is decoded."""
+def _key(root: Path, paths: Sequence[str], preprocess: Preprocess) -> str:
+    """Name a pack by all that its pixels depend on: each file's name and state, and how it is decoded."""
     seen = replace(preprocess, mean=(), std=())  # these two are applied later
-    shape = (FORMAT, seen, max_pixels)
+    shape = (FORMAT, seen)
     digest = hashlib.sha256(repr((os.fspath(root.resolve()), shape)).encode())
     for path in paths:
         inside = parted(root / path)
         try:
-            status = os.stat(inside[0] if inside else root / path)
-            digest.update(f"{path}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+            digest.update(f"{path}\0{unchanged(inside[0] if inside else root / path)}\n".encode())
         except OSError:
             digest.update(f"{path}\0gone\n".encode())
     return digest.hexdigest()[:24]
 
 
 def _open(folder: Path, preprocess: Preprocess, *, fresh: bool) -> Packed:
-    reasons = {int(index): reason for index, reason in json.loads((folder / "reasons.json").read_text("utf-8")).items()}
+    said = json.loads((folder / "reasons.json").read_text("utf-8"))
+    reasons = {int(index): reason for index, reason in said["reasons"].items()}
+    if reasons and said["readers"] != readers():
+        raise ValueError("something else reads images now: it may read what was refused")
     images, facts = (np.load(folder / name, mmap_mode="r", allow_pickle=False) for name in ("images.npy", "facts.npy"))
     if facts.dtype != FACTS or len(facts) != len(images):
         raise ValueError("facts.npy and images.npy disagree")
@@ -190,7 +192,6 @@ class _Job:
     root: str
     target: str
     preprocess: Preprocess
-    max_pixels: int
 
 
 def _decode_all(job: _Job, paths: Sequence[str]) -> Iterator[tuple[int, list[Answer]]]:
@@ -281,7 +282,7 @@ def _decode_chunk(job: _Job, start: int, names: Sequence[str]) -> list[Answer]:
     with QUIET:  # once for all of them
         for index, name in enumerate(names, start):
             try:
-                images[index], fact = decode(os.path.join(job.root, name), job.preprocess, max_pixels=job.max_pixels)
+                images[index], fact = decode(os.path.join(job.root, name), job.preprocess)
                 facts[index] = facts_row(fact)
                 answers.append(None)
             except ImageError as error:

@@ -67,7 +67,9 @@ def split(
     """
     seed = seed if config.split_seed is None else config.split_seed
     if config.split is None:
-        return _measurable(_by_rule(np.flatnonzero(usable), labels, groups, parts, config, seed), labels, classes)
+        return _measurable(
+            _by_rule(np.flatnonzero(usable), labels, groups, parts, config, seed), labels, groups, classes
+        )
     reported, given = read_split(config.split)
     known = np.array([given.get(path, "") for path in paths])
     if not (known[usable] != "").any():
@@ -80,7 +82,7 @@ def split(
     said = f"{new:,} images are not in {config.split} and were divided by the rule" if new else ""
     said += f"{' and ' if new else ''}{gone:,} images of {config.split} are not here" if gone else ""
     result = Split(train=train, val=val, test=test, reported=reported, seed=seed, said=f"{said}." if said else "")
-    return _measurable(result, labels, classes)
+    return _measurable(result, labels, groups, classes)
 
 
 def read_split(path: str | Path) -> tuple[Part, Mapping[str, Part]]:
@@ -146,7 +148,7 @@ def assign(labels: Indices, groups: Indices, shares: Sequence[float], rng: np.ra
 
 
 def _deal(sizes: npt.NDArray[np.intp], wanted: npt.NDArray[np.float64]) -> Indices:
-    """Deal groups of the given sizes to parts; every part gets one before any gets a second, as far as they go."""
+    """Deal groups of the given sizes to parts; none is left without one for another's second, as far as they go."""
     total = sizes.sum()
     if sizes.max() == 1:  # ordinary images: cut the shuffled row at the quotas, at least one each
         ends = np.maximum(np.round(total * wanted[1:]), 1).astype(int)
@@ -157,20 +159,25 @@ def _deal(sizes: npt.NDArray[np.intp], wanted: npt.NDArray[np.float64]) -> Indic
         return np.repeat(np.arange(len(wanted)), [total - ends.sum(), *ends])
     filled = np.zeros(len(wanted))
     dealt = np.empty(len(sizes), dtype=np.int64)
-    for position in np.argsort(-sizes, kind="stable"):  # the large ones first, or they overshoot a small part
-        part = int(np.argmax(wanted - filled / total))
+    for left, position in zip(range(len(sizes), 0, -1), np.argsort(-sizes, kind="stable"), strict=True):
+        # The large ones first, or they overshoot a small part; the last ones are for parts that have none yet
+        short = left <= np.count_nonzero(filled == 0)
+        part = int(np.argmax(np.where(filled == 0, wanted, -np.inf) if short else wanted - filled / total))
         dealt[position] = part
         filled[part] += sizes[position]
     return dealt
 
 
-def _measurable(result: Split, labels: Indices, classes: Sequence[str]) -> Split:
+def _measurable(result: Split, labels: Indices, groups: Indices, classes: Sequence[str]) -> Split:
     counts = {name: np.bincount(labels[getattr(result, name)], minlength=len(classes)) for name in ("train", "test")}
     if (counts["train"] > 0).sum() < 2 or (counts["test"] > 0).sum() < 2 or len(result.val) == 0:
+        ours = np.concatenate([result.train, result.val, result.test])
+        number = len(np.unique(groups[ours]))
+        together = f", in {number:,} groups that stay together" if number < len(ours) else ""
         raise DataError(
             f"There are too few images to train, choose and report: {int(counts['train'].sum())} for training, "
-            f"{len(result.val)} for validation and {int(counts['test'].sum())} for the report; "
-            "at least two classes need three different images each, ten or more are advisable."
+            f"{len(result.val)} for validation and {int(counts['test'].sum())} for the report{together}; "
+            "at least two classes need three different images or groups each, ten or more are advisable."
         )
     if empty := [classes[i] for i in np.flatnonzero((counts["train"] == 0) & (counts["test"] > 0)).tolist()]:
         raise DataError(

@@ -7,71 +7,78 @@ import functools
 import io
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hubel.dataset.folder import few, grouped, left_out, noticed, parts_among, were
+from hubel.dataset.columns import NOBODY, Columns, divided, find_columns
+from hubel.dataset.folder import few, grouped, has_image_ending, left_out, noticed, were
+from hubel.dataset.groups import components
 from hubel.errors import DataError
 from hubel.records import PARTS, Finding, Part
 from hubel.text import plain
 
-HEADERS = {
-    "path": ("file_name", "filename", "file", "path", "filepath", "file_path", "image", "image_path", "img"),
-    "label": ("label", "class", "kind", "category", "target", "class_name", "label_name"),
-    "group": ("group", "group_id", "patient", "subject", "source", "video"),
-    "part": ("split", "part", "set", "subset", "fold_name"),
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One image as a folder, a table or a tar file lists it; `path` is relative to the data's root."""
+    """One image as a folder, a table or a tar file lists it; `path` is relative to the data's root, or absolute."""
 
     path: str
     label: str
     group: str | None = None
     part: Part | None = None
+    fold: int | None = None
 
 
 def read_table(table: Path) -> tuple[list[Listed], list[Finding]]:
     """Read ``file_name,label[,group][,split]``; rows that can't be used become findings, not errors.
 
     Raises:
-        DataError: the file can't be read, or its header doesn't name a path and a label.
+        DataError: the file can't be read, its header doesn't name an image and a label, or its parts mean nothing.
     """
-    lines = _lines(table)
-    columns = _columns(table, next(lines, (0, []))[1])
-    records = [
-        (number, {meaning: cells[place].strip() if place < len(cells) else "" for meaning, place in columns.items()})
-        for number, cells in lines
-        if any(cell.strip() for cell in cells)
-    ]
-    known = parts_among({record.get("part", "") for _, record in records})
+    _, header = next(lines := _lines(table), (0, []))
+    blank = [""] * len(header)
+    numbered = [(n, [*map(str.strip, row), *blank][: len(header)]) for n, row in lines if any(map(str.strip, row))]
+    cells = [row for _, row in numbered]
+    columns = find_columns(str(table), [name.strip() for name in header], cells[0] if cells else [])
+    division = divided(str(table), columns, cells)
     folder = _Folder(table.parent)
+    found = [folder.find(row[columns.path]) for row in cells]
+    groups = _groups(columns, cells, [path for path, _ in found])
     rows: list[Listed] = []
     bad: list[tuple[str, str]] = []
-    for number, record in records:
-        path, reason = folder.find(record["path"])
-        part = record.get("part", "")
-        if not record["label"]:
+    for i, (number, row) in enumerate(numbered):
+        path, reason = found[i]
+        part, fold = (division.parts[i], division.folds[i]) if division else (None, None)
+        if not row[columns.label]:
             reason = reason or "there is no label"
-        if known and part not in known:
-            reason = reason or f"the split {part!r} is neither train, val nor test"
+        if division and part is None:
+            reason = reason or "nothing says which part it is in"
         if reason:
-            bad.append((plain(record["path"]), f"line {number}: {reason}"))
+            bad.append((plain(row[columns.path]), f"line {number}: {reason}"))
             continue
-        group = (record["group"] or path) if "group" in record else None
-        rows.append(Listed(path=path, label=record["label"], group=group, part=known.get(part)))
+        group = groups[i] if groups else None
+        rows.append(Listed(path=path, label=row[columns.label], group=group, part=part, fold=fold))
     kept, findings = _once(rows)
     if bad:
         names = few([f"{path or 'no name'} ({reason})" for path, reason in bad])
-        message, said = (
-            f"{were(len(bad), 'row')} left out of the table: {names}.",
-            [f"{path}: {why}" for path, why in bad],
-        )
+        said = [f"{path}: {why}" for path, why in bad]
+        message = f"{were(len(bad), 'row')} left out of the table: {names}."
         findings.insert(0, left_out("table-row", message, [path for path, _ in bad], rows=said))
-    return kept, findings
+    message = f"Of {plain(table.name)}, {columns.said(division.said if division else '')}."
+    return kept, [*findings, Finding(code="columns", severity="note", message=message)]
+
+
+def _groups(columns: Columns, rows: Sequence[Sequence[str]], paths: Sequence[str]) -> list[str] | None:
+    """The group of each row; where there are several columns of groups, rows that share any value are one group."""
+    if not columns.groups:
+        return None
+    if len(columns.groups) == 1:
+        [place] = columns.groups
+        return [path if row[place].lower() in NOBODY else row[place] for row, path in zip(rows, paths, strict=True)]
+    cells = ((n, (place, row[place])) for n, row in enumerate(rows) for place in columns.groups)
+    shared = grouped([cell for cell in cells if cell[1][1].lower() not in NOBODY], lambda cell: cell[1]).values()
+    return [f"group {number}" for number in components(len(rows), [[n for n, _ in some] for some in shared]).tolist()]
 
 
 def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
@@ -91,53 +98,52 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{table} is no CSV: line {reader.line_num + 1}, {error}.") from error
 
 
-def _columns(table: Path, cells: list[str]) -> dict[str, int]:
-    """Which column holds what, by the header's names."""
-    names = [cell.strip().lower().replace(" ", "_") for cell in cells]
-    found = {
-        meaning: names.index(alias)
-        for meaning, aliases in HEADERS.items()
-        for alias in reversed(aliases)  # the first one that is there stays
-        if alias in names
-    }
-    missing = [word for word, meaning in (("file_name", "path"), ("label", "label")) if meaning not in found]
-    if missing:
-        raise DataError(
-            f"{table} has no column {' and no column '.join(missing)}: its first line must name the columns, such as "
-            f"file_name,label or file_name,label,group,split; found: {few([plain(name) for name in names], 6)}."
-        )
-    return found
-
-
 class _Folder:
-    """The folder a table lies in; nothing outside of it is given out."""
+    """The folder that a table lies in; paths are read from there, and from wherever else the table points."""
 
     def __init__(self, root: Path) -> None:
-        self._root, self._real = root, os.path.join(os.path.realpath(root), "")
-        self._resolved = functools.cache(os.path.realpath)
+        self._root = os.path.abspath(root)
+        self._stems = functools.cache(self._by_stem)
 
     def find(self, given: str) -> tuple[str, str]:
-        """Path relative to the folder, with slashes, and ``""`` or the reason why it can't be used."""
+        """Path with slashes, relative if it lies in the folder, and ``""`` or the reason why it can't be used."""
         if not given:
             return "", "there is no file name"
-        path = given if "\\" not in given or os.path.lexists(self._root / given) else given.replace("\\", "/")
-        if os.path.isabs(path) or path.startswith(("/", "~")) or path[1:3] == ":/":
-            return "", "the path is absolute; it must be relative to the table's folder"
-        pieces = [piece for piece in path.split("/") if piece not in ("", ".")]
-        if ".." in pieces:
-            return "", "the path leads out of the table's folder (..)"
-        path = "/".join(pieces)
-        full = os.path.join(self._root, path)
+        path = given if "\\" not in given or os.path.lexists(self._full(given)) else given.replace("\\", "/")
         try:
-            if not stat.S_ISREG(os.stat(full).st_mode):
+            path = path if has_image_ending(path) or os.path.lexists(self._full(path)) else self._with_ending(path)
+            if not stat.S_ISREG(os.stat(self._full(path)).st_mode):
                 return path, "it is not a regular file"
-            real = os.path.realpath(full) if os.path.islink(full) else self._resolved(os.path.dirname(full))
         except OSError as error:
             return path, "there is no such file" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        except ValueError:
-            return path, "the name contains a NUL character"
-        inside = os.path.join(real, "").startswith(self._real)
-        return path, "" if inside else "a link leads out of the table's folder"
+        except ValueError as error:
+            return path, str(error) if "files" in str(error) else "the name contains a NUL character"
+        return self._shortest(path), ""
+
+    def _full(self, path: str) -> str:
+        return os.path.join(self._root, os.path.expanduser(path))
+
+    def _with_ending(self, path: str) -> str:
+        """The one image whose name is this one with an ending; the path itself where there is none."""
+        folder, name = os.path.split(path)
+        names = self._stems(folder).get(name, [])
+        if len(names) > 1:
+            raise ValueError(f"several files are called so: {few(names)}")
+        return os.path.join(folder, names[0]) if names else path
+
+    def _by_stem(self, folder: str) -> dict[str, list[str]]:
+        names = sorted(os.listdir(self._full(folder)))
+        return grouped(filter(has_image_ending, names), lambda name: name.rpartition(".")[0])
+
+    def _shortest(self, path: str) -> str:
+        """One name for one file: relative to the folder if it lies in it or was given so, else absolute."""
+        full = self._full(path)
+        clean = os.path.normpath(full)
+        if not os.path.samefile(clean, full):  # .. behind a link
+            clean = os.path.realpath(full)
+        inside = clean.startswith(os.path.join(self._root, ""))
+        relative = inside or not os.path.isabs(os.path.expanduser(path))
+        return (os.path.relpath(clean, self._root) if relative else clean).replace(os.sep, "/")
 
 
 def _once(rows: list[Listed]) -> tuple[list[Listed], list[Finding]]:

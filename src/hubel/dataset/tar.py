@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.cache import cache_home, made_whole
+from hubel.dataset.cache import cache_home, made_whole, unchanged
 from hubel.dataset.folder import IMAGE_ENDINGS, few, natural
 from hubel.errors import ImageError, UsageError
 from hubel.text import is_utf8, plain
@@ -86,8 +86,7 @@ def labels_in(tar: str | Path) -> tuple[dict[str, str], dict[str, str]]:
 
 def _indexed(tar: str | Path, read: Callable[[Path], T]) -> T:
     """Read from a tar file's index, which is made now unless it was made of the same unchanged file."""
-    status = os.stat(tar)
-    key = repr((FORMAT, os.path.realpath(tar), status.st_size, status.st_mtime_ns))
+    key = repr((FORMAT, os.path.realpath(tar), unchanged(tar)))
     folder = cache_home() / "shards" / hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:24]
     if folder.is_dir():
         try:

@@ -10,9 +10,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.decode import MAX_PIXELS, Pixels, decode
+from hubel.dataset.decode import Pixels, decode
 from hubel.dataset.find import Catalog
-from hubel.dataset.folder import left_out
+from hubel.dataset.folder import few, left_out
 from hubel.errors import DataError, ImageError
 from hubel.records import Finding, Preprocess
 
@@ -28,8 +28,8 @@ class Undecoded:
         files: (N,) number of the tar file that each image is in.
     """
 
-    def __init__(self, catalog: Catalog, preprocess: Preprocess, max_pixels: int = MAX_PIXELS) -> None:
-        self.root, self.paths, self.preprocess, self.max_pixels = catalog.root, catalog.paths, preprocess, max_pixels
+    def __init__(self, catalog: Catalog, preprocess: Preprocess) -> None:
+        self.root, self.paths, self.preprocess = catalog.root, catalog.paths, preprocess
         self.shape = (len(self.paths), *preprocess.size, preprocess.channels)
         self.findings = list(catalog.findings)
         tars = [path[: path.lower().find(".tar/") + 1] for path in self.paths]
@@ -62,7 +62,7 @@ class Undecoded:
         for i, reason in zip(ids.tolist(), found, strict=True):
             if isinstance(reason, str) and i not in self._broken:
                 self._broken.add(i)
-                self.findings.append(unreadable(self.paths[i], reason))
+                self.findings.append(unreadable([self.paths[i]], reason))
                 warn(self.findings[-1:])
         if not places:
             raise DataError(f"None of {len(ids)} images in a row can be decoded ({found[0]}): look at the data.")
@@ -72,14 +72,17 @@ class Undecoded:
 
     def _decode(self, i: int) -> Pixels | str:
         try:
-            return decode(self.root / self.paths[i], self.preprocess, max_pixels=self.max_pixels)[0]
+            return decode(self.root / self.paths[i], self.preprocess)[0]
         except ImageError as error:
             return error.reason
 
 
-def unreadable(path: str, reason: str) -> Finding:
-    """Say of one image why it can't be used."""
-    return left_out("unreadable", f"{path} can't be used and is left out: {reason}.", [path], reason=reason)
+def unreadable(paths: Sequence[str], reason: str) -> Finding:
+    """Say of an image, or of several of one kind, why they can't be used."""
+    if len(paths) == 1:
+        return left_out("unreadable", f"{paths[0]} can't be used and is left out: {reason}.", paths, reason=reason)
+    message = f"{len(paths)} images can't be used and are left out: {reason}: {few(paths)}."
+    return left_out("unreadable", message, paths, reason=reason)
 
 
 def warn(findings: Sequence[Finding]) -> None:

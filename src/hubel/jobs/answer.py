@@ -16,6 +16,7 @@ from torch import nn
 from hubel.dataset.config import DataConfig
 from hubel.dataset.decode import decode, upright
 from hubel.dataset.find import Catalog, scanning
+from hubel.dataset.folder import is_hidden
 from hubel.dataset.pack import Rows, pack
 from hubel.errors import DataError, ImageError, ModelError, UsageError
 from hubel.evaluation.metrics import score
@@ -196,6 +197,8 @@ def from_weights(
         mean=said.mean if given.mean is None else given.mean[: said.channels],
         std=said.std if given.std is None else given.std[: said.channels],
         background=given.background,
+        range=given.range,
+        max_pixels=given.max_pixels,
     )
     found = replace(found, preprocess=preprocess)
     model, _ = pretrained(found, code=code)
@@ -216,7 +219,7 @@ def from_weights(
 
 
 def list_images(sources: Iterable[str | os.PathLike[str] | bytes]) -> list[str | os.PathLike[str] | bytes]:
-    """Replace folders by the files in them, sorted; hidden files are left out.
+    """Replace folders by the files in and below them, sorted; hidden and system files are left out.
 
     Raises:
         DataError: nothing is there.
@@ -228,7 +231,7 @@ def list_images(sources: Iterable[str | os.PathLike[str] | bytes]) -> list[str |
                 raise DataError(f"There is no image {os.fspath(source)}: check the path.")
             files.append(source)
             continue
-        inside = [f for f in sorted(Path(source).rglob("*")) if f.is_file() and not f.name.startswith(".")]
+        inside = sorted(_files_below(Path(source)))
         if not inside:
             raise DataError(f"The folder {os.fspath(source)} holds no images.")
         files += inside
@@ -237,12 +240,26 @@ def list_images(sources: Iterable[str | os.PathLike[str] | bytes]) -> list[str |
     return files
 
 
-def answers_csv(answers: Sequence[Answer]) -> str:
-    """One line per image: file, label, confidence, error."""
+def _files_below(folder: Path) -> Iterator[Path]:
+    """All files that are neither hidden nor a system's; links to folders are followed, each folder once."""
+    entered = {os.path.realpath(folder)}
+    for at, folders, names in os.walk(folder, followlinks=True):
+        real = {name: os.path.realpath(os.path.join(at, name)) for name in sorted(folders) if not is_hidden(name)}
+        folders[:] = [name for name, target in real.items() if target not in entered]
+        entered |= set(real.values())
+        yield from (Path(at) / name for name in names if not is_hidden(name))
+
+
+def answers_csv(answers: Sequence[Answer], *, spreadsheet: bool = False) -> str:
+    """One line per image: file, label, confidence, error.
+
+    Args:
+        spreadsheet: put a quote before text that a spreadsheet would take for a formula.
+    """
     rows = [
         [a.path, a.label or "", "" if a.confidence is None else f"{a.confidence:.6f}", a.error or ""] for a in answers
     ]
-    return csv_text([["file_name", "label", "confidence", "error"], *rows])
+    return csv_text([["file_name", "label", "confidence", "error"], *rows], spreadsheet=spreadsheet)
 
 
 Opener = Callable[[Sequence[str]], tuple[Classifier | OnnxClassifier, list[str]]]
@@ -354,9 +371,14 @@ def opened(
         return from_weights(os.fspath(weights), name, device=device, code=code, data=data, classes=classes)
     if run is None:
         raise UsageError("Which model? Give a run folder, or --model NAME with --weights FILE.")
+    limit = {name: changes.pop(name) for name in ("max_pixels",) if name in changes}
     if changes:
         raise UsageError(f"A trained model knows its own {next(iter(changes))}: that setting goes with --weights.")
-    return load_folder(os.fspath(run), device=device, code=code_of(model)), []
+    found = load_folder(os.fspath(run), device=device, code=code_of(model))
+    if limit:
+        most = with_settings(Recipe(), limit).data.max_pixels
+        found = replace(found, card=replace(found.card, preprocess=replace(found.card.preprocess, max_pixels=most)))
+    return found, []
 
 
 def code_of(model: Code) -> Any:

@@ -246,6 +246,7 @@ def predict(
     model: Code = None,
     weights: Source | None = None,
     output: Source | None = None,
+    spreadsheet: bool = False,
     device: str = "auto",
     **changes: Any,
 ) -> list[Answer]:
@@ -253,12 +254,12 @@ def predict(
 
     Args:
         run, model, weights, changes: as for `evaluate`; `run` may be an exported model.onnx.
-        output: where the answers are written as CSV.
+        output: where the answers are written as CSV. spreadsheet: so that no text in it is taken for a formula.
     """
     sources = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     answers = list(predicting(run, sources, model=model, weights=weights, device=device, **changes))
     if output is not None:
-        write_answers(answers, output)
+        write_answers(answers, output, spreadsheet=spreadsheet)
     return answers
 
 
@@ -279,11 +280,11 @@ def predicting(
     yield from tracked(classifier.stream(files), len(files), "predicting")
 
 
-def write_answers(answers: Sequence[Answer], output: Source) -> None:
+def write_answers(answers: Sequence[Answer], output: Source, *, spreadsheet: bool = False) -> None:
     """Write answers as CSV: file, label, confidence, error."""
     from hubel.jobs.answer import answers_csv
 
-    write_text(Path(output), answers_csv(answers))
+    write_text(Path(output), answers_csv(answers, spreadsheet=spreadsheet))
 
 
 def inspect(

@@ -135,8 +135,8 @@ def chosen(plan: Plan, catalog: Catalog, view: View, recipe: Recipe, clock: Cloc
     if head is None or 1 - head.val_accuracy <= FEW_ERRORS or clock.left < LEAVING:
         return plan
     preprocess = preprocess_for(view, recipe.data, choose_size(view.side, recipe.data.size, None))
-    limit = recipe.data.max_pixels
-    packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=limit)
+    preprocess = replace(preprocess, range=plan.dataset.packed.preprocess.range)
+    packed = yield from pack(catalog.root, catalog.paths, preprocess)
     dataset, scratch = replace(plan.dataset, packed=packed), from_scratch(recipe)
     seconds = WITHOUT_BUDGET if math.isinf(clock.left) else min(TRIAL * clock.left, LONGEST)
     accuracy = yield from _trial(plan, dataset, scratch, seconds)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from hubel.dataset.audit import audit, read_exclusions
+from hubel.dataset.audit import audit, exclusions
 from hubel.dataset.config import DataConfig, parse_augmentation
 from hubel.dataset.copies import groups_from
-from hubel.dataset.decode import examine
+from hubel.dataset.decode import examine, measure
+from hubel.dataset.depth import Depth, Range, common_range, is_deep
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.pack import Images, Packed, Rows, pack
 from hubel.dataset.split import Split, split
@@ -25,15 +28,22 @@ if TYPE_CHECKING:
     from hubel.dataset.loader import Loader
 
 SAMPLED = 400  # image headers that the view is derived from
+MEASURED = 100  # of them that are decoded to measure a range
 SUMMED = 128  # images that mean and deviation are summed over at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What the headers of a sample say: the typical shorter side in pixels, and whether any image has colour."""
+    """What a sample of images says.
+
+    Attributes:
+        side: the typical shorter side in pixels. colour: whether any has colour.
+        range: the values that become black and white, where there are more than 8 bits.
+    """
 
     side: int
     colour: bool
+    range: Range | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +112,9 @@ class Dataset:
 
     def split(self, config: DataConfig, seed: int) -> Split:
         """Divide the usable images into parts, by the configuration's own seed where it has one."""
-        known = self.catalog
+        known = self.catalog.folded(config.folds, config.fold)
+        if known.folds is not None:
+            config = replace(config, folds=0, fold=0)
         parts = None if known.parts is None else np.array(known.parts)
         return split(known.labels, self.groups, parts, self.usable, known.classes, config, seed=seed, paths=known.paths)
 
@@ -131,13 +143,16 @@ class Dataset:
 
 
 def look(catalog: Catalog, config: DataConfig) -> View:
-    """Read the headers of up to 400 images, evenly spread."""
+    """Read the headers of up to 400 images, evenly spread, and measure those of more than 8 bits, up to 100."""
     step = max(len(catalog.paths) // SAMPLED, 1)
     facts: list[ImageFacts] = []
     reasons: list[str] = []
+    deep: list[str] = []
     for path in catalog.paths[::step]:
         try:
             facts.append(examine(catalog.root / path, max_pixels=config.max_pixels))
+            if is_deep(facts[-1].mode) and facts[-1].format != "PPM":
+                deep.append(path)
         except ImageError as error:  # the audit names it
             reasons.append(f"{path}: {error.reason}")
     if not facts:
@@ -149,7 +164,17 @@ def look(catalog: Catalog, config: DataConfig) -> View:
     return View(
         side=int(np.median(sides)),
         colour=any(f.colour for f in facts),
+        range=common_range(_depths(catalog.root, deep[:: max(len(deep) // MEASURED, 1)], config)) if deep else None,
     )
+
+
+def _depths(root: Path, paths: Sequence[str], config: DataConfig) -> list[Depth]:
+    """Measure images of more than 8 bits, but for those that can't be used."""
+    depths = []
+    for path in paths if config.range is None else ():
+        with suppress(ImageError):  # the audit names it
+            depths.append(measure(root / path, max_pixels=config.max_pixels))
+    return depths
 
 
 def preprocess_for(view: View, config: DataConfig, size: int, weights: Preprocess | None = None) -> Preprocess:
@@ -168,6 +193,8 @@ def preprocess_for(view: View, config: DataConfig, size: int, weights: Preproces
         mean=half,
         std=half,
         background=config.background,
+        range=config.range or view.range,
+        max_pixels=config.max_pixels,
     )
 
 
@@ -182,13 +209,14 @@ def prepare(
     Raises:
         DataError: nothing usable is left, or, with ``strict``, an image can't be used.
     """
-    packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels)
+    catalog = catalog.folded(config.folds, config.fold)
+    packed = yield from pack(catalog.root, catalog.paths, preprocess)
     has_colour = bool(packed.facts["colour"].any())
     if preprocess.channels == 1 and config.channels is None and has_colour and not fixed:  # missed by the sample
         half = (0.5,) * 3
         preprocess = replace(preprocess, channels=3, mean=half, std=half)
-        packed = yield from pack(catalog.root, catalog.paths, preprocess, max_pixels=config.max_pixels)
-    names = read_exclusions(config.exclude) if config.exclude else set[str]()
+        packed = yield from pack(catalog.root, catalog.paths, preprocess)
+    names = exclusions(config.exclude, catalog) if config.exclude else set[str]()
     usable = packed.usable & np.array([path not in names for path in catalog.paths], dtype=bool)
     broken = [(catalog.paths[i], why) for i, why in sorted(packed.reasons.items()) if catalog.paths[i] not in names]
     if config.strict and broken:
@@ -199,7 +227,8 @@ def prepare(
     if not usable.any():
         raise DataError(f"No usable image is left of {len(catalog.paths)} in {catalog.root}: see `hubel data`.")
     yield Progress(task="auditing", done=0, total=1)
-    found = (*catalog.findings, *audit(catalog, packed.images, packed.facts, packed.reasons, parts=catalog.parts))
+    faults = audit(catalog, packed.images, packed.facts, packed.reasons, parts=catalog.parts, scaled=preprocess.range)
+    found = (*catalog.findings, *faults)
     found = tuple(replace(f, left_out=True) if f.exclude and names.issuperset(f.exclude) else f for f in found)
     yield Progress(task="auditing", done=1, total=1)
     return Dataset(catalog=catalog, packed=packed, findings=found, usable=usable, groups=groups_from(found, catalog))

@@ -131,4 +131,4 @@ def as_csv(classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
     """The whole matrix as CSV: labels down, predictions across."""
     names = [plain(name) for name in classes]
     rows = ([name, *row] for name, row in zip(names, matrix, strict=True))
-    return csv_text([["label / predicted", *names], *rows])
+    return csv_text([["label / predicted", *names], *rows], spreadsheet=True)  # a download for people

@@ -32,6 +32,7 @@ from hubel.report.wording import plain
 T = TypeVar("T")
 Show = Literal["auto", "json", "none"]
 SHOWN = 3  # findings of one kind that are named on the terminal before a training; findings.json has them all
+NAMED = 12  # classes
 AUDITED = 50  # and in an audit alone
 MARKS = {"error": "[red]✗[/]", "warning": "[yellow]![/]", "note": "[dim]·[/]"}
 
@@ -141,7 +142,9 @@ class _Screen:
 def data_lines(event: DataSeen) -> list[str]:
     """The data's verdict: counts, then what is wrong, the worst first."""
     total = f"{event.images:,} usable images, {len(event.classes)} classes"
-    lines = [f"[bold]{escape(event.source)}[/]: {total}"]
+    names = [plain(name) for name in event.classes]
+    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+    lines = [f"[bold]{escape(event.source)}[/]: {total}: {escape(', '.join(names[:NAMED]))}{more}"]
     for part, counts in event.counts.items():
         lines.append(f"  {part:<6}{sum(counts):>8,} images, {min(counts):,} to {max(counts):,} a class")
     if not event.findings:
