@@ -135,8 +135,8 @@ def test_presets(changes: dict[str, object], phases: str) -> None:
         ({}, 100.0, 50.0, "fit,last2:8:0.0005,all:30:0.0005"),
         ({}, 16.0, 8.0, "fit,last2:8:0.0005,all:6:0.0005"),
         ({}, 3.0, 1.0, "fit,last2:4:0.0005"),  # more than there seems to be time for: the clock paces it
-        ({}, 0.6, 0.3, "fit,last2:2:0.0005"),
-        ({}, 0.4, 0.2, "fit"),
+        ({}, 0.6, 0.2, "fit,last2:2:0.0005"),
+        ({}, 0.2, 0.1, "fit"),
         ({"epochs": 1}, 9.0, 9.0, "fit,last2:1:0.0005"),
         ({"epochs": 20, "lr": 0.001}, 9.0, 9.0, "fit,last2:8:0.001,all:12:0.001"),
         ({"stages": "all"}, 9.0, 7.0, "all:7:0.0002"),

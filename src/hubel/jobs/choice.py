@@ -39,6 +39,7 @@ SIZES = (224, 192, 160, 128)  # that weights for photos are tried at, as the tim
 ENLARGED = 160  # and small photos are enlarged to
 LOOKING = 0.3  # share of the time that looking at every image may take
 PROBED = 32  # images that the speed is measured on
+FEW = 5_000  # images: so few are too few for a start from scratch, and some of them are enough for a head
 PROBING = 1.0  # seconds that measuring it takes
 TRIAL, LONGEST = 0.12, 60.0  # share of the time, and seconds at most, for trying from scratch
 WITHOUT_BUDGET = 15.0  # seconds for it where there is no limit
@@ -105,7 +106,7 @@ def from_scratch(recipe: Recipe) -> Recipe:
 
 
 def _affordable_size(weights: Weights, side: int, count: int, device: torch.device, clock: Clock) -> int | None:
-    """The largest side at which all images can be looked at in a share of the time; None where none is small enough."""
+    """The largest side at which all images can be looked at in a share of the time; None where they are too many."""
     images, precision = weights.preprocess, PRECISIONS[best_precision(device)]
     model = build_for(weights.architecture, 2, images, weights.arguments, None).to(device)
     pixels = np.zeros((PROBED, SIZES[-1], SIZES[-1], images.channels), np.uint8)
@@ -118,11 +119,9 @@ def _affordable_size(weights: Weights, side: int, count: int, device: torch.devi
     each = min(taken) / PROBED
     most = max(images.size[0] if side >= ENLARGED else ENLARGED, choose_size(side, None, images))
     for size in SIZES:
-        views = 2 if size > SIZES[-1] else 1  # as they are, and mirrored; the smallest size may do without
-        seconds = views * count * each * (size / SIZES[-1]) ** 2
-        if size <= most and seconds <= LOOKING * (clock.left - TUNED_LEAVING):
+        if size <= most and count * each * (size / SIZES[-1]) ** 2 <= LOOKING * (clock.left - TUNED_LEAVING):
             return size
-    return None
+    return SIZES[-1] if count <= FEW else None
 
 
 def chosen(plan: Plan, catalog: Catalog, view: View, recipe: Recipe, clock: Clock) -> Generator[Event, None, Plan]:

@@ -20,7 +20,7 @@ HEAD_RATE = 1e-3
 RATE = 2e-4  # of the whole network afterwards
 DEEP, DEEP_EPOCHS, DEEP_RATE = 2, 8, 5e-4  # after a fitted head: the last stages first,
 MOST_EPOCHS = 30  # then everything, so many epochs at most
-LEAST_EPOCHS = 2  # and each of them only where there is time for a quarter of so many: the clock paces what is slower
+LEAST_EPOCHS = 2  # and each of them only where there is time for an eighth of so many: the clock paces what is slower
 HOPE = 1.5  # times the epochs that the measured speed allows are planned: others may have used the machine just then
 KNOWN_RATE = 2e-5  # of a network that knows all of the classes already: there is more to lose than to learn
 COURSE_EPOCHS = 10  # a phase, where neither epochs nor minutes were given
@@ -112,7 +112,7 @@ def _deepening(epochs: int | None, lr: float, affordable: Callable[[int | None],
 
 def _hoped(epochs: float, most: int) -> int:
     """So many epochs as there may be time for, or none."""
-    return 0 if epochs < LEAST_EPOCHS / 4 else int(min(max(HOPE * epochs, LEAST_EPOCHS), most))
+    return 0 if epochs < LEAST_EPOCHS / 8 else int(min(max(HOPE * epochs, LEAST_EPOCHS), most))
 
 
 def _whole(epochs: float) -> int:

@@ -25,6 +25,7 @@ from hubel.evaluation.predict import predict
 from hubel.events import EpochEnd, EpochRow, Note, Progress, Step
 from hubel.explanation.filters import first_filters
 from hubel.jobs.clock import Clock
+from hubel.jobs.phases import DEEP_EPOCHS
 from hubel.jobs.plan import Plan, extended
 from hubel.jobs.planning import fitted_head
 from hubel.jobs.prepare import Dataset
@@ -253,8 +254,8 @@ def why_no_deeper(training: Training, number: int) -> str | None:
     """After a fitted head, each phase has to have paid for the next to be tried, and there has to be time for it."""
     if number == 0 or not training.phases[0].fitted:
         return None
-    phase, record, plan = training.phases[number], training.record, training.plan
-    if not training.phases[number - 1].fitted and record.best_epoch <= record.epochs_before:
+    phase, before, record, plan = training.phases[number], training.phases[number - 1], training.record, training.plan
+    if before.epochs >= DEEP_EPOCHS / 2 and record.best_epoch <= record.epochs_before:
         return "training the last layers did not beat the head that was fitted, so the others were left as they were."
     left = (training.clock.left - plan.reserve) * plan.shares[number]
     speed = plan.speed.get(depth_name(phase.depth), math.inf)
@@ -263,17 +264,19 @@ def why_no_deeper(training: Training, number: int) -> str | None:
 
 
 def go_on(training: Training) -> Note | None:
-    """Add a phase to a training from scratch that was faster than planned and still gets better, if it pays."""
-    record, clock, given = training.record, training.clock, training.plan
-    rows, last = record.history, training.phases[-1]
-    if training.plan.start.weights is not None or math.isinf(clock.left) or len(rows) < 2 or world_size() > 1:
+    """Add a phase to a training that was faster than planned, if it was getting better or was cut short."""
+    record, clock, plan, last = training.record, training.clock, training.plan, training.phases[-1]
+    left = clock.left - plan.reserve
+    if last.fitted or len(record.history) < 2 or world_size() > 1 or left < SPARE * (clock.budget or math.inf):
         return None
-    each = phase_seconds(training) / last.epochs
-    epochs = int((clock.left - given.reserve) * WORTH / each)
-    grows = record.best_epoch > record.epochs_before + last.epochs / 2 and rows[-1].val_accuracy < 1
-    if not grows or (clock.left - given.reserve) < SPARE * (clock.budget or 0) or epochs < 2:
+    epochs = int(left * WORTH * last.epochs / phase_seconds(training))
+    if plan.start.weights is None:
+        worth = record.best_epoch > record.epochs_before + last.epochs / 2
+    else:
+        worth, epochs = last.epochs < DEEP_EPOCHS, min(epochs, DEEP_EPOCHS)
+    if not worth or epochs < 2 or record.history[-1].val_accuracy == 1:
         return None
-    training.plan = extended(given, epochs, training.config.lr, finished=False)
+    training.plan = extended(plan, epochs, last.lr or training.config.lr, finished=False)
     training.phases, training.config = training.plan.phases, training.plan.recipe.train
     text = f"This machine was faster than measured before the start: {epochs} more epochs."
     record.notes += (text,)
