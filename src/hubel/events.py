@@ -153,12 +153,18 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The run is complete. seconds: since the process started. stopped: why it ended early, or None."""
+    """The run is complete.
+
+    Attributes:
+        seconds: since the process started. stopped: why it ended early, or None.
+        advice: what went wrong or fell short, and what to do about it, in sentences.
+    """
 
     folder: str
     report: str | None
     seconds: float
     stopped: str | None
+    advice: tuple[str, ...] = ()
 
 
 Event = Progress | Note | DataSeen | Planned | Step | EpochRow | Finding | Measured | Finished

@@ -9,6 +9,7 @@ import pytest
 
 from hubel.records import Baselines, Finding
 from hubel.report.story import (
+    advice,
     against_baselines,
     causes,
     divergence,
@@ -110,3 +111,33 @@ def test_findings_of_a_kind_make_one_cause(tmp_path: Path) -> None:
     [cause] = [c for c in causes(run) if "conflict" in c.title]
     assert cause.title.replace("\u00a0", " ") == "The data: label conflict (10 files)"
     assert cause.text == "case 0. The audit found 5 of the kind."
+
+
+def test_a_friend_says_that_a_network_was_hardly_trained(tmp_path: Path) -> None:
+    rows = tuple(replace(row, step=10 * row.epoch) for row in sample.history(4, ("bag",), final=0.5))
+    [said] = [s for s in advice(sample.run(tmp_path, history=rows)) if "hardly" in s]
+    assert "40\xa0steps in 4 of 4\xa0epochs. Give it more time, --minutes 20" in said
+    longer = tuple(replace(row, step=1000 * row.epoch) for row in rows)
+    assert not any("hardly" in s for s in advice(sample.run(tmp_path / "longer", history=longer)))
+
+
+def test_a_friend_says_that_it_was_still_getting_better(tmp_path: Path) -> None:
+    first = sample.history(8, ("bag",), final=0.8)
+    rising = tuple(replace(r, step=1000 * r.epoch, epochs=8, val_accuracy=0.1 * r.epoch, best=True) for r in first)
+    [said] = [s for s in advice(sample.run(tmp_path / "a", history=rising)) if "getting better" in s]
+    assert "in the last 2\xa0epochs" in said
+    assert "--extend 4" in said
+    assert any("getting better" in s for s in verdict(sample.run(tmp_path / "b", history=rising)))
+    level = tuple(replace(row, val_accuracy=0.8) for row in rising)
+    assert not any("getting better" in s for s in advice(sample.run(tmp_path / "c", history=level)))
+
+
+def test_a_friend_names_classes_with_very_few_images(tmp_path: Path) -> None:
+    few = (7, *(100,) * 9)
+    said = advice(sample.run(tmp_path, counts={"train": few, "val": few, "test": few}))
+    assert any("very few training images (7\xa0images)" in s for s in said)
+
+
+def test_a_friend_says_that_a_simple_method_is_better(tmp_path: Path) -> None:
+    rivals = Baselines(majority=0.1, logistic=0.999, logistic_n=1000)
+    assert any("worse than a simple method" in s for s in advice(sample.run(tmp_path, baselines=rivals)))

@@ -254,12 +254,14 @@ def _train_and_report(
         drawn: whether the report is drawn. begun: whether the run's first files are written already.
         state: what it goes on from, if anything.
     """
+    from hubel.evidence import RunRecord
     from hubel.jobs.hardware import environment
     from hubel.jobs.measure import measure
     from hubel.jobs.state_file import StateWriter, made_with
     from hubel.jobs.training import begin, restore_best
     from hubel.learning.distributed import rank
     from hubel.report.page import write_report
+    from hubel.report.story import advice
 
     training = begin(run, dataset, division, plan, clock, Stop())
     writer = StateWriter(run, made_with(dataset, plan.device))
@@ -291,7 +293,8 @@ def _train_and_report(
         stopped = _why_stopped(training)
         yield from measure(training, model, source, command, stopped)
         page = str(write_report(run.path)) if drawn else None
-        yield Finished(folder=str(run.path), report=page, seconds=clock.seconds, stopped=stopped)
+        said = advice(RunRecord(run.path))
+        yield Finished(folder=str(run.path), report=page, seconds=clock.seconds, stopped=stopped, advice=said)
     if stop.signal:
         raise Interrupted(
             f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}, and hubel resume {run.path} "

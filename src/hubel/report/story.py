@@ -14,6 +14,8 @@ from hubel.report.confusion import Pair, pairs, worst_first
 from hubel.report.wording import NBSP, bare_percent, counted, named, percent, plain, points, whole
 
 OVERFIT = 0.10
+FEW_STEPS, FEW_IMAGES = 100, 20  # of a training, and of a class
+RISING, GOOD = 0.02, 0.97  # gain in the last quarter of the epochs that is worth going on for, below that accuracy
 # Parts of a finding's code that name a cause of wrong answers, rather than a file that was merely left out.
 CAUSING = ("label", "conflict", "imbalance", "small", "few", "contradict", "shortcut", "blank")
 MOST_PICTURES = 6
@@ -49,8 +51,51 @@ def verdict(run: RunRecord) -> list[str]:
         return ["No image was measured, so nothing can be said about this network."]
     sentences = [against_baselines(run.scores, run.baselines, part_name(run))]
     gap = training_gap(run.history)
-    more = [gap, divergence(run.history), weakest_class(run.scores), leaks(run)]
+    more = [gap, divergence(run.history), weakest_class(run.scores), leaks(run), training_time(run), few_images(run)]
     return [*sentences, *(sentence for sentence in more if sentence)]
+
+
+def advice(run: RunRecord) -> tuple[str, ...]:
+    """What a friend would say at the end of a training: what went wrong, and what to do about it."""
+    if not run.scores.n:
+        return ()
+    beside = against_baselines(run.scores, run.baselines, part_name(run))
+    said = [beside if "worse than" in beside else "", divergence(run.history), training_time(run), few_images(run)]
+    return tuple(sentence for sentence in said if sentence)
+
+
+def training_time(run: RunRecord) -> str:
+    """Say that the network was hardly trained, or was still getting better; empty otherwise."""
+    rows = [row for row in run.history if row.epoch > 0]
+    if not rows or not all(math.isfinite(row.val_loss) for row in rows):
+        return ""
+    last, minutes = rows[-1], max(1, math.ceil(2 * run.facts.seconds / 60))
+    if last.step < FEW_STEPS and last.val_accuracy < GOOD and not rows[0].epoch < run.history[0].epoch:
+        steps = f"{counted(last.step, 'step')} in {whole(last.epoch)} of {counted(last.epochs, 'epoch')}"
+        return f"It was hardly trained: {steps}. Give it more time, --minutes {minutes}, or a smaller --size."
+    before = rows[-1 - max(len(rows) // 4, 1)] if len(rows) >= 4 else last
+    gain = last.val_accuracy - before.val_accuracy
+    if last.best and gain > RISING and last.val_accuracy < GOOD:
+        return (
+            f"It was still getting better at the end, by {points(gain)} in the last "
+            f"{counted(last.epoch - before.epoch, 'epoch')}: give it --minutes {minutes}, or go on with "
+            f"hubel resume {run.facts.folder} --extend {max(last.epoch // 2, 2)}."
+        )
+    return ""
+
+
+def few_images(run: RunRecord) -> str:
+    """Name the classes that were learned from very few images, the weakest first; empty if there are none."""
+    trained = run.facts.counts.get("train", ())
+    few = [(count, c) for count, c in zip(trained, run.scores.per_class, strict=False) if count < FEW_IMAGES]
+    if not few:
+        return ""
+    count, weakest = min(few, key=lambda found: (found[1].recall, found[0]))
+    others = f" and {counted(len(few) - 1, 'more class', 'more classes')}" if len(few) > 1 else ""
+    return (
+        f"{named(weakest.name)}{others} had very few training images ({counted(count, 'image')}): more of them would "
+        "help most."
+    )
 
 
 def leaks(run: RunRecord) -> str | None:

@@ -240,6 +240,7 @@ def finished_lines(event: Finished) -> list[str]:
     """Where the results lie, and the exact next commands."""
     folder = shlex.quote(event.folder)
     lines = ["", f"Ended early: {escape(event.stopped)}"] if event.stopped else [""]
+    lines += [f"[yellow]{escape(sentence)}[/]" for sentence in event.advice]
     lines.append(f"Done in {int(event.seconds) // 60}:{int(event.seconds) % 60:02d}.")
     if event.report:
         lines.append(f"  report   {escape(event.report)}")
