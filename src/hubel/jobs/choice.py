@@ -40,7 +40,7 @@ ENLARGED = 160  # and small photos are enlarged to
 LOOKING = 0.3  # share of the time that looking at every image may take
 PROBED = 32  # images that the speed is measured on
 FEW = 5_000  # images: so few are too few for a start from scratch, and some of them are enough for a head
-PROBING = 1.0  # seconds that measuring it takes
+PROBING, LEAST_PROBES = 1.0, 5  # seconds that measuring it takes, and times at least
 TRIAL, LONGEST = 0.12, 60.0  # share of the time, and seconds at most, for trying from scratch
 WITHOUT_BUDGET = 15.0  # seconds for it where there is no limit
 FEW_ERRORS = 0.03  # share of validation images below which nothing else is tried
@@ -112,7 +112,7 @@ def _affordable_size(weights: Weights, side: int, count: int, device: torch.devi
     pixels = np.zeros((PROBED, SIZES[-1], SIZES[-1], images.channels), np.uint8)
     small = replace(images, size=pixels.shape[1:3])
     taken: list[float] = []
-    while sum(taken) < PROBING:
+    while sum(taken) < PROBING or len(taken) < LEAST_PROBES:
         began = time.perf_counter()
         predict(model, pixels, small, device=device, autocast=precision)
         taken.append(time.perf_counter() - began)

@@ -50,6 +50,7 @@ from hubel.nn.weights import Weights
 from hubel.nn.zoo import defaults_of
 from hubel.records import ModelCard, Preprocess
 
+COIN = 100  # validation images below which epochs are compared by their loss
 STEPS = 10  # of planning, for the progress bar
 WIDE = 64  # channels of the first stage that are enough where there is no budget
 SAFETY = 0.97  # share of the time that is planned; the rest is for what measurements miss
@@ -114,6 +115,8 @@ def make_plan(
     yield Progress(task="planning", done=STEPS, total=STEPS)
     if division.reported == "val":
         plan.notes += ("The data came without a test part: its val part is reported, and was not used for choosing.",)
+    if len(division.val) < COIN:
+        plan.notes += (f"With {len(division.val)} validation images, epochs are compared by loss: accuracy is a coin.",)
     if division.unmeasured:
         plan.notes += (f"Too few images to measure: {', '.join(division.unmeasured[:5])}.",)
     return plan

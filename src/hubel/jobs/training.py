@@ -27,7 +27,7 @@ from hubel.explanation.filters import first_filters
 from hubel.jobs.clock import Clock
 from hubel.jobs.phases import DEEP_EPOCHS
 from hubel.jobs.plan import Plan, extended
-from hubel.jobs.planning import fitted_head
+from hubel.jobs.planning import COIN, fitted_head
 from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.signals import Stop
@@ -255,6 +255,8 @@ def why_no_deeper(training: Training, number: int) -> str | None:
     if number == 0 or not training.phases[0].fitted:
         return None
     phase, before, record, plan = training.phases[number], training.phases[number - 1], training.record, training.plan
+    if before.fitted and record.best_scores is not None and record.best_scores.accuracy == 1:
+        return "every validation image is right with the head alone, so nothing deeper could be shown to be better."
     if before.epochs >= DEEP_EPOCHS / 2 and record.best_epoch <= record.epochs_before:
         return "training the last layers did not beat the head that was fitted, so the others were left as they were."
     left = (training.clock.left - plan.reserve) * plan.shares[number]
@@ -476,6 +478,7 @@ def _seconds_left(training: Training, event: EpochEnd) -> float:
 
 
 def _better(new: Scores, old: Scores) -> bool:
-    if new.accuracy != old.accuracy:
+    """By accuracy, and by loss where that is equal, or where so few images are a coin."""
+    if new.accuracy != old.accuracy and new.n >= COIN:
         return new.accuracy > old.accuracy
     return new.loss < old.loss or math.isnan(old.loss)
