@@ -30,7 +30,7 @@ from hubel.nn.saved import load_model
 from hubel.nn.weights import read_weights
 from hubel.nn.zoo import Builder
 from hubel.records import PARTS, ModelCard
-from hubel.runs import read_json, verify
+from hubel.runs import Division, read_record, verify
 from hubel.text import csv_text
 
 AT_ONCE = 256  # images decoded and predicted together
@@ -307,11 +307,11 @@ def _rows(catalog: Catalog, run: Path | None) -> tuple[str, npt.NDArray[np.int64
         return part, everything[np.array(catalog.parts) == part]
     manifest = None if run is None else run / "split.json"
     if manifest is not None and manifest.exists():
-        said = read_json(manifest)
-        known = set(catalog.paths) & {path for part in PARTS for path in said[part]}
-        if known and said["source"] == str(catalog.root.resolve()):
-            held = set(said["test"])
-            return said["reported"], np.array([i for i in everything if catalog.paths[i] in held], dtype=np.int64)
+        said = read_record(manifest, Division)
+        known = set(catalog.paths) & {path for part in PARTS for path in getattr(said, part)}
+        if known and said.source == str(catalog.root.resolve()):
+            held = set(said.test)
+            return said.reported, np.array([i for i in everything if catalog.paths[i] in held], dtype=np.int64)
     return "all", everything
 
 

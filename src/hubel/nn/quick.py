@@ -90,6 +90,7 @@ class Quick(nn.Module):
         kernel = max(stride, 3 if channels == 1 else 2)  # a grey patch of four pixels says little
         features = min(FEATURES, 2 * channels * kernel * kernel)
         self.stem = nn.Conv2d(channels, features, kernel, stride, padding=0)
+        self.prepared_from = PATCHES * channels * kernel * kernel  # numbers of patches, about
         self.act = make_activation(activation)
         pairs = itertools.pairwise((features, width, width * growth[0], width * growth[1]))
         self.stages = nn.Sequential(*(Stage(inputs, outputs, norm, activation) for inputs, outputs in pairs))
