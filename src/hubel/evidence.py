@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import typing
 import zipfile
 from collections.abc import Callable, Mapping
@@ -126,7 +127,7 @@ class RunRecord:
             RunError: it does not exist, its run has not ended, or an older hubel made it.
         """
         path = Path(path)
-        if not path.is_dir() or not (path / "plan.json").exists():
+        if not os.path.isdir(path) or not (path / "plan.json").exists():
             raise RunError(f"{path} holds no run (there is no plan.json): give the folder of one, such as runs/photos.")
         if not (path / "scores.json").exists():
             raise RunError(f"{path} is not finished, so nothing is measured yet: hubel resume {path} goes on with it.")

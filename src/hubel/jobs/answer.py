@@ -154,10 +154,10 @@ def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None 
         ModelError, RunError: nothing usable is there, it was damaged, or it asks for code that was not given.
     """
     folder = Path(path)
-    if folder.suffix.lower() == ".onnx" and not folder.is_dir():
+    if folder.suffix.lower() == ".onnx" and not os.path.isdir(folder):
         exported = open_onnx(folder)
         return OnnxClassifier(exported, exported.card)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ModelError(f"There is no folder {folder}: give a run folder, the model folder in it, or a model.onnx.")
     if (folder / "model").is_dir():
         verify(folder)
@@ -223,8 +223,8 @@ def list_images(sources: Iterable[str | os.PathLike[str] | bytes]) -> list[str |
     """
     files: list[str | os.PathLike[str] | bytes] = []
     for source in sources:
-        if isinstance(source, bytes) or not Path(source).is_dir():
-            if not isinstance(source, bytes) and not Path(source).exists():
+        if isinstance(source, bytes) or not os.path.isdir(source):
+            if not isinstance(source, bytes) and not os.path.exists(source):
                 raise DataError(f"There is no image {os.fspath(source)}: check the path.")
             files.append(source)
             continue

@@ -29,6 +29,7 @@ WARM_UP = 2  # steps before the clock counts: the first ones choose kernels and 
 LEAST = 0.4  # seconds and
 STEPS = 3  # steps that a measurement takes at least
 MMAP_THRESHOLD, TRIM_THRESHOLD, MOST = -3, -1, 2**31 - 1  # of glibc's mallopt
+COPIES = 48  # bytes that a number of a batch's images takes while they are changed (11 GB for 16 of 2048 pixels)
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn")
 AHEAD, HUGE_PAGE = 2**31 - 2**27, 2**21  # bytes of the heap that are asked for in huge pages, and one of these
 
@@ -58,9 +59,8 @@ def find_device(name: str) -> torch.device:
 def check_memory(model: nn.Module, shape: tuple[int, int, int], batch: int, device: torch.device) -> None:
     """Refuse a training that can't fit into the memory, from shapes alone and before anything is made.
 
-    At least weights, gradients, momentum and the best weights are needed, in float32, and for the backward pass half of
-    the layers' outputs at two bytes a number (the other half is written in place); and before, what the network is
-    prepared from, twice.
+    At least weights, gradients, momentum and the best weights are needed in float32; `COPIES` of the images; and for the
+    backward pass half of the layers' outputs at two bytes a number (the other half is written in place).
 
     Args:
         model: may be without numbers. shape: (C, H, W) of the images.
@@ -69,7 +69,7 @@ def check_memory(model: nn.Module, shape: tuple[int, int, int], batch: int, devi
         UsageError: it says what it would need.
     """
     weights = sum(parameter.numel() for parameter in model.parameters())
-    needed, there = 16 * weights + 8 * getattr(model, "prepared_from", 0), _memory(device)
+    needed, there = 16 * weights + COPIES * batch * math.prod(shape), _memory(device)
     if needed <= there:  # or else the dry run itself would take long
         needed += batch * activations(model, shape)
     if needed > there:

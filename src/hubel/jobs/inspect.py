@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -48,7 +48,7 @@ def inspecting(network: Any, asked: Asked, *, code: Builder | None = None) -> Su
     """
     if isinstance(network, nn.Module):
         return _summary(network, code_name(network).rpartition(":")[2], asked, native="own")
-    if Path(network).is_dir():
+    if os.path.isdir(network):
         classifier = load_folder(network, device="cpu", code=code)
         assert isinstance(classifier, Classifier)
         said = classifier.card.preprocess

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -12,7 +13,7 @@ from hubel.dataset.loader import Loader
 from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
-from hubel.errors import RunError
+from hubel.errors import RunError, UsageError
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
 from hubel.jobs.hardware import check_memory, find_device
 from hubel.jobs.phases import Start
@@ -20,13 +21,17 @@ from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import batch_size_for, some_of
 from hubel.learning.distributed import rank, world_size
+from hubel.learning.schedule import image_size
 from hubel.learning.transfer import Phase
+from hubel.nn.dry_run import learns_from_one
+from hubel.nn.foreign import check_size
 from hubel.nn.loading import LoadReport, load_into
 from hubel.nn.stages import Stages, find_stages
 from hubel.nn.zoo import Prepared, arguments_for, build, check_arguments, defaults_of, outline
 from hubel.records import ModelCard, Preprocess
 
 FITTED = 20_000  # training images that the baselines are fitted on
+SAMPLED = 2**29  # and numbers in them, at most
 SAMPLE = 2_000  # training images that mean, std and the first layer are measured on
 
 
@@ -148,7 +153,8 @@ class Plan:
         if self.start.weights is not None:
             loaded = load_into(model, self.start.weights, shape=self.shape, classes=self.card.classes)
         elif isinstance(model, Prepared):
-            model.prepare(normalise(self.loader.sample(SAMPLE), self.preprocess))
+            count = min(SAMPLE, max(SAMPLED // math.prod(self.shape), 1))
+            model.prepare(normalise(self.loader.sample(count), self.preprocess))
         if self.recipe.train.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device), loaded
@@ -248,5 +254,14 @@ def check_model(recipe: Recipe, shape: tuple[int, int, int], classes: int, count
     known = {} if start.weights is None else start.weights.arguments
     arguments = {**({"width": widths[0]} if widths else {}), **known, **given}
     model = outline(name, classes=classes, channels=shape[0], size=shape[1:], code=start.code, **arguments)
+    first = image_size(min(shape[1:]), recipe.train.small_first or 1.0, 0.0)
+    try:
+        check_size(model, name, (first, first), shape[0])
+    except UsageError as error:
+        raise UsageError(f"--small-first {recipe.train.small_first}: {error}") from error
+    if not any(True for _ in model.parameters()):
+        raise UsageError(f"{name} has no numbers to learn: it can't be trained.")
     batch = min(recipe.train.batch_size or batch_size_for(count, tuned=tuned), count)
+    if batch == 1 and not learns_from_one(model, (shape[0], first, first)):
+        raise UsageError(f"--batch-size 1: the norms of {name} need two images of {first}x{first}: give --batch-size 2.")
     check_memory(model, shape, batch, find_device(recipe.device))

@@ -64,7 +64,7 @@ def training(
     clock = Clock(time.monotonic() if started is None else started, recipe.budget)
     place = source.source if isinstance(source, Dataset) else str(source)
     stem = Path(place.rstrip("/\\")).stem
-    name = (stem if Path(place).exists() else re.split(PATTERN, stem)[0].rstrip("-_. ")) or "run"
+    name = (stem if os.path.exists(place) else re.split(PATTERN, stem)[0].rstrip("-_. ")) or "run"
     folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
     made = isinstance(source, Dataset)
     catalog = source.catalog if isinstance(source, Dataset) else (yield from scanning(source))
@@ -377,5 +377,5 @@ def restarted() -> bool:
 
 def _place(source: str | Path) -> str:
     """A path, or a pattern of paths, that is good from other folders too; a set's name as it is."""
-    named = Path(source).exists() or re.search(PATTERN, Path(source).name)
+    named = os.path.exists(source) or re.search(PATTERN, Path(source).name)
     return str(Path(source).resolve()) if named else str(source)

@@ -151,6 +151,20 @@ def activations(model: nn.Module, size: tuple[int, int, int]) -> int:
     return sum(counts)
 
 
+def learns_from_one(model: nn.Module, size: tuple[int, int, int]) -> bool:
+    """Whether a step on a single image (channels, height, width) works: a batch norm needs two values a channel."""
+    image, tensors = blank(model, size, "meta"), copies(model, "meta")
+    try:
+        with undisturbed(model), Shapes(image.device):
+            model.train()
+            functional_call(model, tensors, (image,))
+    except ValueError as error:
+        return "more than 1 value per channel" not in str(error)
+    except Exception:  # whatever else happens, happens without a batch, too
+        return True
+    return True
+
+
 def takes(model: nn.Module, size: tuple[int, int, int]) -> bool:
     """Whether an image of that size (channels, height, width) gets through."""
     try:

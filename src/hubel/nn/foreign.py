@@ -10,6 +10,7 @@ import copy
 import difflib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -118,7 +119,7 @@ def load_code(name: str) -> Callable[..., nn.Module]:
     """
     path, _, wanted = name.rpartition(":")
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UsageError(f"There is no file {path}: --model FILE.py:CLASS takes a network from your own code.")
     identity = f"hubel_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(identity, file)
