@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from hubel import __version__
-from hubel.errors import HubelError, Terminated
+from hubel.errors import HubelError, Terminated, UsageError
 from hubel.verbs import VERBS
 
 INTERRUPTED = 130
+DRAWING = ("demo", "train", "resume", "report")
 EXAMPLES = """\
 examples:
   hubel demo                                  the whole road on handwritten digits, in under a minute
@@ -42,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name is None:
             parser().print_help()
             return 0
+        if sys.flags.optimize > 1 and name in DRAWING:
+            raise UsageError(
+                "Python was told to leave docstrings out (PYTHONOPTIMIZE=2, -OO), which drawing needs: unset it."
+            )
         code = VERBS[name].call(name, given)
         sys.stdout.flush()
         return code
@@ -52,6 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, `hubel … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a name that is too long, a disk that is full, too few file descriptors
+        what = "The output" if error.filename is None else f"{str(error.filename)[:80]}"
+        return _failed(f"{what} can't be used ({error.strerror or error}): check the path and the disk.", 1)
     except MemoryError:
         return _failed("The memory is full: lower --batch-size or --size, or close other programs.", 1)
     except Exception as error:

@@ -10,9 +10,9 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
-from hubel.as_json import to_json
+from hubel.as_json import MAY_BE_NAN, to_json
 from hubel.records import Baselines, Finding, Scores
 
 if TYPE_CHECKING:
@@ -129,9 +129,9 @@ class EpochRow:
     epochs: int
     step: int
     lr: float
-    train_loss: float
+    train_loss: Annotated[float, MAY_BE_NAN]
     train_accuracy: float
-    val_loss: float
+    val_loss: Annotated[float, MAY_BE_NAN]
     val_accuracy: float
     worst_class: str
     worst_recall: float

@@ -10,27 +10,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
 import typing
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hubel.as_json import from_json
 from hubel.errors import RunError
 from hubel.events import EpochRow
 from hubel.records import Baselines, Finding, ModelCard, Scores
-from hubel.runs import make_folder, read_json, write_bytes, write_json
+from hubel.runs import Division, Manifest, check_own, make_folder, read_record, write_bytes, write_json
 
 FACTS, LOGITS = "evidence/facts.json", "evidence/logits.safetensors"
 PICTURES, THUMBNAILS = "evidence/pictures.safetensors", "evidence/thumbnails.zip"
 
-T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Pixels = npt.NDArray[np.uint8]
@@ -127,7 +126,7 @@ class RunRecord:
             RunError: it does not exist, its run has not ended, or an older hubel made it.
         """
         path = Path(path)
-        if not path.is_dir() or not (path / "plan.json").exists():
+        if not os.path.isdir(path) or not (path / "plan.json").exists():
             raise RunError(f"{path} holds no run (there is no plan.json): give the folder of one, such as runs/photos.")
         if not (path / "scores.json").exists():
             raise RunError(f"{path} is not finished, so nothing is measured yet: hubel resume {path} goes on with it.")
@@ -136,20 +135,21 @@ class RunRecord:
                 f"{path} was made by an older hubel, which kept no evidence for other reports (there is no {FACTS}): "
                 f"its report.html stays as it is; for a new one, train again with --recipe {path}."
             )
+        check_own(path)
         return cls(path)
 
     @cached_property
     def facts(self) -> Facts:
-        return self._read(FACTS, lambda said: from_json(Facts, said))
+        return read_record(self.path / FACTS, Facts)
 
     @cached_property
     def card(self) -> ModelCard:
-        return self._read("plan.json", lambda said: from_json(ModelCard, said["card"]))
+        return read_record(self.path / "plan.json", ModelCard, "card")
 
     @cached_property
     def plan(self) -> tuple[tuple[str, str, str], ...]:
         """The derived settings as (what, value, why), in the order in which they are to be read."""
-        return self._read("plan.json", lambda said: tuple((what, value, why) for what, value, why in said["rows"]))
+        return read_record(self.path / "plan.json", tuple[tuple[str, str, str], ...], "rows")
 
     @cached_property
     def recipe(self) -> str:
@@ -159,24 +159,27 @@ class RunRecord:
     @cached_property
     def environment(self) -> dict[str, Any]:
         """Versions and hardware."""
-        return self._read("env.json", dict)
+        return read_record(self.path / "env.json", dict[str, Any])
 
     @cached_property
     def reported(self) -> str:
         """The part that was measured: ``test``, or ``val`` when the data came with a val but no test part."""
-        return self._read("scores.json", lambda said: str(said["part"]))
+        return read_record(self.path / "scores.json", str, "part")
 
     @cached_property
     def scores(self) -> Scores:
-        return self._read("scores.json", lambda said: from_json(Scores, said["scores"]))
+        scores = read_record(self.path / "scores.json", Scores, "scores")
+        if tuple(each.name for each in scores.per_class) != self.card.classes:
+            raise self._damaged("scores.json", "its classes are not those of plan.json")
+        return scores
 
     @cached_property
     def baselines(self) -> Baselines:
-        return self._read("scores.json", lambda said: from_json(Baselines, said["baselines"]))
+        return read_record(self.path / "scores.json", Baselines, "baselines")
 
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
-        return self._read("findings.json", lambda said: tuple(from_json(Finding, value) for value in said))
+        return read_record(self.path / "findings.json", tuple[Finding, ...])
 
     @cached_property
     def history(self) -> tuple[EpochRow, ...]:
@@ -186,17 +189,17 @@ class RunRecord:
         text = self._bytes("results.csv").decode("utf-8", "replace")
         try:
             return tuple(_epoch(row) for row in csv.DictReader(io.StringIO(text, newline="")))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise self._damaged("results.csv", error) from error
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
         """Of the reported images, relative to the data's root."""
-        return self._read("split.json", lambda said: tuple(said["test"]))
+        return self._division.test
 
     @cached_property
     def validation_paths(self) -> tuple[str, ...]:
-        return self._read("split.json", lambda said: tuple(said["val"]))
+        return self._division.val
 
     @property
     def logits(self) -> Floats:
@@ -247,8 +250,10 @@ class RunRecord:
             return {}
         try:
             with zipfile.ZipFile(io.BytesIO(self._bytes(THUMBNAILS))) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("its pictures are packed once more")  # into who knows how many bytes
                 return {int(Path(name).stem): archive.read(name) for name in archive.namelist()}
-        except (zipfile.BadZipFile, ValueError) as error:
+        except (zipfile.BadZipFile, ValueError, LookupError, RuntimeError, OSError, NotImplementedError) as error:
             raise self._damaged(THUMBNAILS, error) from error
 
     @cached_property
@@ -262,18 +267,24 @@ class RunRecord:
         return tuple(f"{name} is missing from the run folder: {what}." for name, what in gone.items())
 
     @cached_property
+    def _division(self) -> Division:
+        return read_record(self.path / "split.json", Division)
+
+    @cached_property
     def _manifest(self) -> Mapping[str, str]:
-        return (
-            self._read("manifest.json", lambda said: said["sha256"]) if (self.path / "manifest.json").exists() else {}
-        )
+        file = self.path / "manifest.json"
+        return read_record(file, Manifest).sha256 if file.exists() else {}
 
     @cached_property
     def _answers(self) -> Arrays:
         arrays, classes = self._arrays(LOGITS), len(self.card.classes)
         for part, paths in (("reported", self.paths), ("validation", self.validation_paths)):
-            logits, labels = arrays.get(f"{part}.logits"), arrays.get(f"{part}.labels")
-            if logits is None or labels is None or logits.shape != (len(paths), classes) or len(labels) != len(paths):
+            logits, labels = arrays.get(f"{part}.logits", np.empty(0)), arrays.get(f"{part}.labels", np.empty(0))
+            kinds = logits.dtype == np.float32 and labels.dtype == np.int64
+            if not kinds or logits.shape != (len(paths), classes) or labels.shape != (len(paths),):
                 raise self._damaged(LOGITS, f"it does not fit the {len(paths):,} {part} images of split.json")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+                raise self._damaged(LOGITS, f"it has labels that are none of the {classes} classes")
         return arrays
 
     def _arrays(self, name: str) -> Arrays:
@@ -283,12 +294,6 @@ class RunRecord:
         try:
             return load(self._bytes(name))
         except (SafetensorError, ValueError) as error:
-            raise self._damaged(name, error) from error
-
-    def _read(self, name: str, read: Callable[[Any], T]) -> T:
-        try:
-            return read(read_json(self.path / name))
-        except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(name, error) from error
 
     def _bytes(self, name: str) -> bytes:
@@ -310,10 +315,12 @@ class RunRecord:
 
 def _epoch(row: Mapping[str, str]) -> EpochRow:
     """Read a line of results.csv."""
-    if None in row.values():
+    if None in row or None in row.values():
         raise ValueError("a line of it is cut off")
     kinds: dict[Any, Callable[[str], Any]] = {int: int, float: float, str: str, bool: "True".__eq__}
     hints = typing.get_type_hints(EpochRow)
     plain = {f.name: kinds[hints[f.name]](row[f.name]) for f in fields(EpochRow) if f.name != "recalls"}
     recalls = tuple(float(value) for name, value in row.items() if name.startswith("recall "))
+    if any(isinstance(value, int) and abs(value) >= 2**53 for value in plain.values()):
+        raise ValueError("a number of it is too large to be true")
     return EpochRow(**plain, recalls=recalls)

@@ -6,10 +6,9 @@ import dataclasses
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-if TYPE_CHECKING:
-    pass
+from hubel.as_json import MAY_BE_NAN, SPARSE
 
 T = TypeVar("T")
 Part = Literal["train", "val", "test"]
@@ -18,6 +17,7 @@ Severity = Literal["error", "warning", "note"]
 Known = Literal["decided by a fork", "measured", "suspected"]
 Fit = Literal["crop", "pad", "squash"]
 Interpolation = Literal["bilinear", "bicubic"]
+LARGEST = 4096  # pixels of a side that a network is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,14 @@ class Preprocess:
     range: tuple[float, float] | None = None
     max_pixels: int = 80_000_000
 
+    def __post_init__(self) -> None:
+        if not all(1 <= side <= LARGEST for side in self.size) or not 0 < self.crop_pct <= 1:
+            raise ValueError(f"images of {self.size} pixels, {self.crop_pct} of them cut out, are impossible")
+        if self.channels not in (1, 3) or min(self.std, default=1.0) <= 0:
+            raise ValueError(f"images of {self.channels} channels and deviation {self.std} are impossible")
+        if not all(0 <= value <= 255 for value in self.background):
+            raise ValueError(f"the background {self.background} is no colour")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
@@ -68,6 +76,12 @@ class ModelCard:
     classes: tuple[str, ...]
     preprocess: Preprocess
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) < len(self.classes):
+            raise ValueError("it names no class, or one twice")
+        if not len(self.preprocess.mean) == len(self.preprocess.std) == self.preprocess.channels:
+            raise ValueError("its mean and deviation are not one number a channel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,13 +172,24 @@ class Scores:
     """
 
     n: int
-    loss: float
+    loss: Annotated[float, MAY_BE_NAN]
     accuracy: float
     interval: tuple[float, float]
     top5: float | None
     balanced_accuracy: float
     per_class: tuple[ClassScore, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[tuple[int, ...], ...] = dataclasses.field(metadata=SPARSE)
+
+    def __post_init__(self) -> None:
+        count = len(self.per_class)
+        if (
+            not count
+            or len(self.confusion) != count
+            or any(len(row) != count or min(row) < 0 for row in self.confusion)
+        ):
+            raise ValueError(f"the confusion matrix does not fit {count} classes")
+        if self.n < 1 or not 0 <= self.accuracy <= 1:
+            raise ValueError(f"accuracy {self.accuracy} of {self.n} images is impossible")
 
 
 @dataclass(frozen=True, kw_only=True)

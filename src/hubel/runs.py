@@ -15,22 +15,51 @@ import os
 import shutil
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from hubel.as_json import to_json
+from hubel.as_json import from_json, to_json
 from hubel.errors import RunError, UsageError
+from hubel.records import Part
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+T = TypeVar("T")
 STATE = "resume/state.safetensors"  # of a training that can go on
 LAYOUT = 2  # of the run folder; raise it when readers must tell old from new (2: it has the folder evidence)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """split.json: every image's part by its path, seen from `source`, and why the others are in none."""
+
+    train: tuple[str, ...] = ()
+    val: tuple[str, ...]
+    test: tuple[str, ...]
+    source: str = ""
+    seed: int = 0
+    reported: Part = "test"
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """manifest.json: the SHA-256 of every other file of a run, by its path in the folder."""
+
+    layout: int
+    sha256: dict[str, str]
+
+    def __post_init__(self) -> None:
+        for name in self.sha256:
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError(f"it lists {name!r}, which is not in the folder")
 
 
 def write_bytes(file: Path, content: bytes | bytearray | memoryview) -> None:
@@ -125,11 +154,12 @@ class RunFolder:
         """Look whether a folder holds a run that can go on.
 
         Raises:
-            RunError: there is no such run, or it ended before its plan was written.
+            RunError: there is no such run, or it ended before its recipe was written.
         """
-        if not path.is_dir():
-            wrong = "is not a folder" if path.exists() else "does not exist"
+        if not os.path.isdir(path):
+            wrong = "is not a folder" if os.path.exists(path) else "does not exist"
             raise RunError(f"{path} {wrong}: give the folder of a run, such as runs/photos.")
+        check_own(path)
         if not (path / "recipe.yaml").exists() or not (path / "plan.json").exists():
             raise RunError(f"{path} holds no run that can go on (it has no recipe.yaml and plan.json): train again.")
 
@@ -219,7 +249,7 @@ class RunFolder:
     def cut(self, name: str, length: int) -> None:
         """Cut a growing file back to so many bytes: what a run that goes on will write again."""
         with _explained(self.path / name), open(self.path / name, "r+b") as handle:
-            handle.truncate(length)
+            handle.truncate(min(length, self.length(name)))
 
     def length(self, name: str) -> int:
         """Return the bytes of a file so far; 0 where there is none."""
@@ -231,7 +261,7 @@ class RunFolder:
         self.settle()
         files = sorted(f for f in self.path.rglob("*") if f.is_file() and f.name != "manifest.json")
         digests = {file.relative_to(self.path).as_posix(): sha256(file) for file in files}
-        self.write("manifest.json", {"layout": LAYOUT, "sha256": digests})
+        self.write("manifest.json", Manifest(layout=LAYOUT, sha256=digests))
 
 
 class Elsewhere(RunFolder):
@@ -250,32 +280,56 @@ class Elsewhere(RunFolder):
         """Leave it to the first process."""
 
 
+def check_own(path: Path) -> None:
+    """Look that a run's folder holds ordinary files and folders, so that nothing else is read or written through it.
+
+    Raises:
+        RunError: names a link, a pipe or a device in it.
+    """
+    for entry in path.rglob("*"):
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            raise RunError(f"{entry} is no file of the run's own but a link or a device: put a copy in its place.")
+
+
 def verify(path: Path) -> None:
     """Compare a sealed run folder with its manifest; a folder without one (a run that is going on) passes.
 
     Raises:
         RunError: names the first file that is missing or was changed.
     """
+    check_own(path)
     file = path / "manifest.json"
     if not file.exists():
         return
-    for name, digest in read_json(file)["sha256"].items():
+    for name, digest in read_record(file, Manifest).sha256.items():
         if not (path / name).is_file():
             raise RunError(f"{path / name} is missing, but the run's manifest lists it: restore it from a copy.")
         if sha256(path / name) != digest:
             raise RunError(f"{path / name} was changed or damaged since the run was saved: restore it from a copy.")
 
 
-def reseal(path: Path, names: Iterable[str]) -> None:
+def reseal(path: Path, names: Collection[str]) -> None:
     """Renew what a sealed folder's manifest says of files that were written again or removed, and of no other."""
     file = path / "manifest.json"
     if file.exists():
-        said = read_json(file)
-        for name in names:
-            said["sha256"].pop(name, None)
-            if (path / name).exists():
-                said["sha256"][name] = sha256(path / name)
-        write_json(file, {**said, "sha256": dict(sorted(said["sha256"].items()))})
+        said = read_record(file, Manifest)
+        digests = {name: digest for name, digest in said.sha256.items() if name not in names}
+        digests |= {name: sha256(path / name) for name in names if (path / name).exists()}
+        write_json(file, replace(said, sha256=dict(sorted(digests.items()))))
+
+
+def read_record(file: Path, kind: type[T], key: str | None = None) -> T:
+    """Read a JSON file as a record, or a container of them: of the whole file, or of what stands under a key in it.
+
+    Raises:
+        RunError: it is missing, no JSON, or not such a record: what comes back can be relied on.
+    """
+    said = read_json(file)
+    try:
+        return from_json(kind, said if key is None else said[key])
+    except (ValueError, LookupError, TypeError) as error:
+        why = f"the key {error} is missing" if isinstance(error, KeyError) else error
+        raise RunError(f"{file} can't be used ({why}): restore it from a copy.") from error
 
 
 def read_json(file: Path) -> Any:
@@ -288,7 +342,7 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text("utf-8"))
     except FileNotFoundError as error:
         raise RunError(f"{file} does not exist: give the folder of a finished run.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{file} can't be read ({error}): restore it from a copy.") from error
 
 
@@ -321,11 +375,10 @@ def _holds_a_run(path: Path) -> bool:
     """Whether a folder is a run's, or was to become one whose training was killed before its recipe was written."""
     if (path / "recipe.yaml").exists():
         return True
-    files = (file for file in path.rglob("*") if not file.is_dir())
-    begun = (path / "model").is_dir() and (path / "pictures").is_dir()
-    return all(
-        begun and f.parent == path and (f.name == "log.jsonl" or f.name.startswith(".recipe.yaml.")) for f in files
-    )
+    if not (path / "model").is_dir() or not (path / "pictures").is_dir():
+        return False
+    first = ("log.jsonl", "plan.json", ".plan.json.", ".recipe.yaml.")
+    return all(f.parent == path and f.name.startswith(first) for f in path.rglob("*") if not f.is_dir())
 
 
 def _empty(path: Path) -> None:

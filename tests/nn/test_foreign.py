@@ -54,14 +54,18 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_a_class_from_a_file(file: Path) -> None:
-    model = build(f"{file}:Small", classes=5, channels=1, size=(24, 24))
+    name = f"{file}:Small"
+    with pytest.raises(UsageError, match="none is run because a file says so"):
+        build(name, classes=5)
+    model = build(name, classes=5, channels=1, size=(24, 24), code=foreign.load_code(name))
     assert model(torch.zeros(2, 1, 24, 24)).shape == (2, 5)
     assert next(model.parameters()).device.type == "cpu"
-    assert outline(f"{file}:Small", classes=5, size=(24, 24)).fc.weight.is_meta
+    assert outline(name, classes=5, size=(24, 24), code=foreign.load_code(name)).fc.weight.is_meta
 
 
 def test_a_function_and_a_module_of_their_own(file: Path) -> None:
-    assert build(f"{file}:two_classes", classes=2, size=(8, 8))(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
+    two = foreign.load_code(f"{file}:two_classes")
+    assert build("mine.py:two_classes", classes=2, size=(8, 8), code=two)(torch.zeros(1, 3, 8, 8)).shape == (1, 2)
     torch.manual_seed(0)
     mine = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     copied = build("notebook.py:Sequential", classes=2, size=(8, 8), code=mine)
@@ -87,12 +91,13 @@ def test_bad_code_is_one_sentence(file: Path, what: str, classes: int, message: 
         "from torch import nn\nclass Net(nn.Module):\n    def __init__(self, x): pass\n"
     )
     with pytest.raises(UsageError, match=message):
-        build(what.format(file=file), classes=classes, size=(8, 8))
+        name = what.format(file=file)
+        build(name, classes=classes, size=(8, 8), code=foreign.load_code(name))
 
 
 def test_arguments_reach_the_constructor_or_are_named(file: Path) -> None:
     with pytest.raises(UsageError, match="mine.py:Small has no argument 'norm': it takes num_classes, in_channels"):
-        build(f"{file}:Small", classes=2, size=(8, 8), norm="group")
+        build(f"{file}:Small", classes=2, size=(8, 8), code=foreign.load_code(f"{file}:Small"), norm="group")
     made = build("notebook.py:Wide", classes=2, size=(8, 8), code=Wide, width=5)
     assert made.fc.in_features == 5
     with pytest.raises(UsageError, match="exists already, so it can't be given width"):

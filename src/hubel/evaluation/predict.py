@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 
@@ -13,6 +14,8 @@ from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
 from hubel.nn.hooks import evaluating
 from hubel.records import Preprocess
+
+AT_ONCE = 2**27  # numbers of a batch, at most: half a GiB
 
 
 def predict(
@@ -41,6 +44,7 @@ def predict(
     """
     if len(images) == 0 or batch_size < 1:
         raise UsageError(f"nothing to predict: got {len(images)} images in batches of {batch_size}.")
+    batch_size = min(batch_size, max(AT_ONCE // math.prod(images.shape[1:]), 1))
     target = torch.device(device)
     layout = torch.channels_last if is_channels_last(model) else torch.contiguous_format
     precision = nullcontext() if autocast is None else torch.autocast(target.type, autocast)

@@ -31,7 +31,7 @@ from hubel.nn.saved import load_model
 from hubel.nn.weights import read_weights
 from hubel.nn.zoo import Builder
 from hubel.records import PARTS, ModelCard
-from hubel.runs import read_json, verify
+from hubel.runs import Division, read_record, verify
 from hubel.text import csv_text
 
 AT_ONCE = 256  # images decoded and predicted together
@@ -155,10 +155,10 @@ def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None 
         ModelError, RunError: nothing usable is there, it was damaged, or it asks for code that was not given.
     """
     folder = Path(path)
-    if folder.suffix.lower() == ".onnx" and not folder.is_dir():
+    if folder.suffix.lower() == ".onnx" and not os.path.isdir(folder):
         exported = open_onnx(folder)
         return OnnxClassifier(exported, exported.card)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise ModelError(f"There is no folder {folder}: give a run folder, the model folder in it, or a model.onnx.")
     if (folder / "model").is_dir():
         verify(folder)
@@ -226,8 +226,8 @@ def list_images(sources: Iterable[str | os.PathLike[str] | bytes]) -> list[str |
     """
     files: list[str | os.PathLike[str] | bytes] = []
     for source in sources:
-        if isinstance(source, bytes) or not Path(source).is_dir():
-            if not isinstance(source, bytes) and not Path(source).exists():
+        if isinstance(source, bytes) or not os.path.isdir(source):
+            if not isinstance(source, bytes) and not os.path.exists(source):
                 raise DataError(f"There is no image {os.fspath(source)}: check the path.")
             files.append(source)
             continue
@@ -324,11 +324,11 @@ def _rows(catalog: Catalog, run: Path | None) -> tuple[str, npt.NDArray[np.int64
         return part, everything[np.array(catalog.parts) == part]
     manifest = None if run is None else run / "split.json"
     if manifest is not None and manifest.exists():
-        said = read_json(manifest)
-        known = set(catalog.paths) & {path for part in PARTS for path in said[part]}
-        if known and said["source"] == str(catalog.root.resolve()):
-            held = set(said["test"])
-            return said["reported"], np.array([i for i in everything if catalog.paths[i] in held], dtype=np.int64)
+        said = read_record(manifest, Division)
+        known = set(catalog.paths) & {path for part in PARTS for path in getattr(said, part)}
+        if known and said.source == str(catalog.root.resolve()):
+            held = set(said.test)
+            return said.reported, np.array([i for i in everything if catalog.paths[i] in held], dtype=np.int64)
     return "all", everything
 
 

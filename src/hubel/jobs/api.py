@@ -57,7 +57,7 @@ def train(
     chosen, code = _chosen(recipe, changes)
     place = source.source if isinstance(source, Dataset) else os.fspath(source)
     command = shlex.join(["hubel", "train", place, *as_flags(chosen)])
-    if output is not None and restarted() and (Path(output) / "plan.json").exists():
+    if output is not None and restarted() and (Path(output) / "recipe.yaml").exists():
         return _run_of(resuming(os.fspath(output), inexact=True, command=command, code=code), show_as)
     events = training(
         source if isinstance(source, Dataset) else place,
@@ -99,10 +99,10 @@ def _chosen(recipe: Recipe | Source | None, changes: dict[str, Any]) -> tuple[Re
     chosen = recipe if isinstance(recipe, Recipe) else Recipe() if recipe is None else read_recipe(os.fspath(recipe))
     model = changes.pop("model", None)
     if model is None:
-        _no_code_unnamed(chosen)
         return with_settings(chosen, changes), None
     if isinstance(model, str):
-        return with_settings(chosen, {**changes, "model": model}), None
+        chosen = with_settings(chosen, {**changes, "model": model})
+        return chosen, _code_of(model) if ".py:" in model else None
     from hubel.nn.foreign import code_name
 
     return with_settings(chosen, {**changes, "model": code_name(model)}), model
@@ -124,14 +124,6 @@ def _code_of(model: Code) -> Any:
     from hubel.jobs.answer import code_of
 
     return code_of(model)
-
-
-def _no_code_unnamed(recipe: Recipe) -> None:
-    if ".py:" in recipe.model.model:
-        raise UsageError(
-            f"The recipe asks for the code {recipe.model.model}, and none is run because a file says so: where you "
-            f"trust it, name it, --model {recipe.model.model}."
-        )
 
 
 def resume(
@@ -161,8 +153,6 @@ def resume(
         raise UsageError(f"--lr {lr}: expected a rate above zero, and --extend beside it; a run keeps its own rate.")
     RunFolder.check_begun(Path(run))
     code = _code_of(model)
-    if code is None:
-        _no_code_unnamed(read_recipe(os.fspath(run)))
     events = resuming(
         os.fspath(run),
         source=None if source is None else os.fspath(source),

@@ -15,7 +15,7 @@ from hubel.evaluation.onnx import OnnxModel, needed, onnx_bytes, open_onnx
 from hubel.events import Event, Note, Progress
 from hubel.jobs.answer import Answer, Classifier, list_images, load_folder
 from hubel.nn.zoo import Builder
-from hubel.runs import read_json, write_bytes
+from hubel.runs import Division, read_record, write_bytes
 
 TOLERANCE = 1e-5  # between probabilities
 MOST = 500  # of the run's own images that are compared
@@ -129,8 +129,8 @@ def _own_images(run: Path) -> list[Named]:
     manifest = run / "split.json"
     if not manifest.exists():
         return []
-    said = read_json(manifest)
-    files = [(name, Path(said["source"]) / name) for name in said["test"]]
+    said = read_record(manifest, Division)
+    files = [(name, Path(said.source) / name) for name in said.test]
     files = [(name, file) for name, file in files if file.is_file()]
     count = min(MOST, len(files))
     return [files[i * len(files) // count] for i in range(count)]

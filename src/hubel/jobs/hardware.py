@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import importlib.metadata
+import math
 import mmap
 import os
 import platform
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import hubel
 from hubel.dataset.loader import Loader
@@ -20,11 +23,13 @@ from hubel.errors import UsageError
 from hubel.events import Step
 from hubel.learning.config import Precision, TrainConfig
 from hubel.learning.engine import TrainState, fit
+from hubel.nn.dry_run import activations
 
 WARM_UP = 2  # steps before the clock counts: the first ones choose kernels and fill caches
 LEAST = 0.4  # seconds and
 STEPS = 3  # steps that a measurement takes at least
 MMAP_THRESHOLD, TRIM_THRESHOLD, MOST = -3, -1, 2**31 - 1  # of glibc's mallopt
+COPIES = 48  # bytes that a number of a batch's images takes while they are changed (11 GB for 16 of 2048 pixels)
 PACKAGES = ("torch", "torchvision", "numpy", "pillow", "safetensors", "scikit-learn")
 AHEAD, HUGE_PAGE = 2**31 - 2**27, 2**21  # bytes of the heap that are asked for in huge pages, and one of these
 
@@ -43,10 +48,46 @@ def find_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError(f"nothing is trained on {name}")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"The device {name!r} is not there: use auto, cpu, cuda, cuda:N or mps.") from error
     return device
+
+
+def check_memory(model: nn.Module, shape: tuple[int, int, int], batch: int, device: torch.device) -> None:
+    """Refuse a training that can't fit into the memory, from shapes alone and before anything is made.
+
+    At least weights, gradients, momentum and the best weights are needed in float32; `COPIES` of the images; for the
+    backward pass half of the layers' outputs at two bytes a number (the other half is written in place).
+
+    Args:
+        model: may be without numbers. shape: (C, H, W) of the images.
+
+    Raises:
+        UsageError: it says what it would need.
+    """
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    needed, there = 16 * weights + COPIES * batch * math.prod(shape), _memory(device)
+    if needed <= there:  # or else the dry run itself would take long
+        needed += batch * activations(model, shape)
+    if needed > there:
+        raise UsageError(
+            f"A step on {batch} images of {shape[1]}x{shape[2]} pixels with {weights:,} weights takes at least "
+            f"{needed / 2**30:,.0f} GiB of memory, {device.type} has {there / 2**30:,.0f}: lower --size, --width or "
+            "--batch-size."
+        )
+
+
+def _memory(device: torch.device) -> float:
+    """Bytes of the device, or of the processor as far as this process may use them."""
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    allowed = limit.read_text().strip() if limit.is_file() else "max"
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
+    return min(pages, math.inf if allowed == "max" else float(allowed))
 
 
 def keep_freed_memory() -> None:

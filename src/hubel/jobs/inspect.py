@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -13,7 +15,7 @@ from hubel.geometry.rows import ForwardError
 from hubel.geometry.summary import summarise
 from hubel.geometry.trace import follow
 from hubel.jobs.answer import Classifier, load_folder
-from hubel.nn.foreign import code_name
+from hubel.nn.foreign import code_name, is_code, load_code
 from hubel.nn.zoo import Builder, build, native, outline
 from hubel.records import Summary
 
@@ -46,7 +48,7 @@ def inspecting(network: Any, asked: Asked, *, code: Builder | None = None) -> Su
     """
     if isinstance(network, nn.Module):
         return _summary(network, code_name(network).rpartition(":")[2], asked, native="own")
-    if Path(network).is_dir():
+    if os.path.isdir(network):
         classifier = load_folder(network, device="cpu", code=code)
         assert isinstance(classifier, Classifier)
         said = classifier.card.preprocess
@@ -54,12 +56,14 @@ def inspecting(network: Any, asked: Asked, *, code: Builder | None = None) -> Su
         return _summary(classifier.model, name, asked, native=(said.channels, *said.size))
     own = native(network)
     shape = _shape(asked, own)
-    classes = (1000 if min(own[1:]) > 64 else 10) if asked.classes is None else asked.classes
-    make = build if asked.measure else outline
+    code = load_code(network) if is_code(network) else None
+    usual = None if code else 1000 if min(own[1:]) > 64 else 10
+    classes = usual if asked.classes is None else asked.classes
+    make = partial(build if asked.measure else outline, network, classes=classes, channels=shape[0], code=code)
     try:
-        model = make(network, classes=classes, channels=shape[0], size=shape[1:])
+        model = make(size=shape[1:])
     except UsageError as error:
-        raise UsageError(f"{error}{_where(network, classes, shape)}") from error
+        raise UsageError(f"{error}{_where(make, own, shape)}") from error
     return _summary(model, network, asked, native=own)
 
 
@@ -82,11 +86,10 @@ def _shape(asked: Asked, own: tuple[int, int, int]) -> tuple[int, int, int]:
     return given[0], given[1], given[2]
 
 
-def _where(network: str, classes: int, shape: tuple[int, int, int]) -> str:
+def _where(make: Callable[..., nn.Module], own: tuple[int, int, int], shape: tuple[int, int, int]) -> str:
     """Say at which layer an image fails that a network refuses to be built for, as far as that can be tried."""
-    own = native(network)
     try:
-        follow(outline(network, classes=classes, channels=shape[0], size=own[1:]), shape)
+        follow(make(size=own[1:]), shape)
     except ForwardError as error:
         return f" An image of {'×'.join(map(str, shape))} fails at its layer {error.place} ({error.kind})."
     except UsageError:

@@ -9,7 +9,7 @@ from hubel.errors import UsageError
 from hubel.jobs.recipe import Recipe
 from hubel.learning.head import FittedHead
 from hubel.learning.transfer import COURSE, HEAD_FITTED, NAMED, Phase, parse_phases
-from hubel.nn.foreign import is_code, load_code
+from hubel.nn.foreign import UNTRUSTED, is_code
 from hubel.nn.weights import Weights, read_weights
 from hubel.nn.zoo import Builder
 
@@ -42,14 +42,14 @@ class Start:
 
 
 def start_for(recipe: Recipe, code: Builder | None) -> Start:
-    """Load what ``--weights`` and ``--model FILE.py:CLASS`` name.
+    """Load what ``--weights`` names, beside the code that the call named.
 
     Raises:
         UsageError, ModelError: they can't be used, or a setting of fine-tuning stands alone.
     """
     model, train = recipe.model, recipe.train
     if code is None and is_code(model.model):
-        code = load_code(model.model)
+        raise UsageError(f"The recipe {UNTRUSTED.format(name=model.model)}")
     if model.weights in (None, "auto", "none"):
         if train.stages is not None:
             raise UsageError(f"--stages {train.stages} divides fine-tuning into phases: it goes with --weights only.")

@@ -2,36 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+import math
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hubel.as_json import from_json, to_json
 from hubel.dataset.config import Augmentation, parse_augmentation
 from hubel.dataset.loader import Loader
 from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
+from hubel.errors import RunError, UsageError
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
 from hubel.evaluation.mirror import MirrorTest
+from hubel.jobs.hardware import check_memory, find_device
 from hubel.jobs.phases import Start
 from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
-from hubel.jobs.rules import some_of
+from hubel.jobs.rules import batch_size_for, some_of
 from hubel.learning.distributed import rank, world_size
+from hubel.learning.schedule import image_size
 from hubel.learning.transfer import Phase
+from hubel.nn.dry_run import learns_from_one
+from hubel.nn.foreign import check_size
 from hubel.nn.loading import LoadReport, load_into
 from hubel.nn.stages import Stages, find_stages
-from hubel.nn.zoo import Prepared, arguments_for, build, check_arguments, outline
+from hubel.nn.zoo import Prepared, arguments_for, build, check_arguments, defaults_of, outline
 from hubel.records import ModelCard, Preprocess
 
 FITTED = 20_000  # training images that the baselines are fitted on
+SAMPLED = 2**29  # and numbers in them, at most
 SAMPLE = 2_000  # training images that mean, std and the first layer are measured on
-KEPT = ("card", "size", "rows", "speed", "reserve", "phases", "shares", "views", "notes")  # in plan.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredPlan:
+    """plan.json: what of a plan is not in its recipe, as `Plan` explains it; `source` says which images it is for."""
+
+    source: str
+    card: ModelCard
+    size: int
+    rows: tuple[tuple[str, str, str], ...]
+    speed: dict[str, float]
+    reserve: float
+    phases: tuple[Phase, ...]
+    shares: tuple[float, ...]
+    views: int
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.phases or len(self.phases) != len(self.shares) or not all(0 < share <= 1 for share in self.shares):
+            raise ValueError(f"{len(self.shares)} shares of the time don't fit {len(self.phases)} phases")
+        if not 1 <= self.size <= max(self.card.preprocess.size) or self.views not in (0, 1, 2) or self.reserve < 0:
+            raise ValueError(f"size {self.size}, views {self.views} or reserve {self.reserve} is impossible")
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Look that a recipe leaves nothing open and says the same, so that neither file can be a stranger's.
+
+        Raises:
+            RunError: names what differs.
+        """
+        data, train, network = recipe.data, recipe.train, recipe.model
+        settled = (
+            train.batch_size,
+            train.optimizer,
+            train.momentum,
+            train.weight_decay,
+            train.label_smoothing,
+            train.lr or self.phases[-1].fitted,
+        )
+        said = {
+            "network": (self.card.architecture, network.model),
+            "arguments": (
+                {**self.card.arguments, **check_arguments(network.model, network.given)},
+                self.card.arguments,
+            ),
+            "size": (max(self.card.preprocess.size), data.size),
+            "epochs": (sum(phase.epochs for phase in self.phases), train.epochs or 0),
+            "open settings": (None in settled or "auto" in (train.precision, data.augment) or data.flip is None, False),
+        }
+        for what, (planned, asked) in said.items():
+            if planned != asked:
+                raise RunError(
+                    f"plan.json and recipe.yaml are not of one run ({what}: {planned!r} and {asked!r}): restore them "
+                    "from a copy, or train again with --recipe."
+                )
 
 
 @dataclass(kw_only=True)
@@ -89,9 +146,10 @@ class Plan:
         rows = {name: (value, why) for name, value, why in self.rows} | {what: (value, why)}
         self.rows = tuple((name, *said) for name, said in rows.items())
 
-    def values(self) -> dict[str, Any]:
-        """What of the plan is not in the recipe, as JSON: `plan_from` makes the plan again."""
-        return {name: to_json(getattr(self, name)) for name in KEPT}
+    def stored(self, source: str = "") -> StoredPlan:
+        """Return what of the plan is not in the recipe: `plan_from` makes the plan again."""
+        kept = {entry.name: getattr(self, entry.name) for entry in fields(StoredPlan) if entry.name != "source"}
+        return StoredPlan(source=source, **kept)
 
     def initial_model(self) -> tuple[nn.Module, LoadReport | None]:
         """Build the network and load what it starts from; one that wants to see images is shown up to 2,000.
@@ -114,7 +172,8 @@ class Plan:
             if self.start.head is not None:
                 self.start.head.put_into(model, find_stages(model, self.shape).final)
         elif isinstance(model, Prepared):
-            model.prepare(normalise(self.loader.sample(SAMPLE), self.preprocess))
+            count = min(SAMPLE, max(SAMPLED // math.prod(self.shape), 1))
+            model.prepare(normalise(self.loader.sample(count), self.preprocess))
         if self.recipe.train.channels_last:
             model = model.to(memory_format=torch.channels_last)
         return model.to(self.device), loaded
@@ -162,31 +221,37 @@ class Plan:
 
 
 def plan_from(
-    values: Mapping[str, Any], recipe: Recipe, dataset: Dataset, division: Split, device: torch.device, start: Start
+    stored: StoredPlan, recipe: Recipe, dataset: Dataset, division: Split, device: torch.device, start: Start
 ) -> Plan:
-    """Make a plan again from what `Plan.values` returned, without measuring anything."""
+    """Make a plan again from what `Plan.stored` returned, without measuring anything.
+
+    Raises:
+        RunError: it is of another recipe, or of images of other classes.
+    """
+    stored.check_recipe(recipe)
+    if stored.card.classes != dataset.catalog.classes:
+        raise RunError(
+            f"The run was begun with the {_few(stored.card.classes)}, there are {_few(dataset.catalog.classes)}."
+        )
+    kept = {entry.name: getattr(stored, entry.name) for entry in fields(StoredPlan) if entry.name != "source"}
     plan = Plan(
         dataset=dataset,
         division=division,
         recipe=recipe,
         device=device,
         start=start,
-        card=from_json(ModelCard, values["card"]),
-        size=values["size"],
-        rows=tuple((what, value, why) for what, value, why in values["rows"]),
-        speed=values["speed"],
-        reserve=values["reserve"],
-        phases=tuple(from_json(Phase, phase) for phase in values["phases"]),
-        shares=tuple(values["shares"]),
-        views=values["views"],
-        notes=tuple(values["notes"]),
         augmentation=parse_augmentation(recipe.data.augment, bool(recipe.data.flip)),
+        **kept,
     )
     plan.settle_loader()
     plan.settle_baseline()
     if start.weights is not None:
         plan.stages = find_stages(plan.initial_model()[0], plan.shape)
     return plan
+
+
+def _few(classes: tuple[str, ...]) -> str:
+    return f"classes {', '.join(classes[:5])}{', …' if len(classes) > 5 else ''}"
 
 
 def extended(plan: Plan, epochs: int, lr: float | None, *, finished: bool = True) -> Plan:
@@ -207,12 +272,32 @@ def extended(plan: Plan, epochs: int, lr: float | None, *, finished: bool = True
     return plan
 
 
-def check_model(recipe: Recipe, size: int, channels: int, classes: int, start: Start) -> None:
-    """Build the network without weights now: a wrong name, size or argument is refused before minutes of decoding."""
+def check_model(recipe: Recipe, shape: tuple[int, int, int], classes: int, count: int, start: Start) -> None:
+    """Build the network without numbers now: what can't be is refused before minutes of decoding.
+
+    That is a wrong name, size or argument, or one that takes more memory than there is.
+
+    Args:
+        shape: (C, H, W) of the images. count: of them.
+    """
+    tuned = start.weights is not None
     name = recipe.model.model if start.weights is None else start.weights.architecture
-    given = recipe.model.given
-    if name == "auto":
-        name = "quick"
-        check_arguments(name, given)
-    if name != "quick" or given:
-        outline(name, classes=classes, channels=channels, size=(size, size), code=start.code, **given)
+    name, given = "quick" if name == "auto" else name, recipe.model.given
+    check_arguments(name, given)
+    widths = () if tuned else defaults_of(name).widths
+    known = {} if start.weights is None else start.weights.arguments
+    arguments = {**({"width": widths[0]} if widths else {}), **known, **given}
+    model = outline(name, classes=classes, channels=shape[0], size=shape[1:], code=start.code, **arguments)
+    first = image_size(min(shape[1:]), recipe.train.small_first or 1.0, 0.0)
+    try:
+        check_size(model, name, (first, first), shape[0])
+    except UsageError as error:
+        raise UsageError(f"--small-first {recipe.train.small_first}: {error}") from error
+    if not any(True for _ in model.parameters()):
+        raise UsageError(f"{name} has no numbers to learn: it can't be trained.")
+    batch = min(recipe.train.batch_size or batch_size_for(count, tuned=tuned), count)
+    if batch == 1 and not learns_from_one(model, (shape[0], first, first)):
+        raise UsageError(
+            f"--batch-size 1: the norms of {name} need two images of {first}x{first}: give --batch-size 2."
+        )
+    check_memory(model, shape, batch, find_device(recipe.device))

@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from hubel.as_json import from_json, to_json
 from hubel.events import Event
-from hubel.jobs.plan import Plan
+from hubel.jobs.plan import Plan, StoredPlan
 from hubel.jobs.recipe import Recipe
 from hubel.learning.distributed import alone, from_first, rank, wait_for_all, world_size
 from hubel.runs import Elsewhere, RunFolder
@@ -38,12 +38,12 @@ def shared_folder(make: Callable[[], RunFolder]) -> RunFolder:
 
 
 def planned(
-    make: Callable[[int], Generator[Event, None, Plan]], again: Callable[[dict[str, Any], Recipe], Plan]
+    make: Callable[[int], Generator[Event, None, Plan]], again: Callable[[StoredPlan, Recipe], Plan]
 ) -> Generator[Event, None, Plan]:
     """Let the first process plan from what it measures, and all of them follow that plan.
 
     Args:
-        make: from the number of processes to the plan. again: makes it again from what `Plan.values` returned.
+        make: from the number of processes to the plan. again: makes it again from what `Plan.stored` returned.
     """
     plan = None
     if rank() == 0:
@@ -52,6 +52,6 @@ def planned(
             plan = yield from make(count)
         if count == 1:
             return plan
-    text = None if plan is None else json.dumps({"recipe": to_json(plan.recipe), "plan": plan.values()})
+    text = None if plan is None else json.dumps({"recipe": to_json(plan.recipe), "plan": to_json(plan.stored())})
     everything = json.loads(from_first(text))
-    return again(everything["plan"], from_json(Recipe, everything["recipe"]))
+    return again(from_json(StoredPlan, everything["plan"]), from_json(Recipe, everything["recipe"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from hubel.learning.config import TrainConfig
 from hubel.nn.config import ModelConfig, argument_text
 
 DEFAULT_MINUTES = 5.0
+MOST_MINUTES = 366 * 24 * 60
 NAMED: dict[str, dict[str, Any]] = {
     "speed": {
         "model": {"model": "speed"},
@@ -45,8 +47,10 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if self.minutes is not None and not self.minutes > 0:
-            raise UsageError(f"--minutes {self.minutes}: expected a number above zero.")
+        if self.minutes is not None and not 0 < self.minutes <= MOST_MINUTES:
+            raise UsageError(
+                f"--minutes {self.minutes}: expected a number above zero, at most {MOST_MINUTES:,} (a year)."
+            )
         if not 0 <= self.seed < 2**31:
             raise UsageError(f"--seed {self.seed}: expected a whole number from 0 to 2147483647.")
 
@@ -120,7 +124,15 @@ def _checked(record: Any, changes: dict[str, Any]) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes ``1e-3`` for text; everybody who writes it into a recipe means a number."""
+    """YAML 1.1 takes ``1e-3`` for text; everybody who writes it into a recipe means a number.
+
+    References are refused: nested ones, of a few lines, stand for more values than any memory holds.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("references such as *name are not read: write the value itself")
+        return super().compose_node(parent, index)
 
 
 _Loader.add_implicit_resolver(
@@ -141,19 +153,30 @@ def read_recipe(path: str | Path) -> Recipe:
         UsageError: no such file, no YAML, an unknown setting or an impossible value.
     """
     file = Path(path)
-    if str(path) in NAMED and not file.exists():
+    if str(path) in NAMED and not os.path.exists(file):
         return from_json(Recipe, NAMED[str(path)])
-    file = file / "recipe.yaml" if file.is_dir() else file
-    if not file.exists():
+    file = file / "recipe.yaml" if os.path.isdir(file) else file
+    if not os.path.isfile(file):
         raise UsageError(f"There is no recipe {path}: give a YAML file, a run's folder, or {', '.join(NAMED)}.")
     try:
         said = yaml.load(file.read_text("utf-8"), _Loader)
         return from_json(Recipe, said or {})
     except UsageError:
         raise
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         what = " ".join(str(error).split())
         raise UsageError(f"The recipe {file} can't be used: {what}.") from error
+
+
+def found_anywhere(recipe: Recipe) -> Recipe:
+    """Make the paths in a recipe absolute, so that it can be used from other folders."""
+
+    def absolute(name: str | None) -> str | None:
+        return os.path.abspath(name) if name is not None and os.path.exists(name) else name
+
+    data = dataclasses.replace(recipe.data, exclude=absolute(recipe.data.exclude), split=absolute(recipe.data.split))
+    model = dataclasses.replace(recipe.model, weights=absolute(recipe.model.weights))
+    return dataclasses.replace(recipe, data=data, model=model)
 
 
 def as_flags(recipe: Recipe) -> list[str]:

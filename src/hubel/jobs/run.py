@@ -5,12 +5,11 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hubel.as_json import from_json
 from hubel.records import Baselines, Finding, Scores
 from hubel.report.terminal import baseline_words, headline
-from hubel.runs import read_json, verify
+from hubel.runs import read_record, verify
 
 if TYPE_CHECKING:
     from hubel.jobs.answer import Classifier
@@ -29,27 +28,22 @@ class Run:
     @property
     def scores(self) -> Scores:
         """How good the model is on the reported part."""
-        return from_json(Scores, self._measured["scores"])
+        return read_record(self.path / "scores.json", Scores, "scores")
 
     @property
     def baselines(self) -> Baselines:
         """What stands beside it."""
-        return from_json(Baselines, self._measured["baselines"])
+        return read_record(self.path / "scores.json", Baselines, "baselines")
 
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What the audit found."""
-        return tuple(from_json(Finding, value) for value in read_json(self.path / "findings.json"))
+        return read_record(self.path / "findings.json", tuple[Finding, ...])
 
     @property
     def report(self) -> Path:
         """The report's path."""
         return self.path / "report.html"
-
-    @property
-    def _measured(self) -> dict[str, Any]:
-        said: dict[str, Any] = read_json(self.path / "scores.json")
-        return said
 
     def load(self) -> Classifier:
         """Load the trained model."""
@@ -65,7 +59,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Show the run in a notebook: accuracy, baselines, the curves, and where the report is."""
-        part = str(self._measured["part"])
+        part = read_record(self.path / "scores.json", str, "part")
         curves = self.path / "pictures" / "curves.png"
         picture = ""
         if curves.exists():

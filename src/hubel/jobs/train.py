@@ -14,20 +14,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hubel.as_json import from_json
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.split import Split
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.events import EpochEnd, EpochRow, Event, Finished, Note, Planned, Progress, Sampled, Step, event_json
 from hubel.jobs.clock import Clock
 from hubel.jobs.prepare import Dataset, View, look, prepare, preprocess_for
-from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
+from hubel.jobs.recipe import Recipe, found_anywhere, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
-from hubel.records import PARTS, ModelCard
-from hubel.runs import RunFolder, read_json
+from hubel.records import PARTS
+from hubel.runs import Division, RunFolder, read_record
 from hubel.text import csv_text
 
 PATTERN = r"[*?{\[]"  # begins what stands for several tar files
+EXCLUDED = "excluded.txt"  # in the run folder: what --exclude named, so that the run can go on without that file
 
 if TYPE_CHECKING:
     from hubel.jobs.phases import Start
@@ -60,10 +60,11 @@ def training(
         HubelError: in one sentence; nothing half-written is left behind.
         Interrupted, Terminated: after a signal, when everything worth keeping was written.
     """
+    recipe = found_anywhere(recipe)
     clock = Clock(time.monotonic() if started is None else started, recipe.budget)
     place = source.source if isinstance(source, Dataset) else str(source)
     stem = Path(place.rstrip("/\\")).stem
-    name = (stem if Path(place).exists() else re.split(PATTERN, stem)[0].rstrip("-_. ")) or "run"
+    name = (stem if os.path.exists(place) else re.split(PATTERN, stem)[0].rstrip("-_. ")) or "run"
     folder = RunFolder.check(output, name, overwrite=overwrite) if first_process() else Path()
     made = isinstance(source, Dataset)
     catalog = source.catalog if isinstance(source, Dataset) else (yield from scanning(source))
@@ -130,7 +131,8 @@ def _prepared(
     weights = None if start.weights is None else start.weights.preprocess
     size = size or choose_size(view.side, recipe.data.size, weights)
     preprocess = preprocess_for(view, recipe.data, size, weights)
-    check_model(recipe, size, preprocess.channels, len(catalog.classes), start)
+    shape = (preprocess.channels, *preprocess.size)
+    check_model(recipe, shape, len(catalog.classes), len(catalog.paths), start)
     dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=weights is not None))
     return replace(dataset, source=source, side=view.side)
 
@@ -165,13 +167,15 @@ def resuming(
     """
     path = Path(folder)
     RunFolder.check_begun(path)
-    recipe, planned = read_recipe(path), read_json(path / "plan.json")
-    where = str(planned["source"] if source is None else source)
+    recipe, where = read_recipe(path), str(source or read_record(path / "plan.json", str, "source"))
+    if not (path / "split.json").exists():  # it ended before there was anything to go on from
+        yield from training(where, recipe, output=path, overwrite=True, command=command, code=code)
+        return
     catalog = yield from scanning(where)
     yield Note(text=f"{path}: a run on {where}, {len(catalog.paths):,} files in {len(catalog.classes)} classes")
     from hubel.jobs.hardware import find_device, keep_freed_memory
     from hubel.jobs.phases import start_for
-    from hubel.jobs.plan import extended, plan_from
+    from hubel.jobs.plan import StoredPlan, check_model, extended, plan_from
     from hubel.jobs.processes import shared, shared_folder
     from hubel.jobs.state_file import check_same, made_with, read_state
     from hubel.learning.distributed import joined
@@ -180,9 +184,13 @@ def resuming(
     _check_end(path, state, recipe, extend)
     clock = Clock.going_on(0.0 if state is None else state.record.seconds, None if extend else recipe.budget)
     device, start = find_device(recipe.device), start_for(recipe, code)
-    preprocess = from_json(ModelCard, planned["card"]).preprocess
+    planned, excluded = read_record(path / "plan.json", StoredPlan), path / EXCLUDED
+    planned.check_recipe(recipe)
+    shape = (planned.card.preprocess.channels, *planned.card.preprocess.size)
+    check_model(recipe, shape, len(catalog.classes), len(catalog.paths), start)
+    data = replace(recipe.data, exclude=str(excluded)) if excluded.exists() else recipe.data
     with joined():
-        dataset = yield from shared(prepare(catalog, preprocess, recipe.data, fixed=True))
+        dataset = yield from shared(prepare(catalog, planned.card.preprocess, data, fixed=True))
         division = dataset.split(recipe.data, recipe.seed)
         if state is not None and not inexact:
             check_same(state.made_with, made_with(dataset, device))
@@ -209,11 +217,12 @@ def _check_end(path: Path, state: State | None, recipe: Recipe, extend: int | No
 
 
 def _check_division(path: Path, now: dict[str, object]) -> None:
-    then = read_json(path / "split.json")
+    said = read_record(path / "split.json", Division)
     for part in PARTS:
-        if then[part] != now[part]:
+        then = getattr(said, part)
+        if list(then) != now[part]:
             raise RunError(
-                f"The images are divided otherwise than when {path} was begun ({part} has {len(then[part]):,} images "
+                f"The images are divided otherwise than when {path} was begun ({part} has {len(then):,} images "
                 "in its split.json): bring the same files back, or train a new run."
             )
 
@@ -269,13 +278,15 @@ def _train_and_report(
     if begun:
         writer.cut_back(state)
     else:
+        if plan.recipe.data.exclude:
+            run.write(EXCLUDED, Path(plan.recipe.data.exclude).read_text("utf-8"))
         run.write("env.json", environment(plan.device))
         manifest = division.manifest(dataset.catalog.paths, dataset.left_out)
         run.write("split.json", {"source": str(Path(dataset.catalog.root).resolve()), **manifest})
         run.write("findings.json", dataset.findings)
     yield Planned(rows=plan.rows, folder=str(run.path))
     if state is not None:
-        yield Note(text=f"Going on after {state.loop['step']:,} steps of this phase.")
+        yield Note(text=f"Going on after {state.loop.step:,} steps of this phase.")
     for note in training.record.notes:
         yield Note(text=note)
     with stopping() as stop:
@@ -295,6 +306,10 @@ def _train_and_report(
         page = str(write_report(run.path)) if drawn else None
         said = advice(RunRecord(run.path))
         yield Finished(folder=str(run.path), report=page, seconds=clock.seconds, stopped=stopped, advice=said)
+    if training.diverged:
+        raise RunError(
+            f"The training was lost, since {stopped} In {run.path} are the last sound weights and their report."
+        )
     if stop.signal:
         raise Interrupted(
             f"Stopped by Ctrl-C; the best model so far and its report are in {run.path}, and hubel resume {run.path} "
@@ -305,9 +320,9 @@ def _train_and_report(
 def write_settings(training: Training, source: str | None = None) -> None:
     """Write what a resumed run needs: the recipe, and the plan; the source stays what it was where none is given."""
     run, plan = training.run, replace(training.plan, phases=training.phases)
-    place = read_json(run.path / "plan.json")["source"] if source is None else _place(source)
+    place = read_record(run.path / "plan.json", str, "source") if source is None else _place(source)
+    run.write("plan.json", plan.stored(place))
     run.write("recipe.yaml", to_yaml(training.recipe))
-    run.write("plan.json", {"source": place, **plan.values()})
 
 
 def story(training: Training, writer: StateWriter, state: State | None) -> Iterator[Event]:
@@ -355,7 +370,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
                 yield row
             elif isinstance(event, Progress):
                 yield event
-            if store or training.ended:
+            if (store or training.ended) and not training.diverged:
                 writer.store(training)
             if training.ended:
                 break
@@ -409,5 +424,5 @@ def restarted() -> bool:
 
 def _place(source: str | Path) -> str:
     """A path, or a pattern of paths, that is good from other folders too; a set's name as it is."""
-    named = Path(source).exists() or re.search(PATTERN, Path(source).name)
+    named = os.path.exists(source) or re.search(PATTERN, Path(source).name)
     return str(Path(source).resolve()) if named else str(source)

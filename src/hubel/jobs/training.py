@@ -83,6 +83,19 @@ class Record:
     notes: tuple[str, ...] = ()
     stopped: str | None = None
 
+    def __post_init__(self) -> None:
+        counts = (
+            self.phase,
+            self.epochs_before,
+            self.steps_before,
+            self.batch,
+            self.used,
+            self.seconds,
+            self.best_epoch,
+        )
+        if min(counts) < 0:
+            raise ValueError(f"a count below zero: {min(counts)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kept:
@@ -104,6 +117,7 @@ class Training:
         best: the best weights so far; unsaved: whether they are not on disk yet.
         began, allowed: when the phase began on the run's clock, and the seconds that it may take.
         stop: asks the training to stop, at any moment; asked: what all processes have agreed on, after a step.
+        diverged: whether losses have become infinite, so that only earlier weights are worth keeping.
     """
 
     run: RunFolder
@@ -126,6 +140,7 @@ class Training:
     began: float = 0.0
     allowed: float = math.inf
     asked: str | None = None
+    diverged: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -343,7 +358,8 @@ def judge(training: Training, event: EpochEnd) -> EpochRow | None:
     """Measure the epoch on the validation part, and keep the weights if they are the best so far.
 
     Returns:
-        The epoch's row; None where SIGTERM came meanwhile, and the state is put back to the epoch's last step.
+        The epoch's row; None where the numbers have become infinite; and where SIGTERM came meanwhile, with the state
+        put back to the epoch's last step.
     """
     record = training.record
     try:
@@ -351,6 +367,12 @@ def judge(training: Training, event: EpochEnd) -> EpochRow | None:
     except Asked:
         training.state.epoch, training.state.position = max(training.state.epoch - 1, 0), record.batch
         training.asked = training.stop.signal
+        return None
+    if not (math.isfinite(event.loss) and math.isfinite(scores.loss)):
+        lower, training.diverged = (training.config.lr or 0) / 3, True
+        record.stopped = (
+            f"the loss became {event.loss + scores.loss} in epoch {event.epoch}: try a lower rate, --lr {lower:.2g}."
+        )
         return None
     best = record.best_scores is None or _better(scores, record.best_scores)
     if best:
@@ -430,10 +452,15 @@ def write_best(training: Training) -> None:
 def restore_best(training: Training) -> nn.Module:
     """Load the best weights back into the network and return it in eval mode; those it has, if no epoch was completed.
 
+    Those that it began with, if they were lost in the first.
+
     What is best is on disk afterwards, too.
     """
     if training.best is None:
         training.record.best_scores = validate(training)
+        if not math.isfinite(training.record.best_scores.loss):
+            training.judged.load_state_dict(training.plan.initial_model()[0].state_dict())
+            training.record.best_scores = validate(training)
         keep(training)
     write_best(training)
     assert training.best is not None
@@ -461,8 +488,6 @@ def results_cells(row: EpochRow) -> list[Any]:
 def _why_to_stop(training: Training, row: EpochRow) -> str | None:
     """The reason for which a training ends before its last epoch."""
     patience, last = training.config.patience, training.record.phase == len(training.phases) - 1
-    if not math.isfinite(row.train_loss):
-        return f"the training loss became {row.train_loss}: try a lower rate, --lr {(training.config.lr or 0) / 3:.2g}."
     if patience is not None and last and row.epoch - training.record.best_epoch >= patience:
         return f"no better validation accuracy for {patience} epochs (--patience)."
     return None

@@ -11,9 +11,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,49 @@ GENERATORS: tuple[tuple[Callable[[], Any], Callable[[Any], None]], ...] = (
     (random.getstate, random.setstate),
 )
 
+KEPT_BY = {  # what an optimizer keeps of a parameter once it has changed it
+    "SGD": {"momentum_buffer"},
+    "Muon": {"momentum_buffer"},
+    "Adam": {"step", "exp_avg", "exp_avg_sq"},
+    "AdamW": {"step", "exp_avg", "exp_avg_sq"},
+}
 
-def captured(state: TrainState, model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and JSON values that hold the state; with several processes, all of them have to call this.
+
+@dataclass(frozen=True, kw_only=True)
+class Scaler:
+    """The state of torch's GradScaler, by its own names."""
+
+    scale: float
+    growth_factor: float
+    backoff_factor: float
+    growth_interval: int
+    _growth_tracker: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """What of a state is no tensor.
+
+    Attributes:
+        epoch, position, step, images, seconds: counters of the state and of its tally. scaler: of float16's gradients.
+        strides: of the optimizers' tensors, by name.
+    """
+
+    epoch: int
+    position: int
+    step: int
+    images: int
+    seconds: float
+    scaler: Scaler | None
+    strides: dict[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        if min(self.epoch, self.position, self.step, self.images, self.seconds) < 0:
+            raise ValueError("a counter is below zero")
+
+
+def captured(state: TrainState, model: nn.Module) -> tuple[dict[str, Tensor], Loop]:
+    """Return tensors and values that hold the state; with several processes, all of them have to call this.
 
     Args:
         model: the whole network, of which ``state.model`` may be a part.
@@ -43,31 +83,33 @@ def captured(state: TrainState, model: nn.Module) -> tuple[dict[str, Tensor], di
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     if state.average is not None:
         tensors |= {f"average.{name}": value for name, value in state.average.state_dict().items()}
-    strides: dict[str, list[int]] = {}
+    strides: dict[str, tuple[int, ...]] = {}
     for place, (optimizer, parameter) in _parameters(state).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 name = f"optimizer.{place}.{key}"
-                tensors[name], strides[name] = value, list(value.stride())
+                tensors[name], strides[name] = value, value.stride()
     generator, where = _generator(device)
     tensors["random"] = torch.stack(gathered(generator.get_rng_state(*where)[None].to(device))).squeeze(1)
     tensors["tally"] = summed(state.tally.sums.to(device, copy=True))
-    said = {
-        **{name: getattr(state, name) for name in COUNTERS},
-        "images": state.tally.images,
-        "seconds": state.tally.seconds,
-        "scaler": state.scaler.state_dict(),
-        "strides": strides,
-    }
+    said = Loop(
+        epoch=state.epoch,
+        position=state.position,
+        step=state.step,
+        images=state.tally.images,
+        seconds=state.tally.seconds,
+        scaler=Scaler(**state.scaler.state_dict()) if state.scaler.is_enabled() else None,
+        strides=strides,
+    )
     return tensors, said
 
 
 @torch.no_grad()
-def restore(state: TrainState, model: nn.Module, tensors: Mapping[str, Tensor], said: Mapping[str, Any]) -> None:
+def restore(state: TrainState, model: nn.Module, tensors: Mapping[str, Tensor], said: Loop) -> None:
     """Put what `captured` returned into a state that was built in the same way.
 
     Raises:
-        RunError: it is of another network or optimizer.
+        RunError: it is of another network or optimizer, or no state at all.
     """
     device = next(model.parameters()).device
     _copy_into(model, "model.", tensors)
@@ -76,25 +118,48 @@ def restore(state: TrainState, model: nn.Module, tensors: Mapping[str, Tensor], 
     parameters = _parameters(state)
     for optimizer in state.optimizers:
         optimizer.state.clear()
-    for name, strides in said["strides"].items():
+    for name, strides in said.strides.items():
         place, _, key = name.removeprefix("optimizer.").rpartition(".")
-        if place not in parameters:
-            raise RunError("The stored optimizer has more parameters than this network: it is of another one.")
+        if place not in parameters or name not in tensors:
+            raise RunError(f"The stored optimizer is not this network's (there is no {name}): it is of another one.")
         optimizer, parameter = parameters[place]
         value = tensors[name]
+        if not _is_dense(value.shape, strides) or (value.ndim and value.shape != parameter.shape):
+            raise RunError(f"The stored optimizer is not this network's ({name} has another shape): restore a copy.")
         on = device if value.ndim else torch.device("cpu")  # step counts of Adam stay on the processor
         own = torch.empty_strided(value.shape, strides, dtype=value.dtype, device=on)
         optimizer.state[parameter][key] = own.copy_(value)
+    for optimizer, parameter in parameters.values():
+        keys = set(optimizer.state.get(parameter, {}))
+        if keys not in (set(), KEPT_BY.get(type(optimizer).__name__, keys)):
+            raise RunError(f"The stored optimizer holds {sorted(keys)} of a parameter: it is of another one.")
     for counter in COUNTERS:
-        setattr(state, counter, said[counter])
-    sums = tensors["tally"] if rank() == 0 else torch.zeros_like(tensors["tally"])
-    state.tally = Tally(sums=sums.to(device), images=said["images"], seconds=said["seconds"])
-    if said["scaler"]:
-        state.scaler = torch.amp.GradScaler(device.type)
-        state.scaler.load_state_dict(said["scaler"])
-    generator, where = _generator(device)
-    mine = tensors["random"][min(rank(), len(tensors["random"]) - 1)]
-    generator.set_rng_state(mine.cpu().clone(), *where)  # torch 2.15 takes a row for the matrix's first, and crashes
+        setattr(state, counter, getattr(said, counter))
+    try:
+        sums = tensors["tally"] if rank() == 0 else torch.zeros_like(tensors["tally"])
+        state.tally = Tally(sums=sums.to(device).view(2), images=said.images, seconds=said.seconds)
+        if said.scaler is not None:
+            state.scaler = torch.amp.GradScaler(device.type)
+            state.scaler.load_state_dict(asdict(said.scaler))
+        generator, where = _generator(device)
+        mine = tensors["random"][min(rank(), len(tensors["random"]) - 1)]
+        generator.set_rng_state(
+            mine.cpu().clone(), *where
+        )  # torch 2.15 takes a row for the matrix's first, and crashes
+    except (LookupError, RuntimeError, TypeError) as error:
+        raise RunError(
+            f"The stored state can't be used ({error}): restore a copy of the run.".replace("\n", " ")
+        ) from error
+
+
+def _is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether a tensor of such strides has a number in each place of its memory, and none in two."""
+    expected = 1
+    for stride, side in sorted(zip(strides, shape, strict=False)):
+        if side != 1 and stride != expected:
+            return False
+        expected *= side
+    return len(strides) == len(shape)
 
 
 def digest(model: nn.Module) -> str:
@@ -117,7 +182,7 @@ class Snapshot:
     """
 
     tensors: dict[str, Tensor]
-    values: dict[str, Any]
+    values: Loop
     pace: float
     gradients: tuple[Tensor | None, ...]
     trainable: tuple[bool, ...]

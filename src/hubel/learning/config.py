@@ -10,6 +10,7 @@ from hubel.errors import UsageError
 Optimizer = Literal["sgd", "adam", "adamw", "muon"]
 Schedule = Literal["one-cycle", "cosine", "linear", "step", "constant", "sweep"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+MOST_EPOCHS = 1_000_000
 Balance = Literal["none", "loss", "sampler"]
 
 
@@ -55,6 +56,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"--{name.replace('_', '-')} {value}: expected a number above zero.")
+        if (self.epochs or 0) > MOST_EPOCHS:
+            raise UsageError(f"--epochs {self.epochs}: nobody could wait for that; expected at most {MOST_EPOCHS:,}.")
         for name in ("momentum", "warmup", "label_smoothing", "ema"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:

@@ -7,6 +7,7 @@ costs no more than the head.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from hubel.dataset.pack import Images
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import UsageError
 from hubel.events import Progress
+from hubel.learning.config import MOST_EPOCHS
 from hubel.nn.hooks import evaluating, find_module
 from hubel.nn.stages import answer_from_features, features_of
 from hubel.records import Preprocess
@@ -45,6 +47,10 @@ class Phase:
     depth: int | None
     epochs: int
     lr: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.epochs <= MOST_EPOCHS or self.lr < 0 or (self.depth or 0) < 0:
+            raise ValueError(f"depth {self.depth}, {self.epochs} epochs at {self.lr} are no phase")
 
     @property
     def fitted(self) -> bool:
@@ -78,7 +84,7 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
             phases.append(HEAD_FITTED)
             continue
         found = PHASE.fullmatch(part.strip())
-        if found is None or int(found["epochs"]) < 1 or float(found["lr"]) <= 0:
+        if found is None or not 1 <= int(found["epochs"]) <= MOST_EPOCHS or not 0 < float(found["lr"]) < math.inf:
             raise UsageError(
                 f"--stages {text}: {part.strip()!r} is no phase; expected {', '.join(NAMED)}, or DEPTH:EPOCHS:RATE as "
                 "in head:5:1e-3,last:10:1e-5, with the depths head, last, last2, … and all; fit may stand first."

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hubel.errors import UsageError
 from hubel.nn import meta, ops
-from hubel.nn.hooks import evaluating
+from hubel.nn.hooks import evaluating, watch
 
 # Sizes to try for a network that no power of two fits: those that networks are commonly made for.
 COMMON = (28, 48, 96, 112, 160, 192, 224, 227, 240, 256, 260, 288, 299, 320, 384, 448, 480, 528, 600)
@@ -136,6 +136,33 @@ def answer(model: nn.Module, size: tuple[int, int, int]) -> Any:
         if not needs_numbers(error):
             raise
     return on("cpu")
+
+
+def activations(model: nn.Module, size: tuple[int, int, int]) -> int:
+    """Return how many numbers the layers give out for one image (channels, height, width), on shapes alone."""
+    counts: list[int] = []
+
+    def count(_name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and not any(True for _ in module.children()):
+            counts.append(output.numel())
+
+    with watch(model, count):
+        answer(model, size)
+    return sum(counts)
+
+
+def learns_from_one(model: nn.Module, size: tuple[int, int, int]) -> bool:
+    """Whether a step on a single image (channels, height, width) works: a batch norm needs two values a channel."""
+    image, tensors = blank(model, size, "meta"), copies(model, "meta")
+    try:
+        with undisturbed(model), Shapes(image.device):
+            model.train()
+            functional_call(model, tensors, (image,))
+    except ValueError as error:
+        return "more than 1 value per channel" not in str(error)
+    except Exception:  # whatever else happens, happens without a batch, too
+        return True
+    return True
 
 
 def takes(model: nn.Module, size: tuple[int, int, int]) -> bool:

@@ -10,6 +10,7 @@ import copy
 import difflib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,10 @@ TORCHVISION_ARGUMENTS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
     "inception_v3": {"aux_logits": False, "init_weights": True},
 }
+UNTRUSTED = (
+    "asks for the code {name}, and none is run because a file says so: where you trust it, name it, --model {name}."
+)
+LOADERS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights")
 # What constructors call the things that hubel knows.
 CLASSES = ("classes", "num_classes", "n_classes", "nb_classes", "num_labels", "out_features")
 CHANNELS = ("channels", "in_channels", "in_chans", "input_channels", "num_channels")
@@ -70,6 +75,8 @@ def build_timm(name: str, classes: int, channels: int, size: Size, arguments: Ar
         UsageError: timm is not installed, has no such network, or refuses an argument.
     """
     timm = import_timm()
+    if loads := [key for key in arguments if key in LOADERS]:
+        raise UsageError(f"{TIMM}{name} is built with new weights: {loads[0]} is no argument; --weights says others.")
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(TIMM + n for n in near)}?" if near else "see timm.list_models()."
@@ -112,7 +119,7 @@ def load_code(name: str) -> Callable[..., nn.Module]:
     """
     path, _, wanted = name.rpartition(":")
     file = Path(path)
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise UsageError(f"There is no file {path}: --model FILE.py:CLASS takes a network from your own code.")
     identity = f"hubel_user_{file.stem}"
     spec = importlib.util.spec_from_file_location(identity, file)
@@ -138,7 +145,7 @@ def load_code(name: str) -> Callable[..., nn.Module]:
 def build_own(
     maker: Callable[..., nn.Module] | nn.Module,
     name: str,
-    classes: int,
+    classes: int | None,
     channels: int,
     size: Size,
     arguments: Arguments,
@@ -155,7 +162,7 @@ def build_own(
             raise UsageError(f"{name} exists already, so it can't be given {', '.join(arguments)}: give its class.")
         model = copy.deepcopy(maker)
     else:
-        known = {CLASSES: classes, CHANNELS: channels, SIZES: size}
+        known = {CHANNELS: channels, SIZES: size} | ({} if classes is None else {CLASSES: classes})
         given = _constructor_arguments(maker, name, known, arguments)
         try:
             model = maker(**given)
@@ -240,7 +247,7 @@ def _constructor_arguments(
     return {**{word: value for word, value in called.items() if word}, **arguments}
 
 
-def _check_answer(model: nn.Module, name: str, classes: int, channels: int, size: Size) -> None:
+def _check_answer(model: nn.Module, name: str, classes: int | None, channels: int, size: Size) -> None:
     try:
         logits = answer(model, (channels, *size))
     except Exception as error:
@@ -249,9 +256,9 @@ def _check_answer(model: nn.Module, name: str, classes: int, channels: int, size
             f"its constructor take {CHANNELS[0]} and {SIZES[0]}."
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (1, classes):
+    if shape != (1, classes) and not (classes is None and len(shape) == 2):
         raise UsageError(
-            f"{name} must return logits (N, {classes}), one a class, but for one image it returned {shape}: "
+            f"{name} must return logits (N, {classes or 'K'}), one a class, but for one image it returned {shape}: "
             f"let its constructor take the argument {CLASSES[0]}."
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from hubel.errors import ModelError
 from hubel.nn.stages import find_stages
+from hubel.nn.tensor_file import check_tensors
 from hubel.nn.weights import Weights, matched
 from hubel.nn.zoo import Builder, build_for
 
@@ -72,7 +73,7 @@ def load_into(
     own = model.state_dict()
     state = matched(weights.state, own)
     final = find_stages(model, shape).final + "."
-    other_classes = bool(classes) and weights.classes is not None and tuple(classes) != weights.classes
+    other_classes = bool(classes) and tuple(classes) != weights.classes
     fits = {
         key: value
         for key, value in state.items()
@@ -86,6 +87,10 @@ def load_into(
             f"(it expects keys such as {next(iter(own))!r}, there are {next(iter(weights.state), None)!r}, …): "
             "name the network that they were trained with, --model NAME."
         )
+    try:
+        check_tensors(fits, own, whole=False)
+    except ModelError as error:
+        raise ModelError(f"{weights.name} can't be used: {error}") from error
     known = shared_classes(classes, weights.classes or ())
     head = [key for key in own if key.startswith(final) and key not in fits]
     rows = {key: _with_rows(own[key], state[key], known) for key in head if key in state}

@@ -24,6 +24,7 @@ SMALLEST = 8  # pixels; less can't be halved three times
 MAP = 32  # the stem's stride brings larger images near this side: the stages cost the same at any image size
 FEATURES = 48  # of the stem: principal patches and their negatives
 PATCHES = 200_000  # that the stem is whitened with, about
+COARSE = 16  # pixels of a patch's side, at most: from there on, covariances take minutes
 LOGIT_SCALE = 1 / 9
 EPSILON = 5e-4  # added to the variances before whitening: patches of hardly any variance stay small
 
@@ -89,7 +90,8 @@ class Quick(nn.Module):
         stride = max(1, round(max(size) / MAP))
         kernel = max(stride, 3 if channels == 1 else 2)  # a grey patch of four pixels says little
         features = min(FEATURES, 2 * channels * kernel * kernel)
-        self.stem = nn.Conv2d(channels, features, kernel, stride, padding=0)
+        padding = int((min(size) - kernel) // stride + 1 < SMALLEST)
+        self.stem = nn.Conv2d(channels, features, kernel, stride, padding)
         self.act = make_activation(activation)
         pairs = itertools.pairwise((features, width, width * growth[0], width * growth[1]))
         self.stages = nn.Sequential(*(Stage(inputs, outputs, norm, activation) for inputs, outputs in pairs))
@@ -99,13 +101,18 @@ class Quick(nn.Module):
     @torch.no_grad()
     def prepare(self, images: Tensor) -> None:
         """Set the stem to the principal patches of `images` (N, C, S, S), at unit variance, and their negatives."""
-        kernel, half = self.stem.kernel_size[0], self.stem.out_channels // 2
+        side, half = self.stem.kernel_size[0], self.stem.out_channels // 2
+        reduced = -(-side // COARSE)  # patches of large images are looked at in less detail
+        images, kernel = F.avg_pool2d(images, reduced), side // reduced
         each = max(PATCHES / len(images), 1)  # of an image, from a grid as wide as that allows
         stride = max(kernel // 2, int((min(images.shape[2:]) - kernel) / each**0.5)) | 1  # odd: JPEG's blocks are even
         patches = F.unfold(images, kernel, stride=stride).transpose(1, 2).flatten(0, 1)
         variances, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         filters = (vectors / (variances + EPSILON).sqrt()).T.flip(0)[:half]
-        self.stem.weight.copy_(torch.cat((filters, -filters)).view_as(self.stem.weight))
+        filters = filters.view(half, -1, kernel, kernel)
+        if reduced > 1:
+            filters = F.interpolate(filters, side) * (kernel / side) ** 2
+        self.stem.weight.copy_(torch.cat((filters, -filters)))
         self.stem.weight.requires_grad_(not self.fixed)
         assert self.stem.bias is not None
         self.stem.bias.zero_()

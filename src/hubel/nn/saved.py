@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from hubel.as_json import from_json, to_json
 from hubel.errors import HubelError, ModelError
 from hubel.nn.foreign import is_code
-from hubel.nn.tensor_file import read_tensors, tensor_writer
+from hubel.nn.tensor_file import check_tensors, read_tensors, tensor_writer
 from hubel.nn.zoo import Builder, build_for
 from hubel.records import ModelCard
 from hubel.runs import json_text, write_json, write_text
@@ -68,10 +68,12 @@ def load_model(
         raise ModelError(f"The network in {folder} is hubel's own {card.architecture}: leave --model out.")
     tensors, _ = read_tensors(folder / "model.safetensors")
     try:
-        model = build_for(card.architecture, len(card.classes), card.preprocess, card.arguments, code)
+        described = (card.architecture, len(card.classes), card.preprocess, card.arguments, code)
+        check_tensors(tensors, build_for(*described, outlined=True).state_dict())  # before memory is taken for it
+        model = build_for(*described)
         model.load_state_dict(tensors)
     except (HubelError, RuntimeError, TypeError) as error:
-        what = str(error).splitlines()[0]
+        what = str(error).splitlines()[0].rstrip(".")
         raise ModelError(f"{folder} does not hold weights of the network {card.architecture!r} ({what}).") from error
     return model.to(memory_format=torch.channels_last).to(torch.device(device)).eval(), card
 
@@ -89,7 +91,7 @@ def read_card(folder: Path) -> ModelCard:
         return from_json(ModelCard, {"architecture": config["architecture"], "classes": config["label_names"], **own})
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is no model folder: it has no config.json.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} can't be used ({error}): restore it from a copy.") from error
 
 

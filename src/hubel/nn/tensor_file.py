@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
+from hubel.as_json import from_json
 from hubel.errors import ModelError
 from hubel.runs import write_bytes
 
@@ -103,10 +104,31 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if hashlib.sha256(content).hexdigest() != digest:
         raise _unreadable(file, "was cut off, changed or damaged (its checksum is wrong)")
     try:
-        texts = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        said = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        texts = from_json(dict[str, str], said)
         return load(bytes(content)), {name: text for name, text in texts.items() if name not in ("sha256", "format")}
-    except (SafetensorError, ValueError, LookupError) as error:
+    except (SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise _unreadable(file, f"can't be read ({error})") from error
+
+
+def check_tensors(found: Mapping[str, Tensor], own: Mapping[str, Tensor], *, whole: bool = True) -> None:
+    """Look that tensors are those of a network, or some of them: names, shapes, floating or not; and finite.
+
+    Raises:
+        ModelError: names the first that differs.
+    """
+    for name in sorted(own.keys() ^ found.keys()) if whole else ():
+        raise ModelError(f"{name} is {'missing' if name in own else 'no part of it'}.")
+    for name in own.keys() & found.keys():
+        value, shape = found[name], tuple(own[name].shape)
+        if tuple(value.shape) != shape:
+            raise ModelError(f"{name} is {tuple(value.shape)} and not {shape}.")
+        if value.is_floating_point() != own[name].is_floating_point():
+            raise ModelError(f"{name} holds numbers of the type {str(value.dtype).removeprefix('torch.')}.")
+        if value.is_meta or value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ModelError(f"{name} holds less numbers than its shape says.")
+        if not value.isfinite().all():
+            raise ModelError(f"{name} holds numbers that are not finite.")
 
 
 def _unreadable(file: Path, why: str) -> ModelError:

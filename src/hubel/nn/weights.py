@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import runpy
 from dataclasses import dataclass, replace
@@ -87,7 +88,7 @@ def read_weights(
         UsageError: ``imagenet`` for a network that has no published weights.
     """
     make = partial(Weights, architecture=network, arguments=arguments or {})
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         return _from_folder(source, network)
     if network == "auto":
         raise UsageError(f"--weights {source} needs to know whose they are: add --model, such as --model resnet18.")
@@ -243,7 +244,7 @@ def _resampling(name: Any) -> Literal["bilinear", "bicubic"]:
 
 def _read_file(file: Path) -> dict[str, Tensor]:
     """Read tensors from .safetensors, or from a pickled checkpoint as far as it holds tensors only."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise ModelError(
             f"There are no weights {file}: give imagenet, a file (.safetensors or .pth), a model folder or a run."
         )

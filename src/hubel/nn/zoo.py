@@ -85,7 +85,7 @@ NETWORKS: dict[str, Network] = {
 def build(
     name: str,
     *,
-    classes: int,
+    classes: int | None,
     channels: int = 3,
     size: tuple[int, int] = (32, 32),
     code: Builder | None = None,
@@ -94,10 +94,11 @@ def build(
     """Build a network by name, with new weights: (N, channels, H, W) → logits (N, classes).
 
     Args:
-        name: a key of `NETWORKS`; ``torchvision/NAME`` or ``timm/NAME``; or the user's own class as ``FILE.py:CLASS``.
-            torchvision's classifiers that are not among ours are found by their bare names too.
+        name: a key of `NETWORKS`; ``torchvision/NAME`` or ``timm/NAME``. torchvision's classifiers that are not among
+            ours are found by their bare names too.
+        classes: None, beside `code`, takes as many as its constructor does by default.
         size: height and width in pixels of the images it will see.
-        code: the user's own class, function or module, where it is at hand; `name` then only says what it is called.
+        code: the user's own class, function or module; `name` then only says what it is called, and runs nothing.
         arguments: passed on to the network's function.
 
     Raises:
@@ -106,19 +107,32 @@ def build(
     >>> build("resnet20", classes=7, size=(32, 32)).linear.out_features
     7
     """
-    if classes < 1 or channels < 1 or len(size) != 2 or min(size) < 1:
+    if (
+        (classes is None and code is None)
+        or (classes is not None and classes < 1)
+        or channels < 1
+        or len(size) != 2
+        or min(size) < 1
+    ):
         raise UsageError(
             "classes, channels and both sides of size must be at least 1, "
             f"got classes={classes}, channels={channels}, size={tuple(size)}."
         )
-    if code is not None or foreign.is_code(name):
-        maker = foreign.load_code(name) if code is None else code
-        return foreign.build_own(maker, name, classes, channels, size, arguments)
+    if code is not None:
+        return foreign.build_own(code, name, classes, channels, size, arguments)
+    if foreign.is_code(name):
+        raise UsageError(f"The network {foreign.UNTRUSTED.format(name=name)}")
+    assert classes is not None
     if name in NETWORKS:
         arguments = check_arguments(name, arguments)
         if "size" in _parameters(name):
             arguments["size"] = size
-        return NETWORKS[name].build(classes=classes, channels=channels, **arguments)
+        try:
+            return NETWORKS[name].build(classes=classes, channels=channels, **arguments)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever torch and Python say to a stranger's numbers
+            raise UsageError(f"{name} can't be built with {arguments} ({str(error).splitlines()[0]}).") from error
     if name.startswith(foreign.TIMM):
         return foreign.build_timm(name.removeprefix(foreign.TIMM), classes, channels, size, arguments)
     bare = name.removeprefix(foreign.TORCHVISION)
@@ -131,11 +145,17 @@ def build(
 
 
 def build_for(
-    architecture: str, classes: int, images: Preprocess, arguments: Mapping[str, Any], code: Builder | None
+    architecture: str,
+    classes: int,
+    images: Preprocess,
+    arguments: Mapping[str, Any],
+    code: Builder | None,
+    *,
+    outlined: bool = False,
 ) -> nn.Module:
-    """Build a network as `build` does, for images that were prepared in that way."""
-    channels, size = images.channels, images.size
-    return build(architecture, classes=classes, channels=channels, size=size, code=code, **arguments)
+    """Build a network as `build` does, or as `outline` does, for images that were prepared in that way."""
+    make, channels, size = outline if outlined else build, images.channels, images.size
+    return make(architecture, classes=classes, channels=channels, size=size, code=code, **arguments)
 
 
 def outline(name: str, **arguments: Any) -> nn.Module:
