@@ -188,7 +188,7 @@ class Scores:
             or any(len(row) != count or min(row) < 0 for row in self.confusion)
         ):
             raise ValueError(f"the confusion matrix does not fit {count} classes")
-        if self.n < 1 or not 0 <= self.accuracy <= 1:
+        if self.n < 0 or not 0 <= self.accuracy <= 1:
             raise ValueError(f"accuracy {self.accuracy} of {self.n} images is impossible")
 
 

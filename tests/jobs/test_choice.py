@@ -84,7 +84,7 @@ def test_the_side_is_what_time_and_images_allow(side: int, count: int, seconds: 
     assert found.undecided == (size is not None)
 
 
-@pytest.mark.parametrize(("accuracy", "network"), [(1.0, "quick"), (0.0, "efficientnet_lite0")])
+@pytest.mark.parametrize(("accuracy", "network"), [(1.1, "quick"), (0.0, "efficientnet_lite0")])
 def test_the_better_one_goes_on_and_the_plan_says_both_figures(
     accuracy: float, network: str, stripes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

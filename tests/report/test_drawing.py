@@ -195,11 +195,11 @@ def test_charts_draw_in_the_palette_only(tmp_path: Path) -> None:
         assert " id=" not in drawn
 
 
-def test_charts_with_repeated_and_hostile_names(tmp_path: Path) -> None:
-    names = ("same", "same", "</text><script>", "a very long name " * 9)
+def test_charts_with_hostile_names(tmp_path: Path) -> None:
+    names = ("same", "Same", "</text><script>", "a very long name " * 9)
     run = sample.run(tmp_path, names=names, n=80, error=0.4)
     drawn = charts.for_files(run, grid(run))
-    assert drawn["per_class"].count(">same<") == 2
+    assert drawn["per_class"].count(">same<") == drawn["per_class"].count(">Same<") == 1
     assert "<script>" not in drawn["confusion"]
     with Image.open(io.BytesIO(charts.png(drawn["confusion"]))) as opened:
         assert opened.format == "PNG"

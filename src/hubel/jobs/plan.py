@@ -51,6 +51,7 @@ class StoredPlan:
     shares: tuple[float, ...]
     views: int
     notes: tuple[str, ...]
+    open_ended: bool = False
 
     def __post_init__(self) -> None:
         if not self.phases or len(self.phases) != len(self.shares) or not all(0 < share <= 1 for share in self.shares):
@@ -104,7 +105,7 @@ class Plan:
         stages: how the network is divided, in fine-tuning. views: versions of each image (itself, mirrored) whose
             features are kept while the head alone is trained; 0 keeps none. linear: whether the network ends in one
             dense layer, which can be fitted to features.
-        notes: sentences that belong into the report.
+        notes: sentences that belong into the report. open_ended: whether time alone decides how many epochs there are.
         mirror: whether mirror images mean the same.
         augmentation, loader, baseline: what follows from the recipe and the images.
     """
@@ -125,6 +126,7 @@ class Plan:
     views: int = 0
     linear: bool = False
     notes: tuple[str, ...] = ()
+    open_ended: bool = False
     stages: Stages | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     loader: Loader = field(init=False)

@@ -217,6 +217,7 @@ def settle_phases(plan: Plan, clock: Clock) -> None:
     """As many epochs as the budget holds, in one phase from scratch and in several from published weights."""
     given = plan.recipe.train
     plan.reserve = _reserve(plan)
+    plan.open_ended = given.epochs is None and given.stages in (None, "auto")
     if plan.start.weights is None:
         epochs = given.epochs or max(1, int(_affordable(plan, clock)))
         plan.phases = (Phase(depth=None, epochs=epochs, lr=given.lr or 0.0),)

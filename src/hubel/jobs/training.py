@@ -284,7 +284,9 @@ def go_on(training: Training) -> Note | None:
     """Add a phase to a training that was faster than planned, if it was getting better or was cut short."""
     record, clock, plan, last = training.record, training.clock, training.plan, training.phases[-1]
     left = clock.left - plan.reserve
-    if last.fitted or len(record.history) < 2 or world_size() > 1 or left < SPARE * (clock.budget or math.inf):
+    if not plan.open_ended or last.fitted or len(record.history) < 2 or world_size() > 1:
+        return None
+    if math.isinf(left) or left < SPARE * (clock.budget or math.inf):
         return None
     epochs = int(left * WORTH * last.epochs / phase_seconds(training))
     if plan.start.weights is None:
