@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from hubel import __version__
 from hubel.errors import HubelError, Terminated, UsageError
@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a file name that the terminal can't show stops nothing
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _terminated)
     try:
         given = _parsed(arguments)
         name = given.pop("verb", None)
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _failed("Stopped by Ctrl-C.", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output went away, `hubel … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _to_nowhere(sys.stdout)
         return 1
     except OSError as error:  # a name that is too long, a disk that is full, too few file descriptors
         what = "The output" if error.filename is None else f"{str(error.filename)[:80]}"
@@ -109,8 +111,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _failed(message: str, code: int) -> int:
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk: what is left in the buffer would be tried, and told, again at the end
+        _to_nowhere(sys.stdout)
     print(f"hubel: {message}", file=sys.stderr)
     return code
+
+
+def _to_nowhere(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _terminated(*_: object) -> NoReturn:

@@ -38,7 +38,11 @@ LAYOUT = 2  # of the run folder; raise it when readers must tell old from new (2
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """split.json: every image's part by its path, seen from `source`, and why the others are in none."""
+    """split.json: every image's part by its path, seen from `source`, and why the others are in none.
+
+    Attributes:
+        seen: the SHA-256 of the images in train and val, by which they are known under other names, too.
+    """
 
     train: tuple[str, ...] = ()
     val: tuple[str, ...]
@@ -47,6 +51,7 @@ class Division:
     seed: int = 0
     reported: Part = "test"
     left_out: dict[str, str] = field(default_factory=dict)
+    seen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

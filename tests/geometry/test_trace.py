@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hubel.errors import UsageError
 from hubel.geometry.rows import IMAGE, ForwardError, Trace
+from hubel.geometry.summary import summarise
 from hubel.geometry.trace import follow
 from hubel.nn import meta, ops
 
@@ -286,3 +287,29 @@ def test_quick_shapes_of_pooling_with_ceil_mode() -> None:
                     F.avg_pool2d(x, kernel, stride, padding, ceil_mode=ceil)
                 F.conv_transpose2d(x, torch.empty(2, 3, kernel, kernel, device="meta"), stride=stride, padding=padding)
     assert compare.compared == 8 * 5 * 5
+
+
+class Tied(nn.Module):
+    """One module under two names, and one tensor in two modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.again = self.conv
+        self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm2d(8)
+        self.same = self.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.same(self.norm(self.again(x)))
+        answer: Tensor = self.second(self.first(maps.mean((2, 3))))
+        return answer
+
+
+def test_a_module_with_two_names_is_counted_once_and_not_moved() -> None:
+    model = Tied()
+    assert summarise(model, (3, 8, 8)).parameters == sum(p.numel() for p in model.parameters()) == 320
+    assert {t.device.type for t in model.state_dict().values()} == {"cpu"}
+    assert model.second.weight is model.first.weight
+    assert model(torch.zeros(2, 3, 8, 8)).shape == (2, 8)

@@ -197,7 +197,8 @@ def test_a_loss_that_explodes_ends_in_a_sentence(few_digits: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("number", "error", "code"), [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143)]
+    ("number", "error", "code"),
+    [(signal.SIGINT, Interrupted, 130), (signal.SIGTERM, Terminated, 143), (signal.SIGHUP, Terminated, 143)],
 )
 def test_a_signal_finishes_the_step_and_keeps_the_model(
     number: int, error: type[HubelError], code: int, few_digits: Path, tmp_path: Path
@@ -271,8 +272,9 @@ def test_classes_are_bound_by_name(run: hubel.Run, few_digits: Path, tmp_path: P
     assert bind(catalog, ("0", "1", "7")).tolist() == [0] * 5 + [2] * 5
     scores = hubel.evaluate(run.path, folder, show_as="none")
     assert [c.support for c in scores.per_class] == [5, 0, 5]
-    with pytest.raises(HubelError, match="does not know the class '7'"):
-        bind(catalog, ("0", "1"))
+    assert bind(catalog, ("0", "1")).tolist() == [0] * 5 + [-1] * 5
+    with pytest.raises(HubelError, match="does not know the class '0', '7'"):
+        bind(catalog, ("1", "2"))
 
 
 def test_parts_are_read_in_pieces(digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

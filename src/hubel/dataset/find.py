@@ -44,6 +44,7 @@ class Catalog:
         folds: of each image, where the CSV numbers them; `parts` then hold the first one out.
         findings: what was noticed on the way.
         reported_part: ``val`` when a val but no test part was given.
+        unlearnable: why no classifier can learn from it, if so (one sentence).
     """
 
     root: Path
@@ -55,6 +56,7 @@ class Catalog:
     findings: tuple[Finding, ...]
     reported_part: Literal["test", "val"]
     folds: tuple[int, ...] | None = None
+    unlearnable: str = ""
 
     def folded(self, folds: int, fold: int) -> Catalog:
         """Hold out another of the catalog's own folds, where so many are asked for.
@@ -85,8 +87,19 @@ def scan(source: str | Path) -> Catalog:
     return outcome(scanning(source))
 
 
-def scanning(source: str | Path) -> Generator[Progress, None, Catalog]:
-    """Do what `scan` does, and say how far it is: the first time that a tar file is seen, it has to be indexed."""
+def scanning(source: str | Path, *, to_learn: bool = True) -> Generator[Progress, None, Catalog]:
+    """Do what `scan` does, and say how far it is: the first time that a tar file is seen, it has to be indexed.
+
+    Args:
+        to_learn: refuse what can't be learned from, such as a single class; it can still be measured on.
+    """
+    catalog = yield from _scanning(source)
+    if to_learn and catalog.unlearnable:
+        raise DataError(catalog.unlearnable)
+    return catalog
+
+
+def _scanning(source: str | Path) -> Generator[Progress, None, Catalog]:
     path, name = Path(source), str(source)
     try:
         kind = "folder" if path.is_dir() else "file" if path.exists() else "nothing"
@@ -285,17 +298,15 @@ def _assemble(root: Path, rows: list[Listed], findings: Sequence[Finding]) -> Ca
         reasons = " ".join(finding.message for finding in findings)
         raise DataError(f"There are no images in {root}: {EXPECTED}. {reasons}".rstrip())
     classes = tuple(sorted({row.label for row in rows}, key=natural))
-    if len(classes) == 1:
-        way = _way(root, [row.path for row in rows])
-        lost = " ".join(["", *(finding.message for finding in findings if finding.left_out)])
-        raise DataError(
-            f"Only one class, {classes[0]!r}, was found in {root}: a classifier needs at least two; {way}.{lost}"
-        )
     index = {name: i for i, name in enumerate(classes)}
     rows.sort(key=lambda row: natural(row.path))
     rows.sort(key=lambda row: index[row.label])
     given = {row.part for row in rows}
-    findings = [*findings, *_check_parts(rows, classes)]
+    findings, unlearnable = list(findings), ""
+    try:
+        findings += _check_parts(root, rows, classes, findings)
+    except DataError as error:
+        unlearnable = str(error)
     if pairs := _alike(classes):
         message = f"Classes differ only by case: {few(pairs)}; if they are the same, merge their folders."
         evidence = {"classes": pairs}
@@ -310,11 +321,20 @@ def _assemble(root: Path, rows: list[Listed], findings: Sequence[Finding]) -> Ca
         folds=tuple(row.fold for row in rows if row.fold is not None) or None,
         findings=tuple(findings),
         reported_part="val" if "val" in given and "test" not in given and len(given) > 1 else "test",
+        unlearnable=unlearnable,
     )
 
 
-def _check_parts(rows: Sequence[Listed], classes: Sequence[str]) -> list[Finding]:
+def _check_parts(
+    root: Path, rows: Sequence[Listed], classes: Sequence[str], findings: Sequence[Finding]
+) -> list[Finding]:
     """Refuse classes that can't be learned; note those that can't be measured."""
+    if len(classes) == 1:
+        way = _way(root, [row.path for row in rows])
+        lost = " ".join(["", *(finding.message for finding in findings if finding.left_out)])
+        raise DataError(
+            f"Only one class, {classes[0]!r}, was found in {root}: a classifier needs at least two; {way}.{lost}"
+        )
     held = {part: {row.label for row in some} for part, some in grouped(rows, lambda row: row.part).items() if part}
     if len(held) < 2:
         return []

@@ -8,10 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from torch import nn
-from torch.func import functional_call
 
 from hubel.geometry.trace import leaves
-from hubel.nn.dry_run import blank, copies, undisturbed
+from hubel.nn.dry_run import blank, called_with, copies, undisturbed
 
 WARM_UP = 2  # passes before it counts: memory is allocated, kernels are chosen
 PASSES = 5
@@ -27,7 +26,7 @@ def measure(model: nn.Module, size: tuple[int, int, int]) -> tuple[float, dict[s
 
     def milliseconds() -> float:
         began = time.perf_counter()
-        functional_call(model, tensors, (image,))
+        called_with(model, tensors, image)
         return 1e3 * (time.perf_counter() - began)
 
     with undisturbed(model):

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -25,7 +24,7 @@ from hubel.geometry.field import Field, of_image
 from hubel.geometry.maxplus import RESHAPES, SILENT, fields_after, written_into
 from hubel.geometry.rows import IMAGE, ForwardError, Row, Trace
 from hubel.nn import meta, ops
-from hubel.nn.dry_run import Beside, blank, copies, needs_numbers, undisturbed
+from hubel.nn.dry_run import Beside, blank, called_with, copies, needs_numbers, undisturbed
 from hubel.nn.ops import Call
 
 # Although some have modules inside.
@@ -52,7 +51,7 @@ def _follow(model: nn.Module, size: tuple[int, int, int], device: str) -> Trace:
     recorder = _Recorder(model, image, tensors)
     with undisturbed(model), recorder.watching(), recorder:
         try:
-            answer = functional_call(model, tensors, (image,))
+            answer = called_with(model, tensors, image)
         except Exception as error:
             raise recorder.failure(error) from error
     return recorder.finished(answer)

@@ -30,7 +30,7 @@ from hubel.nn.loading import pretrained, shared_classes
 from hubel.nn.saved import load_model
 from hubel.nn.weights import read_weights
 from hubel.nn.zoo import Builder
-from hubel.records import PARTS, ModelCard
+from hubel.records import ModelCard
 from hubel.runs import Division, read_record, verify
 from hubel.text import csv_text
 
@@ -101,6 +101,10 @@ class Answering(ABC):
                 yield Answer(path=name, label=None, confidence=None, probabilities={}, error=errors[index])
                 continue
             row: npt.NDArray[np.float32] = next(rows)
+            if not np.isfinite(row).all():
+                why = "the model's answer is not finite: its weights are of no use"
+                yield Answer(path=name, label=None, confidence=None, probabilities={}, error=why)
+                continue
             order = np.argsort(-row, kind="stable").tolist()
             said = {self.classes[i]: float(row[i]) for i in order}
             best = self.classes[order[0]]
@@ -268,24 +272,30 @@ Opener = Callable[[Sequence[str]], tuple[Classifier | OnnxClassifier, list[str]]
 def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator[Event]:
     """Measure a model on a folder, a CSV or a set by name; yields a `Measured` in the end.
 
-    Where the data has parts, the reported one is measured. Where it is the very folder that the run divided itself,
-    only the images that it held out for its report are.
+    Where the data has parts, the reported one is measured. Of the very folder that the run divided itself, only the
+    images that it was not trained on are; elsewhere, these are counted and said.
 
     Args:
         opener: makes the classifier, given the data's classes, and says what has to be said about it.
 
     Raises:
-        DataError: a class that the model doesn't know, or no usable image.
+        DataError: the model knows none of the classes, or no image is usable.
     """
-    catalog = yield from scanning(source)
+    catalog = yield from scanning(source, to_learn=False)
     classifier, notes = opener(catalog.classes)
     if isinstance(classifier, OnnxClassifier):
         raise ModelError("An exported model can predict, and no more: give the run folder that it was made from.")
     for note in notes:
         yield Note(text=note)
-    part, rows = _rows(catalog, run)
     labels = bind(catalog, classifier.classes)
     packed = yield from pack(catalog.root, catalog.paths, classifier.card.preprocess)
+    part, rows, said = _rows(catalog, packed.facts["sha256"].astype(str).tolist(), np.flatnonzero(labels >= 0), run)
+    unknown = np.bincount(catalog.labels[labels < 0], minlength=len(catalog.classes))
+    if unknown.any():
+        names = ", ".join(f"{catalog.classes[i]!r} ({unknown[i]:,})" for i in np.flatnonzero(unknown)[:5])
+        said = (f"{unknown.sum():,} images of classes that the model does not know are left out: {names}.", *said)
+    for text in said:
+        yield Note(text=text)
     usable = rows[packed.usable[rows]]
     for index in rows[~packed.usable[rows]]:
         yield Note(text=f"{catalog.paths[index]} was left out: {packed.reasons[int(index)]}")
@@ -295,41 +305,61 @@ def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator
     logits = predict(
         classifier.model, Rows(packed.images, usable), classifier.card.preprocess, device=classifier.device
     )
+    if not logits.isfinite().all():
+        raise ModelError(
+            "The model answers with numbers that are not finite: its weights are of no use, train it again."
+        )
     scores = score(logits, labels[usable], classifier.classes)
     yield Measured(part=part, scores=scores, baselines=None)
 
 
 def bind(catalog: Catalog, classes: Sequence[str]) -> npt.NDArray[np.int64]:
-    """Translate a catalog's labels, by the classes' names, into those of a model: (N,) int64.
+    """Translate a catalog's labels into those of a model, (N,) int64: -1 for a class that it does not know.
+
+    Each class is bound by itself: to the one of its very name, else to one that differs in case and punctuation only.
 
     Raises:
-        DataError: the model doesn't know a class.
+        DataError: the model knows none of them.
     """
     known = {name: index for index, name in enumerate(classes)}
-    if not known.keys() & set(catalog.classes):  # folders are often called "english-springer"
-        known |= {catalog.classes[i]: j for i, j in shared_classes(catalog.classes, classes).items()}
-    if unknown := [name for name in catalog.classes if name not in known]:
-        names = ", ".join(map(repr, unknown[:5]))
+    ours = [name for name in catalog.classes if name not in known]  # folders are often called "english-springer"
+    theirs = [name for name in classes if name not in set(catalog.classes)]
+    known |= {ours[i]: known[theirs[j]] for i, j in shared_classes(ours, theirs).items()}
+    if not known.keys() & set(catalog.classes):
+        names = ", ".join(map(repr, ours[:5]))
         raise DataError(
             f"The model does not know the class {names} (it knows {', '.join(map(repr, list(classes)[:10]))}"
             f"{', …' if len(classes) > 10 else ''}): rename or remove the folder."
         )
-    return np.array([known[name] for name in catalog.classes], dtype=np.int64)[catalog.labels]
+    return np.array([known.get(name, -1) for name in catalog.classes], dtype=np.int64)[catalog.labels]
 
 
-def _rows(catalog: Catalog, run: Path | None) -> tuple[str, npt.NDArray[np.int64]]:
-    everything = np.arange(len(catalog.paths))
+def _rows(
+    catalog: Catalog, digests: Sequence[str], rows: npt.NDArray[np.int64], run: Path | None
+) -> tuple[str, npt.NDArray[np.int64], tuple[str, ...]]:
+    """The part that is measured, its images among `rows`, and what is to be said about those that were trained on.
+
+    Args:
+        digests: SHA-256 of each image: a run knows its images by them.
+    """
+    part: str = "all"
     if catalog.parts is not None:
         part = catalog.reported_part
-        return part, everything[np.array(catalog.parts) == part]
-    manifest = None if run is None else run / "split.json"
-    if manifest is not None and manifest.exists():
-        said = read_record(manifest, Division)
-        known = set(catalog.paths) & {path for part in PARTS for path in getattr(said, part)}
-        if known and said.source == str(catalog.root.resolve()):
-            held = set(said.test)
-            return said.reported, np.array([i for i in everything if catalog.paths[i] in held], dtype=np.int64)
-    return "all", everything
+        rows = rows[np.array(catalog.parts)[rows] == part]
+    if run is None or not (run / "split.json").exists():
+        return part, rows, ()
+    said = read_record(run / "split.json", Division)
+    own, seen = said.source == str(catalog.root.resolve()), set(said.seen)
+    names = set() if seen or not own else {*said.train, *said.val}  # an older run knows them by their paths alone
+    trained = np.array([digests[i] in seen or catalog.paths[i] in names for i in rows], dtype=bool)
+    if not trained.any():
+        return part, rows, ()
+    count = f"{trained.sum():,} of {len(rows):,} images were used in training"
+    if catalog.parts is not None or not own or trained.all():
+        return part, rows, (f"{count} (they are the same files), so that new ones may be known less well.",)
+    rows = rows[~trained]
+    held = set(said.test).issuperset(catalog.paths[i] for i in rows)
+    return said.reported if held else "new", rows, (f"{count}, and the others are measured.",)
 
 
 def load(

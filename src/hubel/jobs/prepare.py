@@ -74,6 +74,11 @@ class Dataset:
         return {**excluded, **reasons}
 
     @property
+    def digests(self) -> npt.NDArray[np.str_]:
+        """SHA-256 of each file, in hexadecimal."""
+        return self.packed.facts["sha256"].astype(np.str_)
+
+    @property
     def identity(self) -> str:
         """SHA-256 over all files' names and digests, and how they are decoded: equal where the pixels are."""
         digest = hashlib.sha256(repr(replace(self.packed.preprocess, mean=(), std=())).encode())

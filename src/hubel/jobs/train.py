@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.split import Split
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
@@ -282,7 +284,8 @@ def _train_and_report(
             run.write(EXCLUDED, Path(plan.recipe.data.exclude).read_text("utf-8"))
         run.write("env.json", environment(plan.device))
         manifest = division.manifest(dataset.catalog.paths, dataset.left_out)
-        run.write("split.json", {"source": str(Path(dataset.catalog.root).resolve()), **manifest})
+        seen = dataset.digests[np.concatenate([division.train, division.val])].tolist()
+        run.write("split.json", {"source": str(Path(dataset.catalog.root).resolve()), **manifest, "seen": seen})
         run.write("findings.json", dataset.findings)
     yield Planned(rows=plan.rows, folder=str(run.path))
     if state is not None:

@@ -47,20 +47,30 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def copies(model: nn.Module, device: str) -> dict[str, Tensor]:
-    """Parameters and buffers on another device, for `functional_call`; parameters already there are not copied.
+    """Parameters and buffers on another device, for `called_with`; parameters already there are not copied.
+
+    What a module holds is named once, although the module may have two names; a tensor in two modules stays one.
 
     Raises:
         UsageError: a lazy layer has no shape yet.
     """
-    buffers = dict(model.named_buffers())
-    found = {}
-    for name, tensor in {**dict(model.named_parameters()), **buffers}.items():
-        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-            raise UsageError(f"{name} has no shape yet: pass one batch of images through the model first.")
-        found[name] = moved(tensor, device)
-        if name in buffers:  # copied always, as a forward may write into them
-            found[name] = found[name].clone()
+    found, made = {}, dict[int, Tensor]()
+    for prefix, module in model.named_modules():
+        for local, tensor in {**module._parameters, **module._buffers}.items():
+            name = f"{prefix}.{local}" if prefix else local
+            if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+                raise UsageError(f"{name} has no shape yet: pass one batch of images through the model first.")
+            if tensor is not None and id(tensor) not in made:
+                copy = moved(tensor, device)  # of a buffer always one, as a forward may write into it
+                made[id(tensor)] = copy.clone() if local in module._buffers else copy
+            if tensor is not None:
+                found[name] = made[id(tensor)]
     return found
+
+
+def called_with(model: nn.Module, tensors: dict[str, Tensor], image: Tensor) -> Any:
+    """Call a model with what `copies` returned in the place of its own tensors, which it gets back."""
+    return functional_call(model, tensors, (image,), tie_weights=False)
 
 
 def moved(tensor: Tensor, device: str) -> Tensor:
@@ -128,7 +138,7 @@ def answer(model: nn.Module, size: tuple[int, int, int]) -> Any:
     def on(device: str) -> Any:
         image, tensors = blank(model, size, device), copies(model, device)
         with undisturbed(model), Shapes(image.device):
-            return functional_call(model, tensors, (image,))
+            return called_with(model, tensors, image)
 
     try:
         return on("meta")
@@ -157,7 +167,7 @@ def learns_from_one(model: nn.Module, size: tuple[int, int, int]) -> bool:
     try:
         with undisturbed(model), Shapes(image.device):
             model.train()
-            functional_call(model, tensors, (image,))
+            called_with(model, tensors, image)
     except ValueError as error:
         return "more than 1 value per channel" not in str(error)
     except Exception:  # whatever else happens, happens without a batch, too
