@@ -15,7 +15,6 @@ from types import FrameType
 
 from hubel.errors import Terminated
 
-
 HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none
 
 
@@ -23,7 +22,8 @@ class Stop:
     """Whether somebody asked the training to stop.
 
     Attributes:
-        signal: SIGINT, or SIGTERM for a hang-up, too; None before. at_once: whether a SIGTERM may end what is going on in its middle.
+        signal: SIGINT, or SIGTERM for a hang-up, too; None before. at_once: whether a SIGTERM may end what is going
+            on in its middle.
     """
 
     signal: str | None = None
