@@ -236,3 +236,10 @@ def test_an_object_in_python(few_digits: Path, tmp_path: Path) -> None:
     images = np.zeros((2, *hubel.load(run.path, model=Tiny).card.preprocess.size, 1), np.uint8)
     by_class, by_object = (hubel.load(run.path, model=model).logits(images) for model in (Tiny, Tiny(3)))
     np.testing.assert_array_equal(by_class, by_object)
+
+
+def test_weights_that_are_nowhere_are_said(few_digits: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ModelError, match="There are no weights maybe: give a file or folder that is there, auto, none or imagenet"
+    ):
+        hubel.train(few_digits, weights="maybe", output=tmp_path / "run", show_as="none")

@@ -90,6 +90,8 @@ def read_weights(
     make = partial(Weights, architecture=network, arguments=arguments or {})
     if os.path.isdir(source):
         return _from_folder(source, network)
+    if source != IMAGENET and not os.path.exists(source):
+        raise ModelError(f"There are no weights {source}: give a file or folder that is there, auto, none or imagenet.")
     if network == "auto":
         raise UsageError(f"--weights {source} needs to know whose they are: add --model, such as --model resnet18.")
     if source != IMAGENET:
