@@ -14,10 +14,11 @@ import hubel
 from hubel.cli import main
 from hubel.errors import ModelError, UsageError
 from hubel.events import EpochRow, Note, Planned
+from hubel.evidence import RunRecord
 from hubel.jobs.phases import phases_for
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import choose_size
-from hubel.jobs.train import training
+from hubel.jobs.train import resuming, training
 from hubel.learning.transfer import Phase, parse_phases
 from hubel.nn.weights import IMAGENET_MEAN, IMAGENET_STD
 from hubel.nn.zoo import build
@@ -96,10 +97,26 @@ def test_a_run_is_a_start_for_another(few_digits: Path, tmp_path: Path) -> None:
     second = hubel.train(few_digits, weights=str(first.path), epochs=1, output=tmp_path / "b", show_as="none")
     said = read_recipe(second.path)
     assert said.model.model == "resnet20"
-    assert said.train.stages is not None
-    assert said.train.stages == "fit,last2:1:0.0005"
+    rows = RunRecord.open(second.path).history
+    assert said.train.stages == ("fit,last2:1:0.0005" if rows[-1].epoch else "fit"), "what was trained"
     card = second.load().card
     assert card.preprocess.mean == first.load().card.preprocess.mean
+
+
+@pytest.mark.parametrize("stages", ["fit", "fit,last1:5:0.001,all:5:0.001"], ids=["the head alone", "stopped early"])
+def test_a_run_that_ended_before_its_deeper_phases_is_extended(
+    stages: str, few_digits: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hubel.jobs.training.why_no_deeper", lambda _, number: "enough" if number == 1 else None)
+    settings = {"model": "resnet20", "weights": str(weights), "stages": stages, "size": 32, "seed": 0}
+    list(training(few_digits, with_settings(Recipe(), settings), output=tmp_path / "run"))
+    assert read_recipe(tmp_path / "run").train.stages == "fit", "the recipe says what was trained"
+    monkeypatch.undo()
+    events = list(resuming(tmp_path / "run", extend=2))
+    assert [row.epoch for row in events if isinstance(row, EpochRow)] == [1, 2]
+    assert read_recipe(tmp_path / "run").train.stages == "fit,last2:2:0.0005"
+    list(resuming(tmp_path / "run", extend=1, lr=0.001))
+    assert [row.epoch for row in RunRecord.open(tmp_path / "run").history] == [0, 1, 2, 3]
 
 
 def test_weights_that_know_all_classes_are_the_first_candidate(few_digits: Path, tmp_path: Path) -> None:

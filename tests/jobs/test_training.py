@@ -352,7 +352,7 @@ def test_a_machine_slower_than_measured_still_ends_in_time(
     rows = [event for event in events if isinstance(event, EpochRow)]
     assert len(rows) < 30
     assert rows[-1].lr < 0.2 * max(row.lr for row in rows), "the schedule was completed"
-    assert any(isinstance(event, Note) and "slower than measured" in event.text for event in events)
+    assert any(isinstance(event, Note) and "compressed to" in event.text for event in events)
 
 
 def test_strict_stops_at_a_bad_image_unless_it_is_excluded(few_digits: Path, tmp_path: Path) -> None:

@@ -101,8 +101,7 @@ def _why_from_scratch(recipe: Recipe, code: Builder | None, view: View, candidat
 
 def from_scratch(recipe: Recipe) -> Recipe:
     """Return the recipe without published weights."""
-    network = AUTO if recipe.model.weights == IMAGENET else recipe.model.model
-    return replace(recipe, model=replace(recipe.model, model=network, weights=NONE))
+    return replace(recipe, model=replace(recipe.model, weights=NONE))
 
 
 def _affordable_size(weights: Weights, side: int, count: int, device: torch.device, clock: Clock) -> int | None:

@@ -18,7 +18,7 @@ from hubel.errors import RunError, UsageError
 from hubel.evaluation.baseline import FittedBaseline, fit_baseline
 from hubel.evaluation.mirror import MirrorTest
 from hubel.jobs.hardware import check_memory, find_device
-from hubel.jobs.phases import Start
+from hubel.jobs.phases import DEEP, DEEP_RATE, Start
 from hubel.jobs.prepare import Dataset
 from hubel.jobs.recipe import Recipe
 from hubel.jobs.rules import batch_size_for, some_of
@@ -52,6 +52,7 @@ class StoredPlan:
     views: int
     notes: tuple[str, ...]
     open_ended: bool = False
+    extensions: int = 0
 
     def __post_init__(self) -> None:
         if not self.phases or len(self.phases) != len(self.shares) or not all(0 < share <= 1 for share in self.shares):
@@ -81,7 +82,6 @@ class StoredPlan:
                 self.card.arguments,
             ),
             "size": (max(self.card.preprocess.size), data.size),
-            "epochs": (sum(phase.epochs for phase in self.phases), train.epochs or 0),
             "open settings": (None in settled or "auto" in (train.precision, data.augment) or data.flip is None, False),
         }
         for what, (planned, asked) in said.items():
@@ -106,6 +106,7 @@ class Plan:
             features are kept while the head alone is trained; 0 keeps none. linear: whether the network ends in one
             dense layer, which can be fitted to features.
         notes: sentences that belong into the report. open_ended: whether time alone decides how many epochs there are.
+        extensions: phases at the end that were added. source: where the images are.
         mirror: whether mirror images mean the same.
         augmentation, loader, baseline: what follows from the recipe and the images.
     """
@@ -127,6 +128,8 @@ class Plan:
     linear: bool = False
     notes: tuple[str, ...] = ()
     open_ended: bool = False
+    extensions: int = 0
+    source: str = ""
     stages: Stages | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     loader: Loader = field(init=False)
@@ -148,10 +151,32 @@ class Plan:
         rows = {name: (value, why) for name, value, why in self.rows} | {what: (value, why)}
         self.rows = tuple((name, *said) for name, said in rows.items())
 
-    def stored(self, source: str = "") -> StoredPlan:
+    def stored(self) -> StoredPlan:
         """Return what of the plan is not in the recipe: `plan_from` makes the plan again."""
-        kept = {entry.name: getattr(self, entry.name) for entry in fields(StoredPlan) if entry.name != "source"}
-        return StoredPlan(source=source, **kept)
+        return StoredPlan(**{entry.name: getattr(self, entry.name) for entry in fields(StoredPlan)})
+
+    def take(self, phases: tuple[Phase, ...], shares: tuple[float, ...]) -> None:
+        """Set the phases with their shares of the time, and what the recipe says of them."""
+        train = self.recipe.train
+        if self.start.weights is not None:
+            train = replace(train, stages=",".join(map(str, phases)), lr=phases[-1].lr or None)
+        epochs = sum(phase.epochs for phase in phases)
+        self.phases, self.shares = phases, shares
+        self.recipe = replace(self.recipe, train=replace(train, epochs=epochs or None))
+
+    def cut(self, number: int, epochs: int, *, ended: bool) -> bool:
+        """Leave out what was not trained of phase `number`, and the phases after it where the training ended with it.
+
+        Returns:
+            Whether anything was left out.
+        """
+        phases, shares = self.phases[number + 1 :], self.shares[number + 1 :]
+        short = replace(self.phases[number], epochs=min(epochs, self.phases[number].epochs))
+        if short == self.phases[number] and not (ended and phases):
+            return False
+        rest = ((), ()) if ended else (phases, shares)
+        self.take((*self.phases[:number], short, *rest[0]), (*self.shares[: number + 1], *rest[1]))
+        return True
 
     def initial_model(self) -> tuple[nn.Module, LoadReport | None]:
         """Build the network and load what it starts from; one that wants to see images is shown up to 2,000.
@@ -235,7 +260,7 @@ def plan_from(
         raise RunError(
             f"The run was begun with the {_few(stored.card.classes)}, there are {_few(dataset.catalog.classes)}."
         )
-    kept = {entry.name: getattr(stored, entry.name) for entry in fields(StoredPlan) if entry.name != "source"}
+    kept = {entry.name: getattr(stored, entry.name) for entry in fields(StoredPlan)}
     plan = Plan(
         dataset=dataset,
         division=division,
@@ -245,6 +270,7 @@ def plan_from(
         augmentation=parse_augmentation(recipe.data.augment, bool(recipe.data.flip)),
         **kept,
     )
+    plan.take(plan.phases, plan.shares)
     plan.settle_loader()
     plan.settle_baseline()
     if start.weights is not None:
@@ -263,10 +289,10 @@ def extended(plan: Plan, epochs: int, lr: float | None, *, finished: bool = True
         finished: whether the run had ended and was measured; else it goes on, since there is time.
     """
     last = plan.phases[-1]
+    last = Phase(depth=DEEP, epochs=epochs, lr=DEEP_RATE) if last.fitted else last
     added = replace(last, epochs=epochs, lr=lr or last.lr)
-    plan.phases, plan.shares = (*plan.phases, added), (*plan.shares, 1.0)
-    total = sum(phase.epochs for phase in plan.phases)
-    plan.recipe = replace(plan.recipe, train=replace(plan.recipe.train, epochs=total))
+    plan.take((*plan.phases, added), (*plan.shares, 1.0))
+    plan.extensions += 1
     plan.say("extended", f"{epochs} epochs at {added.lr:.3g}", "as asked" if finished else "time was left")
     if finished:
         text = f"The run was finished once and then extended by {epochs} epochs: its reported part was measured before."

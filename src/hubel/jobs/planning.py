@@ -220,21 +220,21 @@ def settle_phases(plan: Plan, clock: Clock) -> None:
     plan.open_ended = given.epochs is None and given.stages in (None, "auto")
     if plan.start.weights is None:
         epochs = given.epochs or max(1, int(_affordable(plan, clock)))
-        plan.phases = (Phase(depth=None, epochs=epochs, lr=given.lr or 0.0),)
-        train = given
+        phases: tuple[Phase, ...] = (Phase(depth=None, epochs=epochs, lr=given.lr or 0.0),)
     else:
-        plan.phases = _phases(plan, lambda depth: _affordable_tuned(plan, clock, depth))
-        text = ",".join(map(str, plan.phases))
-        train = replace(given, stages=text, lr=plan.phases[-1].lr or None)
-    epochs = sum(phase.epochs for phase in plan.phases)
-    plan.recipe = replace(plan.recipe, train=replace(train, epochs=epochs or None))
+        phases = _phases(plan, lambda depth: _affordable_tuned(plan, clock, depth))
+    plan.take(phases, ())
     seconds = _phase_seconds(plan)
     plan.shares = tuple(each / sum(seconds[number:]) for number, each in enumerate(seconds))
     width = plan.recipe.model.width
     network = plan.recipe.model.model + ("" if width is None else f", {width} channels in the first stage")
     network += "".join(f", {name} {value}" for name, value in plan.recipe.model.arguments.items())
     plan.say("network", network, f"{_training_speed(plan, None):,.0f} images/s measured")
-    plan.say("epochs", str(epochs), "as asked" if given.epochs else f"what the {clock.left:.0f} s that are left hold")
+    plan.say(
+        "epochs",
+        str(plan.recipe.train.epochs or 0),
+        "as asked" if given.epochs else f"what the {clock.left:.0f} s that are left hold",
+    )
     if plan.start.weights is not None:
         _say_phases(plan, plan.start.weights)
     elif plan.start.reason:

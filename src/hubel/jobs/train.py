@@ -183,10 +183,10 @@ def resuming(
     from hubel.learning.distributed import joined
 
     state = read_state(path)
-    _check_end(path, state, recipe, extend)
+    planned, excluded = read_record(path / "plan.json", StoredPlan), path / EXCLUDED
+    _check_end(path, state, sum(phase.epochs for phase in planned.phases), extend)
     clock = Clock.going_on(0.0 if state is None else state.record.seconds, None if extend else recipe.budget)
     device, start = find_device(recipe.device), start_for(recipe, code)
-    planned, excluded = read_record(path / "plan.json", StoredPlan), path / EXCLUDED
     planned.check_recipe(recipe)
     shape = (planned.card.preprocess.channels, *planned.card.preprocess.size)
     check_model(recipe, shape, len(catalog.classes), len(catalog.paths), start)
@@ -200,17 +200,18 @@ def resuming(
         keep_freed_memory()
         plan = plan_from(planned, recipe, dataset, division, device, start)
         run = shared_folder(lambda: RunFolder.open(path))
-        if extend:
+        if extend and state is not None:
+            plan.cut(state.record.phase, state.loop.epoch, ended=True)
+            state = replace(state, record=replace(state.record, stopped=None))
             plan = extended(plan, extend, lr)
         events = _train_and_report(run, where, dataset, division, plan, clock, command, True, state, begun=True)
         yield from _recorded(run, events)
 
 
-def _check_end(path: Path, state: State | None, recipe: Recipe, extend: int | None) -> None:
+def _check_end(path: Path, state: State | None, total: int, extend: int | None) -> None:
     """Only a run that is not at its end goes on, and only one that is can be extended."""
-    total = recipe.train.epochs
     done, stopped = (0, None) if state is None else (state.epochs, state.record.stopped)
-    at_end = done >= (total or 0) or stopped is not None
+    at_end = state is not None and (done >= total or stopped is not None)
     if at_end and not extend and (path / "manifest.json").exists():
         why = f", {stopped}" if stopped else ""
         raise RunError(f"{path} is finished ({done} of {total} epochs{why}): --extend N trains on for N epochs.")
@@ -276,7 +277,8 @@ def _train_and_report(
 
     training = begin(run, dataset, division, plan, clock, Stop())
     writer = StateWriter(run, made_with(dataset, plan.device))
-    write_settings(training, source)
+    plan.source = _place(source)
+    write_settings(training)
     if begun:
         writer.cut_back(state)
     else:
@@ -298,7 +300,6 @@ def _train_and_report(
         if stop.signal == "SIGTERM":
             run.settle()
             raise Terminated(f"Stopped by SIGTERM; nothing is lost: hubel resume {run.path} goes on.")
-        yield from _said_in_the_end(training)
         model = restore_best(training)
         run.settle()
         if rank() > 0:
@@ -320,12 +321,10 @@ def _train_and_report(
         )
 
 
-def write_settings(training: Training, source: str | None = None) -> None:
-    """Write what a resumed run needs: the recipe, and the plan; the source stays what it was where none is given."""
-    run, plan = training.run, replace(training.plan, phases=training.phases)
-    place = read_record(run.path / "plan.json", str, "source") if source is None else _place(source)
-    run.write("plan.json", plan.stored(place))
-    run.write("recipe.yaml", to_yaml(training.recipe))
+def write_settings(training: Training) -> None:
+    """Write what a resumed run needs: the plan, and the recipe."""
+    training.run.write("plan.json", training.plan.stored())
+    training.run.write("recipe.yaml", to_yaml(training.plan.recipe))
 
 
 def story(training: Training, writer: StateWriter, state: State | None) -> Iterator[Event]:
@@ -335,6 +334,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
     from hubel.jobs.training import (
         begin_phase,
         counted_in_all,
+        cut_short,
         fit_head,
         go_on,
         judge,
@@ -355,6 +355,8 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
     while number < len(training.phases):
         if state is None and (why := why_no_deeper(training, number)):
             training.record.stopped = why
+            if training.plan.cut(training.record.phase, training.state.epoch, ended=True):
+                write_settings(training)
             break
         batches, config = yield from begin_phase(training, number, going_on=state is not None)
         if state is not None:
@@ -381,9 +383,10 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
         if training.ended:
             return
         number += 1
-        if number == len(training.phases) and (note := go_on(training)):
+        notes = [cut_short(training), go_on(training) if number == len(training.phases) else None]
+        if any(notes):
             write_settings(training)
-            yield note
+            yield from filter(None, notes)
     writer.store(training)
 
 
@@ -393,19 +396,6 @@ def _write_results(training: Training, row: EpochRow) -> None:
     if len(training.record.history) == 1:
         training.run.append("results.csv", csv_text([results_columns(training.classes)]))
     training.run.append("results.csv", csv_text([results_cells(row)]), sync=True)
-
-
-def _said_in_the_end(training: Training) -> Iterator[Note]:
-    """Say so if the time was up before the planned epochs were: rate and sizes had been compressed to fit."""
-    record = training.record
-    done = record.history[-1].epoch if record.history else 0
-    if record.behind and done < training.epochs:
-        text = (
-            f"This machine was slower than measured before the start: the schedule was compressed to {done} of "
-            f"{training.epochs} epochs, and completed."
-        )
-        record.notes += (text,)
-        yield Note(text=text)
 
 
 def _why_stopped(training: Training) -> str | None:

@@ -29,7 +29,6 @@ from hubel.jobs.phases import DEEP_EPOCHS
 from hubel.jobs.plan import Plan, extended
 from hubel.jobs.planning import COIN, fitted_head
 from hubel.jobs.prepare import Dataset
-from hubel.jobs.recipe import Recipe
 from hubel.jobs.signals import Stop
 from hubel.learning.average import averaged
 from hubel.learning.config import TrainConfig
@@ -110,7 +109,7 @@ class Training:
     """A training that goes on; made by `begin`.
 
     Attributes:
-        plan: with every setting resolved. config: the plan's settings with the rate that is really used.
+        plan: with every setting resolved, and the rate that is really used.
         model: the whole network, of which ``state.model`` may be the head alone.
         knows_all: whether the weights that it started from know all of the classes by name.
         class_weights: (K,) float32 for the loss, or None. filters_before: (F, C, k, k) of the first convolution.
@@ -127,8 +126,6 @@ class Training:
     clock: Clock
     stop: Stop
     model: nn.Module
-    config: TrainConfig
-    phases: tuple[Phase, ...]
     knows_all: bool
     class_weights: Tensor | None
     filters_before: npt.NDArray[np.float32] | None
@@ -158,9 +155,14 @@ class Training:
         return self.config.epochs or 0
 
     @property
-    def recipe(self) -> Recipe:
-        """The plan's recipe with the rate that is really used: it makes this run again, without a sweep."""
-        return replace(self.plan.recipe, train=replace(self.config, find_lr=False))
+    def config(self) -> TrainConfig:
+        """The settings of the training."""
+        return self.plan.recipe.train
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The calls of the loop."""
+        return self.plan.phases
 
     @property
     def judged(self) -> nn.Module:
@@ -171,13 +173,13 @@ class Training:
 def begin(run: RunFolder, dataset: Dataset, division: Split, plan: Plan, clock: Clock, stop: Stop) -> Training:
     """Build a plan's network, and let the learning-rate finder choose the rate where it was asked for."""
     model, fitted = plan.initial_model()
-    config, phases = plan.recipe.train, plan.phases
+    config = plan.recipe.train
     notes = () if fitted is None else tuple(fitted.lines())
     if config.find_lr:
         state = TrainState(model=model, optimizers=optimizers(model, config))
         found = find_lr(state, plan.loader, config, size=plan.size)
-        config = replace(config, lr=found.suggestion)
-        phases = tuple(replace(phase, lr=found.suggestion) for phase in phases)
+        plan.recipe = replace(plan.recipe, train=replace(config, lr=found.suggestion, find_lr=False))
+        plan.phases = tuple(replace(phase, lr=found.suggestion) for phase in plan.phases)
         notes += (f"The learning-rate finder took {len(found.rates)} steps and chose {found.suggestion:.3g}.",)
     return Training(
         run=run,
@@ -187,8 +189,6 @@ def begin(run: RunFolder, dataset: Dataset, division: Split, plan: Plan, clock: 
         clock=clock,
         stop=stop,
         model=model,
-        config=config,
-        phases=phases,
         knows_all=fitted is not None and len(fitted.kept) == len(dataset.catalog.classes),
         class_weights=plan.class_weights(),
         filters_before=filters(model),
@@ -267,7 +267,7 @@ def fit_head(training: Training) -> Generator[Progress | EpochEnd, None, None]:
 
 def why_no_deeper(training: Training, number: int) -> str | None:
     """After a fitted head, each phase has to have paid for the next to be tried, and there has to be time for it."""
-    if number == 0 or not training.phases[0].fitted:
+    if number == 0 or not training.phases[0].fitted or number >= len(training.phases) - training.plan.extensions:
         return None
     phase, before, record, plan = training.phases[number], training.phases[number - 1], training.record, training.plan
     if before.fitted and record.best_scores is not None and record.best_scores.accuracy == 1:
@@ -278,6 +278,17 @@ def why_no_deeper(training: Training, number: int) -> str | None:
     speed = plan.speed.get(depth_name(phase.depth), math.inf)
     (late,) = agree(training, float(left < len(training.division.train) / speed))
     return "there was no time left to train more than was trained." if late else None
+
+
+def cut_short(training: Training) -> Note | None:
+    """Take out of the plan the epochs that the clock left out of the phase; says so where there were any."""
+    plan, number = training.plan, training.record.phase
+    planned, done = plan.phases[number].epochs, training.state.epoch
+    if not plan.cut(number, done, ended=False):
+        return None
+    text = f"There was less time than planned for: the schedule was compressed to {done} of {planned} epochs."
+    training.record.notes += (text,)
+    return Note(text=text)
 
 
 def go_on(training: Training) -> Note | None:
@@ -295,8 +306,7 @@ def go_on(training: Training) -> Note | None:
         worth, epochs = last.epochs < DEEP_EPOCHS, min(epochs, DEEP_EPOCHS)
     if not worth or epochs < 2 or record.history[-1].val_accuracy == 1:
         return None
-    training.plan = extended(plan, epochs, last.lr or training.config.lr, finished=False)
-    training.phases, training.config = training.plan.phases, training.plan.recipe.train
+    extended(plan, epochs, last.lr or training.config.lr, finished=False)
     text = f"This machine was faster than measured before the start: {epochs} more epochs."
     record.notes += (text,)
     return Note(text=text)

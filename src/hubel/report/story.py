@@ -70,7 +70,7 @@ def training_time(run: RunRecord) -> str:
     if not rows or not all(math.isfinite(row.val_loss) for row in rows):
         return ""
     last, minutes = rows[-1], max(1, math.ceil(2 * run.facts.seconds / 60))
-    if last.step < FEW_STEPS and last.val_accuracy < GOOD and not rows[0].epoch < run.history[0].epoch:
+    if last.step < FEW_STEPS and last.val_accuracy < GOOD and run.history[0].epoch > 0:
         steps = f"{counted(last.step, 'step')} in {whole(last.epoch)} of {counted(last.epochs, 'epoch')}"
         return f"It was hardly trained: {steps}. Give it more time, --minutes {minutes}, or a smaller --size."
     before = rows[-1 - max(len(rows) // 4, 1)] if len(rows) >= 4 else last
