@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hubel.jobs.api import data as data
     from hubel.jobs.api import demo as demo
     from hubel.jobs.api import evaluate as evaluate
+    from hubel.jobs.api import explain as explain
     from hubel.jobs.api import export as export
     from hubel.jobs.api import inspect as inspect
     from hubel.jobs.api import predict as predict

@@ -106,6 +106,25 @@ def _predict(_: str, given: Given) -> int:
     return 1 if all(answer.error is not None for answer in answers) else 0
 
 
+def _explain(_: str, given: Given) -> int:
+    from hubel.jobs import api
+    from hubel.jobs.explain import write_explanations
+
+    as_json, run = given.pop("json", False), Path(given.pop("run"))
+    output = given.pop("output", None) or (run / "explained" if (run / "plan.json").exists() else Path("explained"))
+    found = []
+    for one in api.explaining(run, given.pop("images"), **given):
+        found.append(one)
+        if as_json:
+            _say("explanation", one.record(), of_record=False)
+        else:
+            print("\n".join(one.lines()))
+    folder = write_explanations(found, output)
+    if not as_json:
+        print(f"pictures: {folder}")
+    return 1 if all(one.error for one in found) else 0
+
+
 def _answer_line(answer: Any) -> str:
     if answer.error is not None:
         return f"{answer.path}: left out, {answer.error}"
@@ -224,6 +243,20 @@ def _predict_flags(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
+def _explain_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("run", metavar="RUN", help="run folder or model folder")
+    to.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files and folders of images")
+    to.add_argument("--method", metavar="NAME", help="gradcam (default), layercam, occlusion, integrated-gradients, …")
+    to.add_argument(
+        "--layer", metavar="NAME", help="the module whose maps are looked at (default: chosen, with its reason)"
+    )
+    to.add_argument("--class", dest="label", metavar="NAME", help="the class to explain (default: the likeliest)")
+    add_output(to, "FOLDER", "for pictures and explanations.json (default RUN/explained)")
+    add_code(to)
+    add_device(to)
+    add_json(to)
+
+
 def _inspect_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("network", metavar="NETWORK|RUN", help="a network's name, FILE.py:CLASS, or a trained model")
     to.add_argument("--input", metavar="C,H,W", help="the image, such as 3,224,224 (default: as published)")
@@ -286,6 +319,7 @@ VERBS: dict[str, Verb] = {
     "resume": _row("go on with an interrupted run, to the weights it would have ended with", "jobs.api", _resume_flags),
     "evaluate": _row("measure a trained model on other images", "jobs.api", _evaluate_flags, _evaluate),
     "predict": _row("name what is in images, with confidences", "jobs.api", _predict_flags, _predict),
+    "explain": _row("show where an answer comes from, and whether to trust that", "jobs.api", _explain_flags, _explain),
     "report": _row("draw a run's report again, from what its folder holds", "jobs.api", _report_flags, _report),
     "inspect": _row(
         "a network layer by layer: shapes, parameters, operations, receptive field",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 import hubel
 from hubel.cli import main
-from hubel.errors import ModelError, UsageError
+from hubel.errors import DataError, ModelError, UsageError
 from hubel.events import EpochRow, Note, Planned
 from hubel.evidence import RunRecord
 from hubel.jobs.phases import phases_for
@@ -101,6 +103,41 @@ def test_a_run_is_a_start_for_another(few_digits: Path, tmp_path: Path) -> None:
     assert said.train.stages == ("fit,last2:1:0.0005" if rows[-1].epoch else "fit"), "what was trained"
     card = second.load().card
     assert card.preprocess.mean == first.load().card.preprocess.mean
+
+
+def test_what_a_run_was_trained_on_is_never_reported_by_one_that_starts_from_it(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    data, renamed = tmp_path / "data", tmp_path / "renamed"
+    files = sorted(few_digits.rglob("*.png"))
+    for number, file in enumerate(files):
+        if number % 3:
+            (data / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, data / file.parent.name)
+    first = hubel.train(data, model="resnet20", weights="none", epochs=1, output=tmp_path / "a", show_as="none")
+    before = json.loads((first.path / "split.json").read_text())
+    for file in files:
+        shutil.copy(file, data / file.parent.name)
+        (renamed / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, renamed / file.parent.name / f"new-{file.name}")
+    settings = {"weights": str(first.path), "stages": "head:1:0.001", "show_as": "none"}
+    grown = hubel.train(data, output=tmp_path / "b", **settings)
+    after = json.loads((grown.path / "split.json").read_text())
+    for part in ("train", "val", "test"):
+        assert set(before[part]) <= set(after[part]), "each file keeps its part"
+    assert len(after["test"]) > len(before["test"]), "new ones are divided as well"
+    moved = json.loads((hubel.train(renamed, output=tmp_path / "c", **settings).path / "split.json").read_text())
+    for part, known in (("val", before["train"]), ("test", before["train"] + before["val"])):
+        seen = {(data / path).read_bytes() for path in known}
+        assert not [path for path in moved[part] if (renamed / path).read_bytes() in seen]
+    list(resuming(grown.path, extend=1))
+    assert json.loads((grown.path / "split.json").read_text()) == after, "also when the weights' run is gone"
+    only = tmp_path / "only"
+    for path in before["train"]:
+        (only / Path(path).parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / path, only / Path(path).parent / f"x-{Path(path).name}")
+    with pytest.raises(DataError, match="were used to train .*add new images"):
+        hubel.train(only, output=tmp_path / "d", **settings)
 
 
 @pytest.mark.parametrize("stages", ["fit", "fit,last1:5:0.001,all:5:0.001"], ids=["the head alone", "stopped early"])

@@ -23,6 +23,7 @@ from hubel.runs import RunFolder, write_json, write_text
 
 if TYPE_CHECKING:
     from hubel.jobs.answer import Answer
+    from hubel.jobs.explain import Explanation
     from hubel.jobs.export import Exported
 
 Source = str | os.PathLike[str]
@@ -268,6 +269,57 @@ def predicting(
     classifier, _ = opened(run, model, weights, device, changes, ())
     files = list_images(images)
     yield from tracked(classifier.stream(files), len(files), "predicting")
+
+
+def explain(
+    run: Source,
+    images: Iterable[Source] | Source,
+    *,
+    method: str = "gradcam",
+    layer: str | None = None,
+    label: str | None = None,
+    output: Source | None = None,
+    model: Code = None,
+    device: str = "auto",
+) -> list[Explanation]:
+    """Show which places of images speak for a class, how far to trust that, and the training images most alike.
+
+    Args:
+        run, model: a run or model folder, and the code that it was trained with, as for `evaluate`.
+        method: gradcam, gradcam++, layercam, scorecam, eigencam, occlusion, saliency, smoothgrad,
+            integrated-gradients or guided-backprop. layer: a module's name; the method chooses when None.
+        label: the class to explain; each image's likeliest one when None.
+        output: folder for a picture an image and explanations.json; nothing is written when None.
+    """
+    sources = [images] if isinstance(images, (str, os.PathLike)) else list(images)
+    found = list(explaining(run, sources, method=method, layer=layer, label=label, model=model, device=device))
+    if output is not None:
+        from hubel.jobs.explain import write_explanations
+
+        write_explanations(found, output)
+    return found
+
+
+def explaining(
+    run: Source,
+    images: Iterable[Source],
+    *,
+    method: str = "gradcam",
+    layer: str | None = None,
+    label: str | None = None,
+    model: Code = None,
+    device: str = "auto",
+) -> Iterator[Explanation]:
+    """Explain image by image, as they are ready; a bar shows how far it has come."""
+    from hubel.evidence import RunRecord
+    from hubel.jobs.answer import list_images, opened
+    from hubel.jobs.explain import explanations, inside
+
+    classifier = inside(opened(run, model, None, device, {}, ())[0])
+    files = list_images(images)
+    record = RunRecord(Path(run)) if (Path(run) / "split.json").exists() else None
+    found = explanations(classifier, record, files, method=method, layer=layer, label=label)
+    yield from tracked(found, len(files), "explaining")
 
 
 def write_answers(answers: Sequence[Answer], output: Source, *, spreadsheet: bool = False) -> None:

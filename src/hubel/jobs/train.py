@@ -90,7 +90,7 @@ def training(
             first = opening(recipe, code, view, len(catalog.paths), device, clock)
             recipe, start, undecided = first.recipe, first.start, first.undecided
             dataset = yield from _prepared(place, catalog, recipe, start, view, first.size)
-        division = dataset.split(recipe.data, recipe.seed)
+        division = dataset.split(recipe.data, recipe.seed, recipe.model.weights)
         seen = dataset.seen(place, division)
         yield seen
         if not made:
@@ -193,7 +193,7 @@ def resuming(
     data = replace(recipe.data, exclude=str(excluded)) if excluded.exists() else recipe.data
     with joined():
         dataset = yield from shared(prepare(catalog, planned.card.preprocess, data, fixed=True))
-        division = dataset.split(recipe.data, recipe.seed)
+        division = dataset.split(replace(recipe.data, split=str(path)), recipe.seed)
         if state is not None and not inexact:
             check_same(state.made_with, made_with(dataset, device))
         _check_division(path, division.manifest(catalog.paths, {}))
