@@ -24,7 +24,7 @@ from hubel.jobs.recipe import Recipe, with_settings
 from hubel.jobs.train import training
 from hubel.nn.saved import _digest_json
 from hubel.nn.tensor_file import read_tensors, tensor_writer
-from hubel.runs import STATE, json_text
+from hubel.runs import STATE
 
 MANY = bool(os.environ.get("HUBEL_ALL_TESTS"))
 EDITS = 2_000 if MANY else 60
@@ -128,7 +128,8 @@ def damage(run: Path, name: str, rng: random.Random, evil: str) -> str:
     said, what = edited(said, rng, evil)
     if name == "model/config.json" and isinstance(said, dict):
         said["sha256"] = _digest_json(said)
-    file.write_bytes(json_text(said).encode(errors="surrogatepass"))  # which YAML is, too
+    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"  # which YAML is, too
+    file.write_bytes(text.encode(errors="surrogatepass"))
     return f"{name}: {what}"
 
 

@@ -194,6 +194,9 @@ def test_a_loss_that_explodes_ends_in_a_sentence(few_digits: Path, tmp_path: Pat
     assert "try a lower rate" in (run / "report.html").read_text()
     answer = hubel.predict(run, next((few_digits / "0").iterdir()))[0]
     assert sum(answer.probabilities.values()) == pytest.approx(1)
+    for file in (run / "log.jsonl", *run.glob("*.json")):
+        for text in file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]:
+            json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
 
 
 @pytest.mark.parametrize(
