@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -257,7 +258,9 @@ class Plan:
         """Fit what stands beside the network, on some of the training images."""
         some = some_of(self.division.train, FITTED, self.recipe.seed)
         images, labels = Rows(self.dataset.packed.images, some), self.dataset.catalog.labels[some]
-        self.baseline = fit_baseline(images, labels, seed=self.recipe.seed)
+        with warnings.catch_warnings():  # scikit-learn wonders about many classes
+            warnings.simplefilter("ignore", UserWarning)
+            self.baseline = fit_baseline(images, labels, seed=self.recipe.seed)
 
 
 def plan_from(
