@@ -8,7 +8,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,12 @@ def seen(folder: Path, but: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("number", range(EDITS))
 def test_a_damaged_run_is_refused_in_a_sentence_or_used(
-    number: int, finished: Path, interrupted: Path, few_digits: Path, tmp_path: Path
+    number: int,
+    finished: Path,
+    interrupted: Path,
+    few_digits: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     rng = random.Random(number)
     begun, place = rng.random() < 0.3, tmp_path / "place"
@@ -197,12 +203,14 @@ def test_a_damaged_run_is_refused_in_a_sentence_or_used(
     verbs = READERS.get(name, READERS.get(name.split("/")[0], ("report",)))
     verb = "resume" if begun else rng.choice(verbs)
     before = seen(place, but=run)
-    said = ""
+    said, began = "", time.monotonic()
     try:
         call(verb, run, few_digits)
     except HubelError as error:
         said = str(error)
     except Exception as error:
         raise AssertionError(f"{number}: {what}, {verb}") from error
+    record_property("what", f"{what}, {verb}: {said[:200] or 'used'}")
+    record_property("refused after", round(time.monotonic() - began, 2) if said else "-")
     assert "\n" not in said, f"{what}, {verb}"
     assert seen(place, but=run) == before
