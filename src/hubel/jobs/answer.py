@@ -154,7 +154,12 @@ class OnnxClassifier(Answering):
         return upright(file, self.card.preprocess)
 
     def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        return self.onnx.answer(np.stack(images))[0]
+        answers = self.onnx.answer(np.stack(images))[0]
+        if answers.shape != (len(images), len(self.classes)):
+            raise ModelError(
+                f"The exported model answers {answers.shape} for {len(self.classes)} classes: export again."
+            )
+        return answers
 
 
 def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None = None) -> Classifier | OnnxClassifier:
