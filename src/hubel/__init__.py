@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hubel.jobs.api import inspect as inspect
     from hubel.jobs.api import predict as predict
     from hubel.jobs.api import prepare as prepare
+    from hubel.jobs.api import rename as rename
     from hubel.jobs.api import resume as resume
     from hubel.jobs.api import train as train
     from hubel.jobs.recipe import Recipe as Recipe

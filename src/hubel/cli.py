@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, TextIO
 
 from hubel import __version__
-from hubel.errors import HubelError, Terminated, UsageError
+from hubel.errors import HubelError, Terminated
 from hubel.verbs import VERBS
 
 INTERRUPTED = 130
@@ -46,10 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name is None:
             parser().print_help()
             return 0
-        if sys.flags.optimize > 1 and name in DRAWING:
-            raise UsageError(
-                "Python was told to leave docstrings out (PYTHONOPTIMIZE=2, -OO), which drawing needs: unset it."
-            )
+        if sys.flags.optimize > 1 and name in DRAWING and arguments is None:  # drawing needs its libraries' docstrings
+            again = [sys.executable, "-P", "-m", "hubel", *sys.argv[1:]]
+            os.execve(sys.executable, again, {**os.environ, "PYTHONOPTIMIZE": "1"})
         code = VERBS[name].call(name, given)
         sys.stdout.flush()
         return code

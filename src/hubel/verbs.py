@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -69,9 +68,9 @@ def _call_timed(name: str, given: Given) -> int:
 
 
 def _say(kind: str, value: Any, *, of_record: bool = True) -> None:
-    from hubel.as_json import to_json
+    from hubel.as_json import json_text, to_json
 
-    print(json.dumps({"event": kind, **(to_json(value) if of_record else value)}, ensure_ascii=False))
+    print(json_text({"event": kind, **(to_json(value) if of_record else value)}))
 
 
 def _evaluate(name: str, given: Given) -> int:
@@ -143,6 +142,15 @@ def _run_and_rest(given: Given, what: str) -> tuple[str | None, list[str]]:
     return (places[0] if with_run else None), places[with_run:]
 
 
+def _rename(name: str, given: Given) -> int:
+    run, *pairs = given["places"] or [""]
+    if not pairs or not all("=" in pair[1:] for pair in pairs):
+        raise UsageError(f"expected RUN OLD=NEW, got {' '.join(given['places']) or 'nothing'}: see --help.")
+    names: dict[str, str] = dict(pair.rsplit("=", 1) for pair in pairs)
+    print(f"The classes of {run} are now {', '.join(function(name)(run, names))}.")
+    return 0
+
+
 def _inspect(name: str, given: Given) -> int:
     from hubel.report.layers import summary_lines
 
@@ -167,14 +175,14 @@ def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def _conv(name: str, given: Given) -> int:
-    from hubel.as_json import to_json
+    from hubel.as_json import json_text
     from hubel.geometry.layer import conv_text
 
     as_json = given.pop("json", False)
     if "padding" in given:
         given["padding"] = _padding(given["padding"])
     result = function(name)(**given)
-    print(json.dumps(to_json(result), ensure_ascii=False) if as_json else conv_text(result))
+    print(json_text(result) if as_json else conv_text(result))
     return 0
 
 
@@ -282,6 +290,10 @@ def _export_flags(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
+def _rename_flags(to: argparse.ArgumentParser) -> None:
+    add_places(to, "RUN OLD=NEW", "run folder; then each class that is renamed, with its new name")
+
+
 def _report_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("run", metavar="RUN", help="run folder")
     add_json(to)
@@ -320,6 +332,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": _row("measure a trained model on other images", "jobs.api", _evaluate_flags, _evaluate),
     "predict": _row("name what is in images, with confidences", "jobs.api", _predict_flags, _predict),
     "explain": _row("show where an answer comes from, and whether to trust that", "jobs.api", _explain_flags, _explain),
+    "rename": _row("give classes of a run other names", "jobs.api", _rename_flags, _rename),
     "report": _row("draw a run's report again, from what its folder holds", "jobs.api", _report_flags, _report),
     "inspect": _row(
         "a network layer by layer: shapes, parameters, operations, receptive field",

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 import defects
@@ -194,6 +195,25 @@ def test_a_loss_that_explodes_ends_in_a_sentence(few_digits: Path, tmp_path: Pat
     assert "try a lower rate" in (run / "report.html").read_text()
     answer = hubel.predict(run, next((few_digits / "0").iterdir()))[0]
     assert sum(answer.probabilities.values()) == pytest.approx(1)
+    for file in (run / "log.jsonl", *run.glob("*.json")):
+        for text in file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]:
+            json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_hundreds_of_classes_take_little_room_and_nobody_wonders(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in range(300):
+        (tmp_path / "data" / f"c{name}").mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).save(tmp_path / "data" / f"c{name}" / f"{i}.png")
+    run = hubel.train(tmp_path / "data", output=tmp_path / "run", report=False, **{**QUICK, "epochs": 2})
+    assert not recwarn.list
+    assert "Warning" not in "".join(capfd.readouterr())
+    assert len(run.scores.confusion) == len(run.scores.confusion[0]) == 300
+    assert (run.path / "scores.json").stat().st_size < 200 * 300  # a row of zeros would be 300 lines
+    assert (run.path / "log.jsonl").stat().st_size < 200 * 300
 
 
 @pytest.mark.parametrize(

@@ -184,6 +184,7 @@ def resuming(
 
     state = read_state(path)
     planned, excluded = read_record(path / "plan.json", StoredPlan), path / EXCLUDED
+    catalog = replace(catalog, classes=planned.named(catalog.classes))
     _check_end(path, state, sum(phase.epochs for phase in planned.phases), extend)
     clock = Clock.going_on(0.0 if state is None else state.record.seconds, None if extend else recipe.budget)
     device, start = find_device(recipe.device), start_for(recipe, code)
@@ -349,7 +350,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
     torch.manual_seed(training.plan.recipe.seed + rank())  # of dropout; the finder may have drawn before
     if state is not None:
         state.give(training)
-    elif training.knows_all:
+    elif training.plan.known:
         yield judge_start(training)
     number = training.record.phase
     while number < len(training.phases):
