@@ -4,8 +4,8 @@
     ORACLES/bin/python benchmarks/explanation_oracles.py --output benchmarks/results/explanation-oracles.json
 
 An environment of its own, since both bring what hubel does without (OpenCV, matplotlib). Raw maps are compared: before
-a ReLU at the end, before enlarging and before scaling. Exit code 1 where a number is off by more than 1e-5, and by more
-than 1e-5 of the largest one of all maps.
+a ReLU at the end, before enlarging and before scaling. Exit code 1 where a number is off by more than 1e-5 of the
+largest one of its maps.
 
 --tiny prints the numbers of a small network that tests/explanation/test_oracles.py keeps.
 """
@@ -48,6 +48,7 @@ CAMS = {
 }
 PIXELS = ("saliency", "integrated-gradients", "occlusion", "guided-backprop")
 MOST = 1e-5
+WINDOW = (16, 16)
 Maps = np.ndarray[Any, np.dtype[np.float32]]
 
 
@@ -114,21 +115,21 @@ def rows(networks: list[str], count: int, side: int) -> Iterator[dict[str, Any]]
         images, targets = torch.randn(count, 3, side, side), torch.randint(1000, (count,))
         layer, _ = choose_layer(model, images[:1])
         for name in CAMS:
-            some, classes = (images, targets) if name != "scorecam" else (images[:2, :, :96, :96], targets[:2])
+            some, classes = (images, targets) if name != "scorecam" else (images[:1, :, :96, :96], targets[:1])
             ours = METHODS[name](model, some, classes, layer=layer)
             theirs = cam_of_oracle(name, model, layer, some, classes)
             yield {"network": network, "method": name, "layer": layer, "side": some.shape[-1]} | compared(
                 ours, theirs, up_to_sign=name == "eigencam"
             )
-        some, classes = images[:4, :, :128, :128], targets[:4]
+        some, classes = images[:4, :, :64, :64], targets[:4]
         for name in PIXELS:
             if name == "guided-backprop" and network == "efficientnet_b0":
                 continue  # of SiLUs, for which it isn't defined
             asked = separate_relus(model) if name == "guided-backprop" else model
-            settings = {"window": (32, 32), "stride": (16, 16)} if name == "occlusion" else {}
+            settings = {"window": WINDOW} if name == "occlusion" else {}
             ours = METHODS[name](asked, some, classes, **settings)
-            theirs = pixels_of_oracle(name, asked, some, classes, (32, 32))
-            yield {"network": network, "method": name, "layer": "", "side": 128} | compared(ours, theirs)
+            theirs = pixels_of_oracle(name, asked, some, classes, WINDOW)
+            yield {"network": network, "method": name, "layer": "", "side": 64} | compared(ours, theirs)
 
 
 def show_tiny() -> None:
@@ -165,7 +166,7 @@ def main() -> int:
     oracles = {name: importlib.metadata.version(name) for name in ("grad-cam", "captum")}
     if arguments.output:
         write(arguments.output, {"machine": machine(), "versions": versions() | oracles, "rows": found})
-    return int(any(row["off"] > MOST and row["relative"] > MOST for row in found))
+    return int(any(row["relative"] > MOST for row in found))
 
 
 if __name__ == "__main__":

@@ -126,6 +126,8 @@ def test_impossible_images_and_answers(method: str) -> None:
         attribute(own(), torch.randn(3, 14, 12), method=method)
     with pytest.raises(UsageError, match="at least one image"):
         attribute(own(), torch.randn(0, 3, 14, 12), method=method)
+    with pytest.raises(UsageError, match="as floats .* got torch.uint8"):
+        attribute(own(), torch.zeros(1, 3, 14, 12, dtype=torch.uint8), method=method)
     with pytest.raises(UsageError, match=r"returns logits \(N, K\), this one returned \(2, 5, 7, 7\)"):
         attribute(
             nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.MaxPool2d(2)), torch.randn(2, 3, 14, 14), method=method

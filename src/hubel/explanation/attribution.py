@@ -61,7 +61,8 @@ def finished(
     maps, targets = maps.detach().float().cpu(), targets.cpu()
     empty = torch.tensor([bool(_why_empty(one)) for one in maps])
     positive = F.interpolate(maps.relu()[:, None], size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    heatmaps = torch.where(empty[:, None, None], 0.0, positive / positive.amax(dim=(1, 2), keepdim=True))
+    largest = positive.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    heatmaps = torch.where(empty[:, None, None], 0.0, positive / largest)
     return Attribution(maps, heatmaps, targets, method, layer, reason, empty)
 
 
@@ -95,8 +96,9 @@ def explaining(model: nn.Module, images: Tensor, layer: Layer = None) -> Iterato
 
 def check_images(images: Tensor) -> Tensor:
     """Refuse what is no batch of images."""
-    if images.ndim != 4 or len(images) == 0:
-        raise UsageError(f"expected at least one image as (N, C, H, W), got {tuple(images.shape)}.")
+    if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
+        got = f"{images.dtype} {tuple(images.shape)}"
+        raise UsageError(f"expected at least one image as floats (N, C, H, W), got {got}.")
     return images
 
 

@@ -154,7 +154,7 @@ def _final(model: nn.Module, images: Tensor) -> str:
 
 
 def _answer(model: nn.Module, final: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, K) and last features (N, D), both float32; of a layer that runs several times, the last ones."""
+    """Probabilities (N, K) and last features (N, D), both float32; of several passes, those of the last."""
     given: list[Tensor] = []
 
     def keep(_name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
