@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.explanation.gradients import guided_backprop, integrated_gradients, saliency, smooth_grad
+from hubel.explanation.pixels import guided_backprop, integrated_gradients, saliency, smooth_grad
 from hubel.nn.zoo import build
 
 from .tiny import OneConv, counting, few, sines, tiny
@@ -28,7 +28,7 @@ def test_of_a_linear_network_saliency_is_its_weights() -> None:
     targets = torch.tensor([2, 0, 1])
     expected = weights[targets].abs().amax(dim=1).float()
     torch.testing.assert_close(saliency(model, few(), targets).maps, expected)
-    torch.testing.assert_close(smooth_grad(model, few(), targets, samples=3).maps, expected)
+    torch.testing.assert_close(smooth_grad(model, few(), targets, n=3).maps, expected)
 
 
 def test_of_a_linear_network_integrated_gradients_are_weight_times_change() -> None:
@@ -69,11 +69,11 @@ def test_smooth_grad_is_the_mean_over_noise_of_the_said_size() -> None:
 
     image = torch.full((1, 1, 64, 64), 5.0)
     image[0, 0, 0, 0] = 7.0  # a range of 2
-    found = smooth_grad(Squares(), image, torch.tensor([0]), samples=25, noise=0.1)
+    found = smooth_grad(Squares(), image, torch.tensor([0]), n=25, noise=0.1)
     error = (found.maps[0] - 2 * image[0, 0]).flatten()
     assert float(error.mean()) == pytest.approx(0, abs=0.01)
     assert float(error.std()) == pytest.approx(2 * 0.2 / 5, rel=0.05)  # ± 1.1 % for 4,096 pixels
-    assert torch.equal(smooth_grad(Squares(), image, torch.tensor([0]), samples=25, noise=0.1).maps, found.maps)
+    assert torch.equal(smooth_grad(Squares(), image, torch.tensor([0]), n=25, noise=0.1).maps, found.maps)
     exact = smooth_grad(Squares(), image, torch.tensor([0]), noise=0.0)
     torch.testing.assert_close(exact.maps, saliency(Squares(), image, torch.tensor([0])).maps)
 

@@ -126,6 +126,8 @@ def test_impossible_images_and_answers(method: str) -> None:
         attribute(own(), torch.randn(3, 14, 12), method=method)
     with pytest.raises(UsageError, match="at least one image"):
         attribute(own(), torch.randn(0, 3, 14, 12), method=method)
+    with pytest.raises(UsageError, match="as floats .* got torch.uint8"):
+        attribute(own(), torch.zeros(1, 3, 14, 12, dtype=torch.uint8), method=method)
     with pytest.raises(UsageError, match=r"returns logits \(N, K\), this one returned \(2, 5, 7, 7\)"):
         attribute(
             nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU(), nn.MaxPool2d(2)), torch.randn(2, 3, 14, 14), method=method
@@ -146,10 +148,8 @@ def test_unsuitable_layers(method: str, layer: str, says: str) -> None:
 
 
 def test_unknown_methods() -> None:
-    with pytest.raises(UsageError, match=r"did you mean gradcam"):
+    with pytest.raises(UsageError, match="no explanation method called 'grad-cam': choose of gradcam, gradcam"):
         attribute(own(), torch.randn(1, 3, 14, 12), method="grad-cam")
-    with pytest.raises(UsageError, match="there are gradcam, gradcam\\+\\+"):
-        attribute(own(), torch.randn(1, 3, 14, 12), method="xyz")
 
 
 def test_what_shows_nothing_is_said_and_not_stretched() -> None:
@@ -172,7 +172,7 @@ def test_a_network_that_is_wrapped_is_explained_like_the_one_inside(method: str)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "torchvision/efficientnet_b0", "timm/mobilenetv3_small_050"])
-@pytest.mark.parametrize("method", ["gradcam++", "scorecam", "eigencam", "saliency", "occlusion"])
+@pytest.mark.parametrize("method", ["gradcam++", "eigencam", "saliency"])
 def test_networks_of_all_makers(name: str, method: str) -> None:
     if name.startswith("timm/"):
         pytest.importorskip("timm")

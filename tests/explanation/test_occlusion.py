@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.explanation.occlusion import occlusion
+from hubel.explanation.pixels import occlusion
 
 from .tiny import OneConv, counting, few
 

@@ -27,7 +27,7 @@ CONSTANT = "the map is the same everywhere, so it points nowhere"
 NOT_FINITE = "the map holds numbers that are not finite: the network's answer or its gradients overflow"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Attribution:
     """Maps that say where in some images the answer for a class comes from.
 
@@ -51,7 +51,7 @@ class Attribution:
     @property
     def notes(self) -> tuple[str, ...]:
         """Why an image's map shows nothing, in a sentence; "" where it shows something."""
-        return tuple(_why_empty(one) if empty else "" for one, empty in zip(self.maps, self.empty, strict=True))
+        return tuple(_why_empty(one) for one in self.maps)
 
 
 def finished(
@@ -61,10 +61,9 @@ def finished(
     maps, targets = maps.detach().float().cpu(), targets.cpu()
     empty = torch.tensor([bool(_why_empty(one)) for one in maps])
     positive = F.interpolate(maps.relu()[:, None], size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    heatmaps = torch.where(empty[:, None, None], 0.0, positive / positive.amax(dim=(1, 2), keepdim=True))
-    return Attribution(
-        maps=maps, heatmaps=heatmaps, targets=targets, method=method, layer=layer, reason=reason, empty=empty
-    )
+    largest = positive.amax(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+    heatmaps = torch.where(empty[:, None, None], 0.0, positive / largest)
+    return Attribution(maps, heatmaps, targets, method, layer, reason, empty)
 
 
 def _why_empty(one: Tensor) -> str:
@@ -81,21 +80,26 @@ def explaining(model: nn.Module, images: Tensor, layer: Layer = None) -> Iterato
     """Run the block in eval mode with gradients of everything but parameters, and give all flags back.
 
     Yields the model out of torch's wrappers, and images that may get gradients, also inside of ``inference_mode``.
-    A layer is refused: for methods that look at pixels.
     """
     if layer is not None:
         raise UsageError("this method looks at pixels, so it takes no layer: the class activation maps do.")
-    if images.ndim != 4 or len(images) == 0:
-        raise UsageError(f"expected at least one image as (N, C, H, W), got {tuple(images.shape)}.")
     learning = [p for p in model.parameters() if p.requires_grad and not p.is_inference()]
     with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
         try:
             for parameter in learning:
                 parameter.requires_grad_(False)
-            yield bare(model), images.detach().clone()
+            yield bare(model), check_images(images).detach().clone()
         finally:
             for parameter in learning:
                 parameter.requires_grad_(True)
+
+
+def check_images(images: Tensor) -> Tensor:
+    """Refuse what is no batch of images."""
+    if images.ndim != 4 or len(images) == 0 or not images.is_floating_point():
+        got = f"{images.dtype} {tuple(images.shape)}"
+        raise UsageError(f"expected at least one image as floats (N, C, H, W), got {got}.")
+    return images
 
 
 def logits_of(model: nn.Module, images: Tensor) -> Tensor:

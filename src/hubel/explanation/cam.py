@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -28,37 +27,11 @@ from hubel.explanation.attribution import (
 from hubel.nn.hooks import evaluating, watch
 
 SMALLEST_MAP = 4  # positions a side, below which a heatmap hardly points anywhere
-POOLING = (
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.LPPool2d,
-    nn.FractionalMaxPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveAvgPool2d,
-)
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 MOSTLY = 0.5  # more empty heatmaps than these, and the last layer is asked instead
 LINEAR = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)  # what they give out still waits for its activation
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pass:
-    """What one pass showed: a layer's maps (N, K, h, w), `live` as the start of the graph, and the logits (N, K)."""
-
-    model: nn.Module
-    images: Tensor
-    layer: str
-    live: Tensor
-    maps: Tensor
-    logits: Tensor
-    targets: Tensor
-
-    def gradients(self) -> Tensor:
-        """Of the targets' logits with respect to the maps."""
-        why = f"layer {self.layer!r}: the model cuts it off or doesn't use that layer's output; choose a later layer."
-        return gradient_of(self.logits, self.targets, self.live, why)
-
-
-Combine = Callable[[_Pass], Tensor]  # a pass → (N, h, w)
+Lazy = Callable[[], Tensor]  # computes the gradients of the targets' logits with respect to maps (N, K, h, w)
+Combine = Callable[[Tensor, Lazy, Tensor], Tensor]  # maps, their gradients, targets (N,) → (N, h, w)
 
 
 def grad_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None) -> Attribution:
@@ -76,7 +49,11 @@ def grad_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer
     Raises:
         UsageError: an unknown or unsuitable layer, a target outside the classes, or outputs that are not (N, K).
     """
-    return _explain("gradcam", _weighted_by_mean, model, images, targets, layer)
+
+    def combine(maps: Tensor, gradients: Lazy, _targets: Tensor) -> Tensor:
+        return (gradients().mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1)
+
+    return _explain("gradcam", combine, model, images, targets, layer)
 
 
 def grad_cam_plus_plus(
@@ -89,19 +66,22 @@ def grad_cam_plus_plus(
             with 0 it is the paper's formula.
     """
 
-    def combine(seen: _Pass) -> Tensor:
-        gradients = seen.gradients()
-        squares = gradients**2
-        below = 2 * squares + gradients**3 * seen.maps.sum(dim=(2, 3), keepdim=True) + epsilon
-        shares = torch.where((gradients == 0) | (below == 0), 0.0, squares / below)
-        return _weighted((gradients.relu() * shares).sum(dim=(2, 3), keepdim=True), seen)
+    def combine(maps: Tensor, gradients: Lazy, _targets: Tensor) -> Tensor:
+        g = gradients()
+        below = 2 * g**2 + g**3 * maps.sum(dim=(2, 3), keepdim=True) + epsilon
+        shares = torch.where((g == 0) | (below == 0), 0.0, g**2 / below)
+        return ((g.relu() * shares).sum(dim=(2, 3), keepdim=True) * maps).sum(dim=1)
 
     return _explain("gradcam++", combine, model, images, targets, layer)
 
 
 def layer_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None) -> Attribution:
     """Layer-CAM: ReLU(Σ_k ReLU(∂y_c / ∂A_k) · A_k), position by position. Jiang et al. 2021, equation 6."""
-    return _explain("layercam", lambda seen: _weighted(seen.gradients().relu(), seen), model, images, targets, layer)
+
+    def combine(maps: Tensor, gradients: Lazy, _targets: Tensor) -> Tensor:
+        return (gradients().relu() * maps).sum(dim=1)
+
+    return _explain("layercam", combine, model, images, targets, layer)
 
 
 def eigen_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None) -> Attribution:
@@ -110,7 +90,15 @@ def eigen_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, laye
     The maps are centred first, as in pytorch-grad-cam. The sign, which the component leaves open, is the one that goes
     with the mean of all maps.
     """
-    return _explain("eigencam", _first_component, model, images, targets, layer)
+
+    def combine(maps: Tensor, _gradients: Lazy, _targets: Tensor) -> Tensor:
+        places = maps.float().flatten(2).transpose(1, 2)  # (N, h·w, K)
+        places = places - places.mean(dim=1, keepdim=True)
+        first = torch.linalg.svd(places, full_matrices=False).Vh[:, 0, :, None]
+        along, mean = places @ first, places.mean(dim=2, keepdim=True)
+        return torch.where((along * mean).sum(dim=1, keepdim=True) < 0, -along, along).view(-1, *maps.shape[2:])
+
+    return _explain("eigencam", combine, model, images, targets, layer)
 
 
 def score_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None) -> Attribution:
@@ -119,31 +107,14 @@ def score_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, laye
     No gradients, but as many passes for an image as the layer has maps.
     """
 
-    def combine(seen: _Pass) -> Tensor:
-        found = []
-        for image, maps, target in zip(seen.images, seen.maps, seen.targets, strict=True):
-            masked = (image * _masks(part, image.shape[1:]) for part in maps[:, None].split(BATCH))
-            found.append(scores_of(seen.model, masked, target).softmax(0))
-        return _weighted(torch.stack(found)[..., None, None], seen)
+    def combine(maps: Tensor, _gradients: Lazy, classes: Tensor) -> Tensor:
+        weights = []
+        for image, own, target in zip(images, maps, classes, strict=True):
+            masked = (image * _masks(part, image.shape[1:]) for part in own[:, None].split(BATCH))
+            weights.append(scores_of(model, masked, target).softmax(0))
+        return (torch.stack(weights)[..., None, None] * maps).sum(dim=1)
 
     return _explain("scorecam", combine, model, images, targets, layer)
-
-
-def _weighted(weights: Tensor, seen: _Pass) -> Tensor:
-    return (weights * seen.maps).sum(dim=1)
-
-
-def _weighted_by_mean(seen: _Pass) -> Tensor:
-    return _weighted(seen.gradients().mean(dim=(2, 3), keepdim=True), seen)
-
-
-def _first_component(seen: _Pass) -> Tensor:
-    places = seen.maps.float().flatten(2).transpose(1, 2)  # (N, h·w, K)
-    places = places - places.mean(dim=1, keepdim=True)
-    first = torch.linalg.svd(places, full_matrices=False).Vh[:, 0, :, None]
-    maps = (places @ first)[..., 0]
-    maps = torch.where((maps * places.mean(dim=2)).sum(dim=1, keepdim=True) < 0, -maps, maps)
-    return maps.unflatten(1, seen.maps.shape[2:])
 
 
 def _masks(maps: Tensor, size: torch.Size) -> Tensor:
@@ -159,21 +130,26 @@ def _explain(
     with explaining(model, images) as (network, pixels):
 
         def at(name: str, reason: str) -> Attribution:
-            seen = _run(network, name, pixels, targets)
-            return finished(combine(seen), images, seen.targets, method, name, reason)
+            maps, logits = _run(network, name, pixels)
+            classes = explained_classes(targets, logits)
+
+            def gradients() -> Tensor:
+                why = f"layer {name!r}: the model cuts it off or doesn't use that layer's output; choose a later layer."
+                return gradient_of(logits, classes, maps, why)
+
+            return finished(combine(maps.detach(), gradients, classes), images, classes, method, name, reason)
 
         if layer is not None:
             return at(layer, "it was asked for")
         chosen = at(*choose_layer(network, pixels[:1]))
         if chosen.empty.float().mean() <= MOSTLY:
             return chosen
-        name, reason = choose_layer(network, pixels[:1], smallest=2)
-        last = chosen if name == chosen.layer else at(name, reason)
-        return last if last.empty.float().mean() < chosen.empty.float().mean() else chosen
+        last = at(*choose_layer(network, pixels[:1], smallest=2))
+        return last if last.empty.sum() < chosen.empty.sum() else chosen
 
 
-def _run(model: nn.Module, name: str, images: Tensor, targets: Targets) -> _Pass:
-    """Run the model once, with the layer's maps as the start of the graph.
+def _run(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the layer's maps (N, K, h, w), made the start of the graph, and the logits.
 
     That forces gradients through frozen layers and spares the backward pass below. What follows gets a copy, so an
     in-place activation can't change the maps.
@@ -186,15 +162,13 @@ def _run(model: nn.Module, name: str, images: Tensor, targets: Targets) -> _Pass
             return None
         kept.append(maps.detach().requires_grad_())
         with torch.enable_grad():
-            copy = kept[-1].clone()
-            return copy if maps is output else copy.permute(0, 2, 3, 1)
+            return kept[-1].clone() if maps is output else kept[-1].permute(0, 2, 3, 1).clone()
 
     with watch(model, keep, [name]):
         logits = logits_of(model, images)
     if not kept:
         raise UsageError(NO_MAP.format(name=name))
-    live, classes = kept[-1], explained_classes(targets, logits)
-    return _Pass(model=model, images=images, layer=name, live=live, maps=live.detach(), logits=logits, targets=classes)
+    return kept[-1], logits
 
 
 def choose_layer(model: nn.Module, image: Tensor, *, smallest: int = SMALLEST_MAP) -> tuple[str, str]:

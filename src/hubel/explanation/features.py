@@ -10,43 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.explanation.attribution import BATCH, NO_MAP, logits_of, map_of
+from hubel.explanation.attribution import BATCH, NO_MAP, check_images, logits_of, map_of
 from hubel.geometry.effective import Box, Place, box_of, locate
 from hubel.nn.hooks import capture, evaluating, watch
 from hubel.nn.stages import find_stages
 
-STRONGEST = 9  # patches of a channel: three rows of three
 DIRECTIONS = ((0, 1), (0, -1), (1, 0), (-1, 0))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Activations:
-    """What a layer gives out for some images.
+    """What a layer gives out for some images: maps (N, K, h, w) float32 on the CPU, and their range.
 
-    Attributes:
-        maps: (N, K, h, w) float32 on the CPU. minimum, maximum: of all of them.
-        dead: (K,) bool: nowhere positive on any of the images, so that nothing is left of the channel after a ReLU.
+    Dead channels, (K,) bool, are nowhere positive on any of the images: nothing is left of them after a ReLU.
     """
 
-    layer: str
     maps: Tensor
     minimum: float
     maximum: float
     dead: Tensor
-
-    @property
-    def dead_share(self) -> float:
-        """Share of the channels that are dead on these images."""
-        return float(self.dead.float().mean())
+    dead_share: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Patch:
-    """What excites a channel.
+    """What excites a channel: the image's index, (row, column) in the map, its value there, and what it sees.
 
-    Attributes:
-        image: index of the image. position: (row, column) in the channel's map. value: of the map there.
-        box: pixels inside of the image that the position sees, ((top, bottom), (left, right)), all included.
+    The box is ((top, bottom), (left, right)) in pixels inside of the image, all included.
     """
 
     image: int
@@ -55,14 +45,12 @@ class Patch:
     box: Box
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Shift:
     """What changes when images are moved by some pixels, as a mean over images and the four directions.
 
-    Attributes:
-        changed: share of predictions that become another class.
-        probability: absolute change of the probability of the class that was predicted before.
-        features: L2 distance of the last features, relative to their length.
+    changed: share of predictions that become another class. probability: absolute change of that of the class predicted
+    before. features: L2 distance of the last features, relative to their length.
     """
 
     pixels: int
@@ -77,55 +65,38 @@ def activations(model: nn.Module, images: Tensor, layer: str) -> Activations:
     Raises:
         UsageError: the model has no such layer, or it gives out no map.
     """
-    maps = torch.cat([_maps(model, part, layer).float().cpu() for part in _parts(images)])
+    maps = torch.cat([_maps(model, part, layer).float().cpu() for part in check_images(images).split(BATCH)])
     dead = maps.amax(dim=(0, 2, 3)) <= 0
-    return Activations(layer=layer, maps=maps, minimum=float(maps.min()), maximum=float(maps.max()), dead=dead)
+    return Activations(maps, float(maps.min()), float(maps.max()), dead, float(dead.float().mean()))
 
 
-def strongest_patches(
-    model: nn.Module, images: Tensor, layer: str, channel: int, *, count: int = STRONGEST
-) -> tuple[Patch, ...]:
+def strongest_patches(model: nn.Module, images: Tensor, layer: str, channel: int, count: int = 9) -> tuple[Patch, ...]:
     """Return the patches that excite a channel most, strongest first, of each image at most one. Zeiler & Fergus 2014.
 
     Raises:
         UsageError: the model has no such layer or channel, it gives out no map, or each position sees the whole image.
     """
-    height, width = images.shape[2:]
-    _, field = locate(model, (images.shape[1], height, width), layer)
-    found: list[tuple[float, int, Place]] = []
-    for part in _parts(images):
-        maps = _maps(model, part, layer)
-        if not 0 <= channel < maps.shape[1]:
-            raise UsageError(f"layer {layer!r} has the channels 0..{maps.shape[1] - 1}, not {channel}.")
-        values, places = maps[:, channel].flatten(1).max(dim=1)
-        for value, place in zip(values.tolist(), places.tolist(), strict=True):
-            found.append((value, len(found), divmod(place, maps.shape[3])))
+    channels, height, width = check_images(images).shape[1:]
+    _, field = locate(model, (channels, height, width), layer)
+    maps = torch.cat([_maps(model, part, layer, channel)[:, channel] for part in images.split(BATCH)])
+    values, places = maps.flatten(1).max(dim=1)
     patches = []
-    for value, image, position in sorted(found, key=lambda one: -one[0])[:count]:
+    for image in values.argsort(descending=True)[:count].tolist():
+        position = divmod(int(places[image]), maps.shape[2])
         (top, bottom), (left, right) = box_of(field, position)
         box = ((max(top, 0), min(bottom, height - 1)), (max(left, 0), min(right, width - 1)))
-        patches.append(Patch(image=image, position=position, value=value, box=box))
+        patches.append(Patch(image, position, float(values[image]), box))
     return tuple(patches)
 
 
 def last_features(model: nn.Module, images: Tensor) -> Tensor:
-    """Return what the layer that gives the logits is given for images: (N, D) float32 on the CPU.
-
-    Where that layer is a 1x1 convolution, the mean over positions.
-
-    Raises:
-        UsageError: no layer gives the logits.
-    """
+    """Return what the layer that gives the logits is given, (N, D) float32 on the CPU; of maps the mean."""
     final = _final(model, images)
-    return torch.cat([_answer(model, final, part)[1].cpu() for part in _parts(images)])
+    return torch.cat([_answer(model, final, part)[1].cpu() for part in images.split(BATCH)])
 
 
 def most_alike(features: Tensor, among: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return which k of `among` (M, D) are most alike each of the features (N, D), and their cosines; both (N, k).
-
-    >>> most_alike(torch.tensor([[2.0, 0.1]]), torch.tensor([[0.0, 1.0], [5.0, 0.0]]), 1)[0]
-    tensor([[1]])
-    """
+    """Return which k of `among` (M, D) are most alike each of the features (N, D), and their cosines; both (N, k)."""
     if not 1 <= k <= len(among):
         raise UsageError(f"{k} of {len(among)} images can't be the most alike: expected 1 to {len(among)}.")
     nearest = (F.normalize(features, dim=1) @ F.normalize(among, dim=1).T).topk(k, dim=1)
@@ -138,11 +109,11 @@ def shift_sensitivity(model: nn.Module, images: Tensor, pixels: int) -> tuple[Sh
     Raises:
         UsageError: images no larger than the shift, or no layer gives the logits.
     """
-    if not 1 <= pixels < min(images.shape[2:]):
+    if not 1 <= pixels < min(check_images(images).shape[2:]):
         raise UsageError(f"images of {images.shape[2]}x{images.shape[3]} can be moved by less than that, not {pixels}.")
     final = _final(model, images)
     total = torch.zeros(pixels, 3, dtype=torch.float64)
-    for part in _parts(images):
+    for part in images.split(BATCH):
         before, features = _answer(model, final, part)
         winner, length = before.argmax(dim=1), features.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
         for step in range(1, pixels + 1):
@@ -152,10 +123,7 @@ def shift_sensitivity(model: nn.Module, images: Tensor, pixels: int) -> tuple[Sh
                 distance = ((moved - features).norm(dim=1) / length).sum()
                 total[step - 1] += torch.stack([(after.argmax(dim=1) != winner).sum(), change, distance]).cpu()
     means = (total / (len(images) * len(DIRECTIONS))).tolist()
-    return tuple(
-        Shift(pixels=step, changed=changed, probability=change, features=distance)
-        for step, (changed, change, distance) in enumerate(means, 1)
-    )
+    return tuple(Shift(step, *mean) for step, mean in enumerate(means, 1))
 
 
 def shifted(images: Tensor, down: int, right: int) -> Tensor:
@@ -165,24 +133,20 @@ def shifted(images: Tensor, down: int, right: int) -> Tensor:
     return padded[:, :, max(-down, 0) :, max(-right, 0) :][:, :, :height, :width]
 
 
-def _parts(images: Tensor) -> tuple[Tensor, ...]:
-    if images.ndim != 4 or len(images) == 0:
-        raise UsageError(f"expected at least one image as (N, C, H, W), got {tuple(images.shape)}.")
-    return images.split(BATCH)
-
-
-def _maps(model: nn.Module, images: Tensor, layer: str) -> Tensor:
+def _maps(model: nn.Module, images: Tensor, layer: str, channel: int = 0) -> Tensor:
     with torch.no_grad(), evaluating(model), capture(model, [layer]) as kept:
         model(images)
     maps = map_of(kept.get(layer), images)
     if maps is None:
         raise UsageError(NO_MAP.format(name=layer))
+    if not 0 <= channel < maps.shape[1]:
+        raise UsageError(f"layer {layer!r} has the channels 0..{maps.shape[1] - 1}, not {channel}.")
     return maps
 
 
 def _final(model: nn.Module, images: Tensor) -> str:
     """The layer that gives the logits."""
-    channels, height, width = _parts(images)[0].shape[1:]
+    channels, height, width = check_images(images).shape[1:]
     try:
         return find_stages(model, (channels, height, width)).final
     except UsageError as error:
@@ -190,11 +154,11 @@ def _final(model: nn.Module, images: Tensor) -> str:
 
 
 def _answer(model: nn.Module, final: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Probabilities (N, K) and last features (N, D), both float32."""
+    """Probabilities (N, K) and last features (N, D), both float32; of several passes, those of the last."""
     given: list[Tensor] = []
 
     def keep(_name: str, _module: nn.Module, inputs: tuple[Any, ...]) -> None:
         given.append(inputs[0].float().flatten(2).mean(dim=2) if inputs[0].ndim > 2 else inputs[0].float())
 
     with torch.no_grad(), evaluating(model), watch(model, names=[final], before=keep):
-        return logits_of(model, images).float().softmax(dim=1), given[0]
+        return logits_of(model, images).float().softmax(dim=1), given[-1]

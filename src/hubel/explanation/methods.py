@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -10,8 +9,7 @@ from torch import Tensor, nn
 from hubel.errors import UsageError
 from hubel.explanation.attribution import Attribution, Layer, Targets
 from hubel.explanation.cam import eigen_cam, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
-from hubel.explanation.gradients import guided_backprop, integrated_gradients, saliency, smooth_grad
-from hubel.explanation.occlusion import occlusion
+from hubel.explanation.pixels import guided_backprop, integrated_gradients, occlusion, saliency, smooth_grad
 
 Method = Callable[..., Attribution]  # arguments and errors are those of `grad_cam`; some have settings of their own
 METHODS: dict[str, Method] = {
@@ -35,15 +33,7 @@ def attribute(
 
     Raises:
         UsageError: an unknown name, and as in `grad_cam`.
-
-    >>> import torch
-    >>> from hubel.nn.zoo import build
-    >>> found = attribute(build("resnet20", classes=3), torch.randn(2, 3, 32, 32), method="layercam")
-    >>> found.layer, found.maps.shape, found.heatmaps.shape
-    ('layer3', torch.Size([2, 8, 8]), torch.Size([2, 32, 32]))
     """
     if method not in METHODS:
-        near = difflib.get_close_matches(method, METHODS, n=2)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(METHODS)}."
-        raise UsageError(f"there is no explanation method called {method!r}: {hint}")
+        raise UsageError(f"there is no explanation method called {method!r}: choose of {', '.join(METHODS)}.")
     return METHODS[method](model, images, targets, layer=layer)
