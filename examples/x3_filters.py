@@ -31,7 +31,7 @@ channels, classes = data.packed.preprocess.channels, len(data.catalog.classes)
 model = hubel.build("simple-cnn", classes=classes, channels=channels, size=data.size, kernel=5)
 first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
 before = first.weight.detach().clone()
-config = hubel.TrainConfig(epochs=1 if args.short else 10, lr=2e-3, optimizer="adamw", precision="float32")
+config = hubel.TrainConfig(epochs=1 if args.short else 3, lr=2e-3, optimizer="adamw", precision="float32")
 state = hubel.TrainState(model=model, optimizers=hubel.optimizers(model, config))
 for event in hubel.fit(state, data.loader(batch_size=128, augment="crop=4,flip"), config, size=data.size[0]):
     if isinstance(event, hubel.EpochEnd):

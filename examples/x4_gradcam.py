@@ -14,7 +14,7 @@ import hubel
 args = asked(__doc__, data="imagenette")
 
 # %% A network to look into: on photos, from the weights that came with the installation
-how = {"model": "simple-cnn-gap", "epochs": 2, "weights": "none"} if args.short else {"minutes": 2}
+how = {"model": "simple-cnn-gap", "epochs": 2, "weights": "none"} if args.short else {"minutes": 1}
 run = trained(args.output / "run", args.data, **how)
 classifier = hubel.load(run.path)
 

@@ -14,9 +14,9 @@ epochs = 2 if args.short else 20  # half of them for each phase
 run = trained(args.output / "run", args.data, stages="course", epochs=epochs, **network)
 
 # %% Beside it the same network in hubel's own phases, and what hubel does where nothing is said
-dial = {"epochs": 1} if args.short else {"minutes": 3}
+dial = {"epochs": 1, "report": False} if args.short else {"minutes": 1}
 phases = trained(args.output / "phases", args.data, **network, **dial)
-default = trained(args.output / "default", args.data, **({"epochs": 1, "weights": "none"} if args.short else dial))
+default = trained(args.output / "default", args.data, **dial, **({"weights": "none"} if args.short else {}))
 
 # %% What came out, and what the second phase added to the first
 val = [float(epoch["val_accuracy"]) for epoch in history(run)]

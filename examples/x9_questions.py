@@ -7,8 +7,8 @@ python examples/x9_questions.py cifar10 --output runs/x9
 from functools import partial
 from typing import Any
 
+import checks
 import torch
-import x9_checks as checks
 from exercise import asked, history, trained, write
 
 import hubel
@@ -21,7 +21,7 @@ torch.manual_seed(0)
 # %% The notes' network of three blocks, trained on DATA without augmentation unless something else is said
 def train(name: str, augment: str = "none", **arguments: Any) -> tuple[hubel.Run, float]:
     """Return the run and its last training accuracy; the same name is trained once."""
-    how = {"model": "simple-cnn", "epochs": 1 if args.short else 10, "label_smoothing": 0.0}
+    how = {"model": "simple-cnn", "epochs": 1 if args.short else 5, "label_smoothing": 0.0}
     quiet = {"report": False, "show_as": "none"}
     run = trained(args.output / name, data, augment=augment, arguments=arguments, **how, **quiet)
     return run, float(history(run)[-1]["train_accuracy"])
