@@ -27,7 +27,7 @@ def train(name: str, augment: str = "none", **arguments: Any) -> tuple[hubel.Run
     return run, float(history(run)[-1]["train_accuracy"])
 
 
-some = next(data.loader(batch_size=128).epoch(0, data.size[0]))
+some = next(data.loader(batch_size=32 if args.short else 128).epoch(0, data.size[0]))
 
 # %% Each question, what measures the answer, and the answer
 QUESTIONS = [
