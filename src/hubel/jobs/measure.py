@@ -47,7 +47,6 @@ from hubel.text import csv_text
 EXAMPLES = 6  # right and wrong predictions that are explained
 CHANGED = 7  # augmented versions of each of four images
 ROOM = 8_000_000  # bytes of thumbnails that are kept
-EMPTY = "nothing speaks for this class at this layer (the map is negative everywhere)"
 
 
 def measure(training: Training, model: nn.Module, source: str, command: str, stopped: str | None) -> Iterator[Event]:
@@ -148,10 +147,8 @@ def _explanations(
         cam = grad_cam(model, normalise(to_tensor(images[chosen]), plan.card.preprocess).to(plan.device))
     except ValueError as error:  # a network without a map, say
         return (), str(error), {}
-    heat = np.nan_to_num(cam.heatmaps.cpu().numpy()).clip(0, 1)
-    explained = tuple(
-        Explained(index=int(i), note=EMPTY if empty else "") for i, empty in zip(chosen, cam.empty, strict=True)
-    )
+    heat = cam.heatmaps.numpy()
+    explained = tuple(Explained(index=int(i), note=note) for i, note in zip(chosen, cam.notes, strict=True))
     warmth = _small(np.rint(255 * heat).astype(np.uint8)[..., None], LARGE)[..., 0]
     pictures = {"explained.images": _small(images[chosen], LARGE), "explained.heat": warmth}
     return explained, f"{cam.layer}: {cam.reason}", pictures
