@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import hubel
+from hubel.explanation.methods import attribute
 
 Row = dict[str, Any]
 TILE = 192  # pixels of a picture's side on a sheet
@@ -92,10 +93,8 @@ def _table(file: Path) -> list[dict[str, str]]:
 
 def explained(model: nn.Module, images: Tensor, layer: str | None = None) -> tuple[Tensor, str]:
     """hubel's own Grad-CAM: heat maps (N, H, W) in [0, 1], and the layer that they are of."""
-    from hubel.explanation.cam import grad_cam
-
-    cam = grad_cam(model, images, layer=layer)
-    return cam.heatmaps, cam.layer
+    found = attribute(model, images, method="gradcam", layer=layer)
+    return found.heatmaps, found.layer
 
 
 def overlay(file: str, heat: Tensor) -> Image.Image:
