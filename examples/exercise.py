@@ -73,10 +73,12 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def keep(run: hubel.Run, output: Path, *names: str) -> None:
-    """Copy pictures that a run has drawn, by their names."""
+def keep(run: hubel.Run, output: Path, *names: str) -> Image.Image:
+    """Copy pictures that a run has drawn, by their names; returns the first, which a notebook shows."""
     for name in names:
         shutil.copyfile(run.path / "pictures" / f"{name}.png", output / f"{name}.png")
+    with Image.open(output / f"{names[0]}.png") as first:
+        return first.copy()
 
 
 def answers(run: hubel.Run) -> list[dict[str, str]]:
@@ -111,11 +113,12 @@ def tile(file: str) -> Image.Image:
     return ImageOps.fit(image, (TILE, TILE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
 
 
-def sheet(rows: list[list[Image.Image]], file: Path, gap: int = 8) -> None:
-    """Write equal pictures in rows and columns as one PNG."""
+def sheet(rows: list[list[Image.Image]], file: Path, gap: int = 8) -> Image.Image:
+    """Write equal pictures in rows and columns as one PNG; returns it, so that a notebook shows it."""
     width, height = rows[0][0].size
     made = Image.new("RGB", (len(rows[0]) * (width + gap) + gap, len(rows) * (height + gap) + gap), "white")
     for i, line in enumerate(rows):
         for j, image in enumerate(line):
             made.paste(image, (gap + j * (width + gap), gap + i * (height + gap)))
     made.save(file)
+    return made

@@ -46,9 +46,7 @@ def smoothness(filters: Tensor) -> float:
     return float(torch.corrcoef(pairs)[0, 1])
 
 
-sheet([[ImageOps.expand(pictured(filters), 10, "white") for filters in (before, after)]], args.output / "filters.png")
-rows = [
-    {"what": name, "smoothness": smoothness(filters), "n": len(filters)}
-    for name, filters in (("before training", before), ("after training", after))
-]
+banks = {"before training": before, "after training": after}
+rows = [{"what": name, "smoothness": smoothness(bank), "n": len(bank)} for name, bank in banks.items()]
 write(rows, args.output / "results")
+sheet([[ImageOps.expand(pictured(bank), 10, "white") for bank in banks.values()]], args.output / "filters.png")

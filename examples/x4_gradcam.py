@@ -48,7 +48,6 @@ apart = float((heat - reference).abs().max())
 assert torch.allclose(heat, reference, atol=1e-4), f"the two differ by {apart}"
 
 # %% The photos, and where the network looked
-sheet(
-    [[tile(f) for f in files], [overlay(f, h) for f, h in zip(files, heat, strict=True)]], args.output / "gradcam.png"
-)
 write([{"what": f"layer {layer}", "largest difference from hubel's": apart, "n": len(files)}], args.output / "results")
+overlays = [overlay(file, one) for file, one in zip(files, heat, strict=True)]
+sheet([[tile(file) for file in files], overlays], args.output / "gradcam.png")

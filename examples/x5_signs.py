@@ -43,14 +43,14 @@ dial = {"epochs": 1, "width": 16, "report": False} if args.short else {"minutes"
 default = trained(args.output / "default", args.data, weights="none", **dial)
 
 # %% Accuracy and loss by epoch, precision and recall of each class
-keep(run, args.output, "curves")
-write([asdict(score) for score in run.scores.per_class], args.output / "per_class")
 write([row("as prescribed", run), row("hubel's own", default)], args.output / "results")
+write([asdict(score) for score in run.scores.per_class], args.output / "per_class")
+keep(run, args.output, "curves")
 
 # %% Where it looked: the correct prediction that it was surest of
 right = [answer for answer in answers(run) if answer["label"] == answer["prediction"]]
 best = max(right or answers(run), key=lambda answer: float(answer["confidence"]))["file_name"]
 classifier = hubel.load(run.path, model=Net)
 heat, layer = explained(classifier.model, classifier.images([best]))
-sheet([[tile(best), overlay(best, heat[0])]], args.output / "gradcam.png")
 print(f"Grad-CAM at layer {layer} of {best}")
+sheet([[tile(best), overlay(best, heat[0])]], args.output / "gradcam.png")

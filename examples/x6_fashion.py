@@ -42,6 +42,6 @@ dial = {"epochs": 1, "width": 16, "report": False} if args.short else {"minutes"
 default = trained(args.output / "default", args.data, weights="none", **dial)
 
 # %% What came out: shirts are taken for T-shirts, pullovers and coats
-keep(run, args.output, "curves", "confusion")
-write([asdict(score) for score in run.scores.per_class], args.output / "per_class")
 write([row("two blocks", run), row("hubel's own", default)], args.output / "results")
+write([asdict(score) for score in run.scores.per_class], args.output / "per_class")
+keep(run, args.output, "confusion", "curves")
