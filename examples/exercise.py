@@ -30,7 +30,11 @@ def asked(about: str, data: str, **options: str) -> argparse.Namespace:
     for name, default in options.items():
         parser.add_argument(f"--{name}", default=default, help=f"(default: {default})")
     given = parser.parse_args()
+    said, note = {name: value for name, value in vars(given).items() if name != "output"}, given.output / "asked.json"
+    if note.exists() and json.loads(note.read_text("utf-8")) != said:  # what is finished there would be read as this
+        parser.error(f"{given.output} holds results of other arguments, see {note}: give another --output.")
     given.output.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(said, indent=1), "utf-8")
     return given
 
 

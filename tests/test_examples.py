@@ -98,7 +98,9 @@ def test_there_are_nine_exercises() -> None:
     assert {script.stem for script in EXERCISES} == set(runpy.run_path(str(EXAMPLES / "run_all.py"))["DATA"])
 
 
-def test_x1_trains_three_blocks_and_what_is_finished_stays(do: Do, tmp_path: Path) -> None:
+def test_x1_trains_three_blocks_and_what_is_finished_stays(
+    do: Do, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     names = do("x1_cifar10")
     check_results(tmp_path, rows=2, pictures=("curves", "confusion", "gradcam"))
     kinds = [type(module).__name__ for module in names["Net"](10, 3).modules()]
@@ -106,6 +108,10 @@ def test_x1_trains_three_blocks_and_what_is_finished_stays(do: Do, tmp_path: Pat
     written = (tmp_path / "run" / "manifest.json").stat().st_mtime_ns
     assert names["trained"](tmp_path / "run", "nowhere").scores == names["run"].scores
     assert (tmp_path / "run" / "manifest.json").stat().st_mtime_ns == written
+    monkeypatch.setattr(sys, "argv", ["x1_cifar10.py", "other-images", "--output", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        names["asked"]("X1", data="cifar10")
+    assert "holds results of other arguments" in capsys.readouterr().err
 
 
 def test_x2_counts_what_each_variant_costs(do: Do, tmp_path: Path) -> None:
