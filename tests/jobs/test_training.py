@@ -22,7 +22,7 @@ import defects
 import hubel
 from hubel.dataset.find import scan
 from hubel.dataset.pack import Rows
-from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
+from hubel.errors import HubelError, ImageError, Interrupted, RunError, Terminated, UsageError
 from hubel.evaluation import baseline
 from hubel.events import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress, Step
 from hubel.evidence import RunRecord
@@ -39,6 +39,18 @@ QUICK = {"epochs": 2, "width": 16, "seed": 3}
 @pytest.fixture(scope="module")
 def run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> hubel.Run:
     return hubel.train(few_digits, output=tmp_path_factory.mktemp("runs") / "few", show_as="none", epochs=6, width=16)
+
+
+def test_images_are_what_the_network_is_given(run: hubel.Run, few_digits: Path) -> None:
+    classifier, files = run.load(), sorted((few_digits / "7").iterdir())[:5]
+    images = classifier.images(files)
+    assert images.shape == (5, 1, *classifier.card.preprocess.size)
+    probabilities = classifier.model.eval()(images).softmax(1)
+    for row, answer in zip(probabilities, classifier.predict(files), strict=True):
+        assert row.tolist() == pytest.approx([answer.probabilities[name] for name in classifier.classes], abs=1e-5)
+    assert torch.equal(classifier.images([few_digits / "7"])[:5], images)  # a folder stands for its files
+    with pytest.raises(ImageError):
+        classifier.images([b"nothing"])
 
 
 def test_the_events_come_in_order(few_digits: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from hubel.dataset.as_file import Picture, as_file
 from hubel.dataset.config import DataConfig
@@ -21,6 +21,7 @@ from hubel.dataset.decode import decode, upright
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.folder import is_hidden
 from hubel.dataset.pack import Rows, pack
+from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import DataError, ImageError, ModelError, UsageError
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx import OnnxModel, open_onnx
@@ -132,6 +133,15 @@ class Classifier(Answering):
         """(N, H, W, C) uint8 as decoded with the card's preprocessing → (N, K) float32."""
         result: npt.NDArray[np.float32] = predict(self.model, images, self.card.preprocess, device=self.device).numpy()
         return result
+
+    def images(self, sources: Iterable[File]) -> Tensor:
+        """Prepare files as the network is given them: (N, C, H, W) float32, normalised, on its device.
+
+        Raises:
+            ImageError: one of them can't be used.
+        """
+        pixels = np.stack([self._pixels(file) for file in list_images(sources)])
+        return normalise(to_tensor(pixels), self.card.preprocess).to(self.device)
 
     def _pixels(self, file: File) -> npt.NDArray[np.uint8]:
         return decode(file, self.card.preprocess)[0]
