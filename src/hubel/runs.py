@@ -291,8 +291,11 @@ def check_own(path: Path) -> None:
             raise RunError(f"{entry} is no file of the run's own but a link or a device: put a copy in its place.")
 
 
-def verify(path: Path) -> None:
+def verify(path: Path, below: str = "") -> None:
     """Compare a sealed run folder with its manifest; a folder without one (a run that is going on) passes.
+
+    Args:
+        below: look only at files whose place in the folder begins so, such as ``model/``.
 
     Raises:
         RunError: names the first file that is missing or was changed.
@@ -302,6 +305,8 @@ def verify(path: Path) -> None:
     if not file.exists():
         return
     for name, digest in read_record(file, Manifest).sha256.items():
+        if not name.startswith(below):
+            continue
         if not (path / name).is_file():
             raise RunError(f"{path / name} is missing, but the run's manifest lists it: restore it from a copy.")
         if sha256(path / name) != digest:

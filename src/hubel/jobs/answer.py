@@ -188,7 +188,7 @@ def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None 
     if not os.path.isdir(folder):
         raise ModelError(f"There is no folder {folder}: give a run folder, the model folder in it, or a model.onnx.")
     if (folder / "model").is_dir():
-        verify(folder)
+        verify(folder, "model/")
         folder = folder / "model"
     target = find_device(device)
     model, card = load_model(folder, target, code=code)
