@@ -44,7 +44,8 @@ def test_an_explanation_says_what_where_and_how_far_to_trust_it(run: Path, few_d
     said = json.loads((tmp_path / "out" / "explanations.json").read_text())
     assert [row["path"] for row in said] == [str(image) for image in images]
     for row in said:
-        assert Image.open(tmp_path / "out" / row["picture"]).width > 200
+        with Image.open(tmp_path / "out" / row["picture"]) as sheet:
+            assert sheet.width > 200
 
 
 def test_what_is_most_alike_is_an_image_of_training(run: Path, few_digits: Path) -> None:
