@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hubel.as_json import from_json, to_json
+from hubel.as_json import from_json, json_text
 from hubel.errors import RunError, UsageError
 from hubel.records import Part
 
@@ -93,12 +93,7 @@ def write_text(file: Path, content: str) -> None:
 
 def write_json(file: Path, value: Any) -> None:
     """Write a record, or plain values, as indented JSON, whole or not at all."""
-    write_text(file, json_text(value))
-
-
-def json_text(value: Any) -> str:
-    """Return a record, or plain values, as indented JSON."""
-    return json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+    write_text(file, json_text(value, indent=2) + "\n")
 
 
 def make_folder(folder: Path) -> Path:
@@ -249,7 +244,7 @@ class RunFolder:
 
     def log(self, event: dict[str, Any], *, sync: bool = False) -> None:
         """Add an event to log.jsonl."""
-        self.append("log.jsonl", json.dumps(event, ensure_ascii=False), sync=sync)
+        self.append("log.jsonl", json_text(event), sync=sync)
 
     def cut(self, name: str, length: int) -> None:
         """Cut a growing file back to so many bytes: what a run that goes on will write again."""

@@ -11,19 +11,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
+from hubel.dataset.as_file import Picture, as_file
 from hubel.dataset.config import DataConfig
+from hubel.dataset.decode import Source as File
 from hubel.dataset.decode import decode, upright
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.folder import is_hidden
 from hubel.dataset.pack import Rows, pack
+from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import DataError, ImageError, ModelError, UsageError
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.events import Event, Measured, Note, Progress
 from hubel.jobs.hardware import find_device
+from hubel.jobs.plan import StoredPlan
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.nn.foreign import code_name, is_code, load_code
 from hubel.nn.loading import pretrained, shared_classes
@@ -66,37 +71,41 @@ class Answering(ABC):
         """The label names, in the order of the logits."""
         return self.card.classes
 
-    def predict(self, sources: Iterable[str | os.PathLike[str] | bytes]) -> list[Answer]:
-        """Answer for image files, folders of images, or the bytes of files; an unusable one has its `error` set.
+    def predict(self, sources: Picture | Iterable[Picture]) -> list[Answer]:
+        """Answer for one image or many; an unusable one has its `error` set.
+
+        Args:
+            sources: an image's path, a folder of images, the bytes of a file, Pillow's image or an array (H, W, 3) or
+                (H, W) uint8; or a list of these, or an array (N, H, W, 3).
 
         Raises:
             DataError: a path doesn't exist, or a folder holds no images.
         """
         return list(self.stream(list_images(sources)))
 
-    def stream(self, files: Sequence[str | os.PathLike[str] | bytes]) -> Iterator[Answer]:
+    def stream(self, files: Sequence[Picture]) -> Iterator[Answer]:
         """Answer file by file, in order, some at a time."""
         for start in range(0, len(files), self.at_once):
             yield from self._answer(files[start : start + self.at_once])
 
     @abstractmethod
-    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+    def _pixels(self, file: File) -> npt.NDArray[np.uint8]:
         """Decode one file."""
 
     @abstractmethod
     def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Images as `_pixels` gave them, at most `at_once` → (N, K)."""
 
-    def _answer(self, files: Sequence[str | os.PathLike[str] | bytes]) -> Iterator[Answer]:
+    def _answer(self, files: Sequence[Picture]) -> Iterator[Answer]:
         pixels, errors = [], dict[int, str]()
         for index, file in enumerate(files):
             try:
-                pixels.append(self._pixels(file))
+                pixels.append(self._pixels(as_file(file)))
             except ImageError as error:
                 errors[index] = error.reason
         rows = iter(self._probabilities(pixels) if pixels else ())
         for index, file in enumerate(files):
-            name = "(bytes)" if isinstance(file, bytes) else os.fspath(file)
+            name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else f"({type(file).__name__})"
             if index in errors:
                 yield Answer(path=name, label=None, confidence=None, probabilities={}, error=errors[index])
                 continue
@@ -125,7 +134,16 @@ class Classifier(Answering):
         result: npt.NDArray[np.float32] = predict(self.model, images, self.card.preprocess, device=self.device).numpy()
         return result
 
-    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+    def images(self, sources: Picture | Iterable[Picture]) -> Tensor:
+        """Prepare files as the network is given them: (N, C, H, W) float32, normalised, on its device.
+
+        Raises:
+            ImageError: one of them can't be used.
+        """
+        pixels = np.stack([self._pixels(as_file(file)) for file in list_images(sources)])
+        return normalise(to_tensor(pixels), self.card.preprocess).to(self.device)
+
+    def _pixels(self, file: File) -> npt.NDArray[np.uint8]:
         return decode(file, self.card.preprocess)[0]
 
     def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
@@ -142,11 +160,16 @@ class OnnxClassifier(Answering):
     card: ModelCard
     at_once = 1  # the graph resizes, so images come in all sizes, and large
 
-    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+    def _pixels(self, file: File) -> npt.NDArray[np.uint8]:
         return upright(file, self.card.preprocess)
 
     def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        return self.onnx.answer(np.stack(images))[0]
+        answers = self.onnx.answer(np.stack(images))[0]
+        if answers.shape != (len(images), len(self.classes)):
+            raise ModelError(
+                f"The exported model answers {answers.shape} for {len(self.classes)} classes: export again."
+            )
+        return answers
 
 
 def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None = None) -> Classifier | OnnxClassifier:
@@ -222,20 +245,23 @@ def from_weights(
     return Classifier(model=model.to(target), card=card, device=str(target)), notes
 
 
-def list_images(sources: Iterable[str | os.PathLike[str] | bytes]) -> list[str | os.PathLike[str] | bytes]:
+def list_images(sources: Picture | Iterable[Picture]) -> list[Picture]:
     """Replace folders by the files in and below them, sorted; hidden and system files are left out.
 
     Raises:
         DataError: nothing is there.
     """
-    files: list[str | os.PathLike[str] | bytes] = []
+    single = (str, os.PathLike, bytes, Image.Image)
+    if isinstance(sources, single) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+        sources = [sources]
+    files: list[Picture] = []
     for source in sources:
-        if isinstance(source, bytes) or not os.path.isdir(source):
-            if not isinstance(source, bytes) and not os.path.exists(source):
-                raise DataError(f"There is no image {os.fspath(source)}: check the path.")
+        if not isinstance(source, (str, os.PathLike)) or os.path.isfile(source):
             files.append(source)
             continue
-        inside = sorted(_files_below(Path(source)))
+        if not os.path.exists(source):
+            raise DataError(f"There is no image {os.fspath(source)}: check the path.")
+        inside = sorted(_files_below(Path(source))) if os.path.isdir(source) else [Path(source)]
         if not inside:
             raise DataError(f"The folder {os.fspath(source)} holds no images.")
         files += inside
@@ -287,6 +313,10 @@ def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator
         raise ModelError("An exported model can predict, and no more: give the run folder that it was made from.")
     for note in notes:
         yield Note(text=note)
+    if run is not None and (run / "plan.json").exists() and not set(catalog.classes) <= set(classifier.classes):
+        now = read_record(run / "plan.json", StoredPlan).renamed
+        since = (name if name in classifier.classes else now.get(name, name) for name in catalog.classes)
+        catalog = replace(catalog, classes=tuple(since))
     labels = bind(catalog, classifier.classes)
     packed = yield from pack(catalog.root, catalog.paths, classifier.card.preprocess)
     part, rows, said = _rows(catalog, packed.facts["sha256"].astype(str).tolist(), np.flatnonzero(labels >= 0), run)
