@@ -141,19 +141,22 @@ def test_road_falls_with_the_square_and_stays_without_it() -> None:
     torch.testing.assert_close(found[1], torch.full((2,), torch.tensor(2.0).sigmoid().item()), atol=1e-3, rtol=0)
 
 
-def test_random_maps_are_as_smooth_as_the_map() -> None:
-    one = true_map()
-    maps = random_maps(one, 200, torch.Generator().manual_seed(0))
-    power = torch.fft.fft2(one - one.mean()).abs()
-    torch.testing.assert_close(torch.fft.fft2(maps).abs(), power.expand(200, -1, -1), atol=1e-3, rtol=1e-4)
-    # Neighbours resemble each other as in the map, and no place is preferred.
-    centred = one - one.mean()
-    for axis in (0, 1):
-        expected = (centred * centred.roll(1, axis)).mean()
-        torch.testing.assert_close(
-            (maps * maps.roll(1, axis + 1)).mean(dim=(1, 2)), expected.expand(200), atol=1e-4, rtol=0
-        )
-    assert maps.mean(dim=0).abs().max() < 4 * centred.square().mean().sqrt() / 200**0.5
+@pytest.mark.parametrize("grid", [4, 7, 24])
+def test_random_maps_are_as_smooth_as_the_map(grid: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = torch.randn(100, 1, grid, grid, generator=generator)
+    maps = F.interpolate(low, size=(SIDE, SIDE), mode="bilinear", align_corners=False)[:, 0]
+    found = torch.cat([random_maps(one, 10, generator) for one in maps])
+
+    def variogram(maps: Tensor, apart: int) -> Tensor:  # (width, height), of maps of deviation 1
+        maps = (maps - maps.mean(dim=(1, 2), keepdim=True)) / maps.std(dim=(1, 2), keepdim=True)
+        steps = maps[:, apart:] - maps[:, :-apart], maps[:, :, apart:] - maps[:, :, :-apart]
+        return torch.stack([step.square().mean() for step in steps])
+
+    for apart in (1, 3, 6):
+        torch.testing.assert_close(variogram(found, apart), variogram(maps, apart), rtol=0.25, atol=0)
+    spread = found.std(dim=0)  # no place is preferred
+    assert spread.max() < 1.25 * spread.min()
 
 
 def test_the_centre_blob_is_highest_in_the_middle() -> None:
@@ -177,8 +180,9 @@ def test_the_true_map_is_trusted_and_its_negative_and_a_constant_one_are_not() -
     assert from_json(Trust, to_json(good)) == good
 
 
-def test_maps_that_know_nothing_are_flagged_and_true_ones_are_not() -> None:
+def test_maps_that_know_nothing_are_flagged_and_true_ones_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 200 true maps shuffled on a grid of 8x8, and of 200 smooth ones drawn at random, 95 % have to be flagged."""
+    monkeypatch.setattr("hubel.explanation.trust.road", lambda *_, **__: torch.zeros(5, 1))  # has no say in it
     model, n = LooksAtASquare(), 200
     images = torch.stack([scene(seed) for seed in range(n)])
     generator = torch.Generator().manual_seed(0)

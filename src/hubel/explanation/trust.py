@@ -104,11 +104,13 @@ def _trust(model: nn.Module, image: Tensor, one: Tensor, target: int, generator:
 def random_maps(one: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """(H, W) → (count, H, W): maps with the same power at each spatial frequency, at other places.
 
-    Their phases are random. So they are as smooth as the map itself, whatever grid that was computed on.
+    The phases of its mirrored continuation are random. So they are as smooth as it is, whatever grid it came from.
     """
-    noise = torch.fft.rfft2(torch.randn(count, *one.shape, generator=generator))
-    maps: Tensor = torch.fft.irfft2(torch.fft.rfft2(one - one.mean()) * noise / noise.abs(), s=one.shape)
-    return maps
+    whole = torch.cat([one, one.flip(0)])
+    whole = torch.cat([whole, whole.flip(1)], dim=1)
+    noise = torch.fft.rfft2(torch.randn(count, *whole.shape, generator=generator))
+    maps: Tensor = torch.fft.irfft2(torch.fft.rfft2(whole - whole.mean()) * noise / noise.abs(), s=whole.shape)
+    return maps[:, : one.shape[0], : one.shape[1]]
 
 
 def centre_blob(one: Tensor) -> Tensor:
