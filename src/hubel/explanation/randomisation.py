@@ -134,7 +134,7 @@ def randomised(model: nn.Module, layers: Sequence[str], *, seed: int) -> nn.Modu
 def entropy(maps: Tensor) -> Floats:
     """(N, H, W) → (N,) entropy in nats of each map's values in 100 equal bins: how complex it is."""
     shares = np.array([np.histogram(one, bins=BINS)[0] for one in maps.numpy()]) / maps[0].numel()
-    return -(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1)
+    return np.asarray(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1))
 
 
 def spearman(one: Tensor, other: Tensor) -> Floats:
@@ -143,7 +143,9 @@ def spearman(one: Tensor, other: Tensor) -> Floats:
 
     a, b = (rankdata(maps.flatten(1), axis=1) - (maps[0].numel() + 1) / 2 for maps in (one, other))
     size = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-    return np.where(size > 0, (a * b).sum(axis=1) / np.where(size > 0, size, 1), ~(a.any(axis=1) | b.any(axis=1)))
+    return np.asarray(
+        np.where(size > 0, (a * b).sum(axis=1) / np.where(size > 0, size, 1), ~(a.any(axis=1) | b.any(axis=1)))
+    )
 
 
 def ssim(one: Tensor, other: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def brightest(maps: Tensor, shares: Sequence[float]) -> Tensor:
     chosen = torch.zeros(len(maps), len(shares), order.shape[1], dtype=torch.bool, device=maps.device)
     for number, share in enumerate(shares):
         chosen[:, number].scatter_(1, order[:, : max(1, round(share * order.shape[1]))], True)
-    return chosen.unflatten(2, maps.shape[1:])
+    return chosen.view(len(maps), len(shares), *maps.shape[1:])
 
 
 def log_odds(model: nn.Module, pictures: Tensor, target: int) -> Tensor:

@@ -134,13 +134,13 @@ class Classifier(Answering):
         result: npt.NDArray[np.float32] = predict(self.model, images, self.card.preprocess, device=self.device).numpy()
         return result
 
-    def images(self, sources: Iterable[File]) -> Tensor:
+    def images(self, sources: Picture | Iterable[Picture]) -> Tensor:
         """Prepare files as the network is given them: (N, C, H, W) float32, normalised, on its device.
 
         Raises:
             ImageError: one of them can't be used.
         """
-        pixels = np.stack([self._pixels(file) for file in list_images(sources)])
+        pixels = np.stack([self._pixels(as_file(file)) for file in list_images(sources)])
         return normalise(to_tensor(pixels), self.card.preprocess).to(self.device)
 
     def _pixels(self, file: File) -> npt.NDArray[np.uint8]:

@@ -291,7 +291,7 @@ def predicting(
 
 def explain(
     run: Source,
-    images: Iterable[Source] | Source,
+    images: Iterable[Picture] | Picture,
     *,
     method: str = "gradcam",
     layer: str | None = None,
@@ -309,8 +309,7 @@ def explain(
         label: the class to explain; each image's likeliest one when None.
         output: folder for a picture an image and explanations.json; nothing is written when None.
     """
-    sources = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    found = list(explaining(run, sources, method=method, layer=layer, label=label, model=model, device=device))
+    found = list(explaining(run, images, method=method, layer=layer, label=label, model=model, device=device))
     if output is not None:
         from hubel.jobs.explain import write_explanations
 
@@ -320,7 +319,7 @@ def explain(
 
 def explaining(
     run: Source,
-    images: Iterable[Source],
+    images: Iterable[Picture] | Picture,
     *,
     method: str = "gradcam",
     layer: str | None = None,

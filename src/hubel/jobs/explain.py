@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from hubel.as_json import to_json
+from hubel.dataset.as_file import Picture, as_file
 from hubel.dataset.decode import decode
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import ImageError, ModelError, UsageError
@@ -118,7 +119,7 @@ class Explanation:
 def explanations(
     classifier: Classifier,
     record: RunRecord | None,
-    files: Sequence[str | os.PathLike[str] | bytes],
+    files: Sequence[Picture],
     *,
     method: str = "gradcam",
     layer: str | None = None,
@@ -140,9 +141,9 @@ def explanations(
         raise UsageError(f"The model does not know the class {label!r}: it knows {names}.")
     target = None if label is None else classifier.classes.index(label)
     for file in files:
-        name = "(bytes)" if isinstance(file, bytes) else os.fspath(file)
+        name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else f"({type(file).__name__})"
         try:
-            pixels = decode(file, classifier.card.preprocess)[0]
+            pixels = decode(as_file(file), classifier.card.preprocess)[0]
         except ImageError as error:
             yield Explanation(path=name, error=error.reason)
             continue
@@ -169,7 +170,7 @@ def _explained(
     whole = F.interpolate(found.maps[:, None], size=image.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     note, known = found.notes[0], None
     if not note:
-        known = trust(model, image, whole, asked, with_road=False)[0]
+        known = trust(model, image, whole, asked)[0]
     order = odds.argsort(descending=True)[:3].tolist()
     return Explanation(
         path=name,

@@ -116,7 +116,7 @@ class Dataset:
             device=torch.device(device),
         )
 
-    def split(self, config: DataConfig, seed: int, weights: str = "") -> Split:
+    def split(self, config: DataConfig, seed: int, weights: str | None = None) -> Split:
         """Divide the usable images into parts, by the configuration's own seed where it has one.
 
         Args:
@@ -124,7 +124,9 @@ class Dataset:
                 that it was trained on, under whatever name, is chosen by or reported.
         """
         known = self.catalog.folded(config.folds, config.fold)
-        run = next((each for each in (Path(weights), Path(weights).parent) if (each / "split.json").exists()), None)
+        run = next(
+            (each for each in (Path(weights or ""), Path(weights or "").parent) if (each / "split.json").exists()), None
+        )
         trained, used = np.zeros((2, len(self.digests)), dtype=bool)
         if run is not None and weights:
             before = read_record(run / "split.json", Division)
