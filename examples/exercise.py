@@ -12,10 +12,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from torch import Tensor, nn
 
 import hubel
-from hubel.explanation.methods import attribute
 
 Row = dict[str, Any]
 TILE = 192  # pixels of a picture's side on a sheet
@@ -97,15 +95,9 @@ def _table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def explained(model: nn.Module, images: Tensor, layer: str | None = None) -> tuple[Tensor, str]:
-    """hubel's own Grad-CAM: heat maps (N, H, W) in [0, 1], and the layer that they are of."""
-    found = attribute(model, images, method="gradcam", layer=layer)
-    return found.heatmaps, found.layer
-
-
-def overlay(file: str, heat: Tensor) -> Image.Image:
-    """An image under its heat map, from blue (nothing) over red to yellow (most)."""
-    warm = Image.fromarray((255 * heat.numpy()).astype(np.uint8)).resize((TILE, TILE), Image.Resampling.BICUBIC)
+def overlay(file: str, heat: np.ndarray) -> Image.Image:
+    """An image under its heat map, (H, W) uint8, from blue (nothing) over red to yellow (most)."""
+    warm = Image.fromarray(heat).resize((TILE, TILE), Image.Resampling.BICUBIC)
     return Image.blend(tile(file).convert("L").convert("RGB"), ImageOps.colorize(warm, "navy", "yellow", "red"), 0.45)
 
 

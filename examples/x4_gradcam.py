@@ -6,7 +6,7 @@ python examples/x4_gradcam.py photos/ --output runs/x4
 # %% What is asked for
 import torch
 import torch.nn.functional as F
-from exercise import answers, asked, explained, overlay, sheet, tile, trained, write
+from exercise import answers, asked, overlay, sheet, tile, trained, write
 from torch import Tensor, nn
 
 import hubel
@@ -19,9 +19,9 @@ run = trained(args.output / "run", args.data, **how)
 classifier = hubel.load(run.path)
 
 
-# %% Selvaraju et al. 2017: weigh each map of a layer by how much the class gains with it, and keep what speaks for it
+# %% Selvaraju et al. 2017: weigh each map of a layer by how much the class gains with it, and add them up
 def grad_cam(model: nn.Module, images: Tensor, layer: str) -> Tensor:
-    """Heat maps (N, H, W) in [0, 1] of the predicted classes, for images (N, C, H, W)."""
+    """Signed maps (N, h, w) of the predicted classes, for images (N, C, H, W)."""
     kept: dict[str, Tensor] = {}
 
     def look(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -33,21 +33,22 @@ def grad_cam(model: nn.Module, images: Tensor, layer: str) -> Tensor:
     handle.remove()  # or else each later call would look again
     logits.amax(1).sum().backward()  # images don't meet in eval mode, so the sum's gradient is each image's own
     weights = kept["gradient"].mean((2, 3), keepdim=True)  # (N, K, 1, 1)
-    heat = (weights * kept["maps"]).sum(1, keepdim=True).relu()  # (N, 1, h, w)
-    heat = F.interpolate(heat, images.shape[2:], mode="bilinear")[:, 0]
-    return heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)
+    return (weights * kept["maps"]).sum(1)
 
 
-# %% The surest right answer of each class, six of them
-right = sorted((a for a in answers(run) if a["label"] == a["prediction"]), key=lambda a: -float(a["confidence"]))
-files = list({answer["label"]: answer["file_name"] for answer in reversed(right)}.values())[:6]
-images = classifier.images(files)
-reference, layer = explained(classifier.model, images)
-heat = grad_cam(classifier.model, images, layer)
-apart = float((heat - reference).abs().max())
-assert torch.allclose(heat, reference, atol=1e-4), f"the two differ by {apart}"
+# %% The surest right answer of each class, six of them; hubel's own map of each says the layer, and is the reference
+right = sorted((a for a in answers(run) if a["label"] == a["prediction"]), key=lambda a: float(a["confidence"]))
+files = list({answer["label"]: answer["file_name"] for answer in right}.values())[:6]
+found = hubel.explain(run.path, files)
+maps = grad_cam(classifier.model, classifier.images(files), found[0].layer)
+reference = torch.stack([torch.from_numpy(one.map) for one in found])
+apart = float((maps - reference).abs().max() / reference.abs().max())
+assert apart < 1e-4, f"the two differ by {apart:.1e} of the largest value"
 
-# %% The photos, and where the network looked
-write([{"what": f"layer {layer}", "largest difference from hubel's": apart, "n": len(files)}], args.output / "results")
+# %% What speaks for the class, enlarged and laid over the photos
+heat = F.interpolate(maps.relu()[:, None], (224, 224), mode="bilinear")[:, 0]
+heat = (255 * heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).byte().numpy()
+rows = [{"what": f"layer {found[0].layer}", "largest difference from hubel's": apart, "n": len(files)}]
+write(rows, args.output / "results")
 overlays = [overlay(file, one) for file, one in zip(files, heat, strict=True)]
 sheet([[tile(file) for file in files], overlays], args.output / "gradcam.png")

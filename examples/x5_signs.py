@@ -6,7 +6,7 @@ python examples/x5_signs.py sign-digits/ --output runs/x5
 # %% What is asked for
 from dataclasses import asdict
 
-from exercise import answers, asked, explained, keep, overlay, row, sheet, tile, trained, write
+from exercise import answers, asked, keep, overlay, row, sheet, tile, trained, write
 from torch import nn
 
 import hubel
@@ -50,7 +50,6 @@ keep(run, args.output, "curves")
 # %% Where it looked: the correct prediction that it was surest of
 right = [answer for answer in answers(run) if answer["label"] == answer["prediction"]]
 best = max(right or answers(run), key=lambda answer: float(answer["confidence"]))["file_name"]
-classifier = hubel.load(run.path, model=Net)
-heat, layer = explained(classifier.model, classifier.images([best]))
-print(f"Grad-CAM at layer {layer} of {best}")
-sheet([[tile(best), overlay(best, heat[0])]], args.output / "gradcam.png")
+(found,) = hubel.explain(run.path, [best], model=Net)
+print(f"{best}: {found.target}, explained at layer {found.layer}. {found.trust}")
+sheet([[tile(best), overlay(best, found.heatmap)]], args.output / "gradcam.png")

@@ -140,6 +140,7 @@ def test_x4_writes_grad_cam_with_hooks(do: Do, tmp_path: Path) -> None:
     names = do("x4_gradcam")
     (row,) = table(tmp_path / "results.csv")
     assert float(row["largest difference from hubel's"]) < 1e-4
+    assert float(names["maps"].std()) > 0
     assert not any(module._forward_hooks for module in names["classifier"].model.modules())
     assert (tmp_path / "gradcam.png").exists()
 
