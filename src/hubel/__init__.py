@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hubel.jobs.answer import Classifier as Classifier
     from hubel.jobs.answer import load as load
     from hubel.jobs.api import cache as cache
+    from hubel.jobs.api import compare as compare
     from hubel.jobs.api import data as data
     from hubel.jobs.api import demo as demo
     from hubel.jobs.api import evaluate as evaluate

@@ -30,6 +30,10 @@ from hubel.runs import Division, Manifest, check_own, make_folder, read_record, 
 FACTS, LOGITS = "evidence/facts.json", "evidence/logits.safetensors"
 PICTURES, THUMBNAILS = "evidence/pictures.safetensors", "evidence/thumbnails.zip"
 TRAINED, TRAINED_THUMBNAILS = "evidence/trained.safetensors", "evidence/trained.zip"
+IMAGES = "evidence/images.safetensors"
+OF_IMAGES = np.dtype(  # of each reported image: pixels as shown, brightness in [0, 1], half of its file's SHA-256
+    [("width", "<u4"), ("height", "<u4"), ("brightness", "<f4"), ("format", "S8"), ("digest", "V16")]
+)
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -85,8 +89,10 @@ def keep_arrays(run: Path, name: str, arrays: Arrays) -> None:
 
     Args:
         arrays: for `LOGITS`: ``reported.logits`` (N, K) float32 and ``reported.labels`` (N,) int64 in the order of
-            split.json's ``test``, and ``validation.logits`` and ``validation.labels`` in that of its ``val``. For
-            `PICTURES`, all of them optional: ``filters.before`` and ``filters.after``, the first convolution's weights
+            split.json's ``test``, ``validation.logits`` and ``validation.labels`` in that of its ``val``, and
+            ``temperature`` (1,) float64. For `IMAGES`: ``facts`` (N, 36) uint8, a row of `OF_IMAGES` for each reported
+            image. For `PICTURES`, all of them
+            optional: ``filters.before`` and ``filters.after``, the first convolution's weights
             (F, C, k, k) float32; ``augmented`` (rows, columns, H, W, C) uint8 with the original in column 0;
             ``explained.images`` (M, H, W, C) and ``explained.heat`` (M, H, W) uint8 in the order of `Facts.explained`.
             For `TRAINED`: ``features`` (T, D) float16, the last ones of some training images, ``labels`` (T,) and
@@ -107,6 +113,14 @@ def keep_thumbnails(run: Path, thumbnails: Mapping[int, bytes], name: str = THUM
             archive.writestr(zipfile.ZipInfo(f"{index:06d}.{kind}"), content)
     make_folder(run / "evidence")
     write_bytes(run / name, packed.getvalue())
+
+
+def softmax(logits: npt.NDArray[Any], temperature: float = 1.0) -> Floats:
+    """(N, K) logits → rows that sum to 1; NaN where a logit is."""
+    with np.errstate(invalid="ignore"):
+        scaled = logits / temperature
+        odds = np.exp(scaled - scaled.max(1, keepdims=True))
+        return np.asarray(odds / odds.sum(1, keepdims=True), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -225,11 +239,17 @@ class RunRecord:
         return self._answers["validation.labels"]
 
     @cached_property
+    def temperature(self) -> float:
+        """What the saved model divides its logits by; 1 for a model that was saved before there were temperatures."""
+        found = self._answers.get("temperature", np.ones(1))
+        if found.shape != (1,) or not 1e-3 <= found[0] <= 1e3:
+            raise self._damaged(LOGITS, "its temperature is impossible")
+        return float(found[0])
+
+    @cached_property
     def probabilities(self) -> Floats:
-        """(N, K) rows that sum to 1; NaN where a logit is."""
-        with np.errstate(invalid="ignore"):
-            odds = np.exp(self.logits - self.logits.max(1, keepdims=True))
-            return np.asarray(odds / odds.sum(1, keepdims=True), dtype=np.float32)
+        """(N, K) rows that sum to 1, as the saved model answers; NaN where a logit is."""
+        return softmax(self.logits, self.temperature)
 
     @cached_property
     def predictions(self) -> Integers:
@@ -245,6 +265,16 @@ class RunRecord:
     def pictures(self) -> Arrays:
         """The arrays that `keep_arrays` describes; empty if the file is missing."""
         return self._arrays(PICTURES) if (self.path / PICTURES).exists() else {}
+
+    @cached_property
+    def images(self) -> npt.NDArray[np.void] | None:
+        """(N,) of `OF_IMAGES`; None if the file is missing."""
+        if not (self.path / IMAGES).exists():
+            return None
+        rows = self._arrays(IMAGES).get("facts", np.empty(0))
+        if rows.dtype != np.uint8 or rows.shape != (len(self.paths), OF_IMAGES.itemsize):
+            raise self._damaged(IMAGES, f"it does not fit the {len(self.paths):,} reported images of split.json")
+        return np.ascontiguousarray(rows).view(OF_IMAGES)[:, 0]
 
     @cached_property
     def thumbnails(self) -> Mapping[int, bytes]:
@@ -280,6 +310,7 @@ class RunRecord:
         said = {
             PICTURES: "heat maps, filters and augmented images are left out",
             THUMBNAILS: "the measured images are named, but not shown",
+            IMAGES: "accuracy by size, brightness, shape and format is left out",
         }
         gone = {name: what for name, what in said.items() if not (self.path / name).exists()}
         return tuple(f"{name} is missing from the run folder: {what}." for name, what in gone.items())

@@ -61,6 +61,21 @@ class Preprocess:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Level:
+    """Of the images that a model was chosen on, `n` were answered with so much confidence, and `errors` wrongly."""
+
+    confidence: float
+    n: int
+    errors: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.confidence <= 1 or not 0 <= self.errors <= self.n:
+            raise ValueError(
+                f"{self.errors} errors among {self.n} images at confidence {self.confidence} are impossible"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelCard:
     """What must be known to build a saved network again and to read its answers.
 
@@ -69,6 +84,8 @@ class ModelCard:
         arguments: the keyword arguments it was built with (JSON values).
         classes: label names; index i of the logits is ``classes[i]``.
         metrics: the figures measured when it was saved (``accuracy``, ``n``, …).
+        temperature: what logits are divided by before the softmax, so that confidences mean what they say.
+        levels: errors by confidence, from which thresholds follow.
     """
 
     architecture: str
@@ -76,8 +93,12 @@ class ModelCard:
     classes: tuple[str, ...]
     preprocess: Preprocess
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    temperature: float = 1.0
+    levels: tuple[Level, ...] = ()
 
     def __post_init__(self) -> None:
+        if not 1e-3 <= self.temperature <= 1e3:
+            raise ValueError(f"a temperature of {self.temperature} is impossible")
         if not self.classes or len(set(self.classes)) < len(self.classes):
             raise ValueError("it names no class, or one twice")
         if not len(self.preprocess.mean) == len(self.preprocess.std) == self.preprocess.channels:
@@ -169,6 +190,7 @@ class Scores:
         top5: share of images whose label is among the five likeliest; None for ten classes or fewer.
         balanced_accuracy: mean recall over the classes that occur.
         confusion: ``confusion[i][j]`` counts images of class i predicted as class j.
+        ece: expected calibration error, with its 95 % interval; None where nobody measured it.
     """
 
     n: int
@@ -179,6 +201,8 @@ class Scores:
     balanced_accuracy: float
     per_class: tuple[ClassScore, ...]
     confusion: tuple[tuple[int, ...], ...] = dataclasses.field(metadata=SPARSE)
+    ece: float | None = None
+    ece_interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         count = len(self.per_class)

@@ -127,8 +127,9 @@ def _explain(_: str, given: Given) -> int:
 def _answer_line(answer: Any) -> str:
     if answer.error is not None:
         return f"{answer.path}: left out, {answer.error}"
+    unsure = "unsure, perhaps " if answer.unsure else ""
     others = ", ".join(f"{name} {p:.1%}" for name, p in list(answer.probabilities.items())[1:3])
-    return f"{answer.path}: {answer.label} {answer.confidence:.1%}" + (f"   (then {others})" if others else "")
+    return f"{answer.path}: {unsure}{answer.label} {answer.confidence:.1%}" + (f"   (then {others})" if others else "")
 
 
 def _run_and_rest(given: Given, what: str) -> tuple[str | None, list[str]]:
@@ -148,6 +149,20 @@ def _rename(name: str, given: Given) -> int:
         raise UsageError(f"expected RUN OLD=NEW, got {' '.join(given['places']) or 'nothing'}: see --help.")
     names: dict[str, str] = dict(pair.rsplit("=", 1) for pair in pairs)
     print(f"The classes of {run} are now {', '.join(function(name)(run, names))}.")
+    return 0
+
+
+def _compare(name: str, given: Given) -> int:
+    from hubel.report.comparison import comparison_lines
+
+    as_json, places = given.pop("json", False), given.pop("places", [])
+    if len(places) not in (2, 3):
+        raise UsageError(f"expected RUN RUN and perhaps DATA, got {' '.join(places) or 'nothing'}: see --help.")
+    found = function(name)(*places, **given, show_as="none" if as_json else "auto")
+    if as_json:
+        _say("comparison", found)
+    else:
+        print("\n".join(comparison_lines(found)))
     return 0
 
 
@@ -213,6 +228,7 @@ def _cache(name: str, given: Given) -> int:
 
 def _data_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
+    to.add_argument("--labels", action="store_true", help="also look for labels that are probably wrong")
     add_output(to, "FILE", "write the findings as JSON, for train --exclude")
     add_json(to)
     add_settings(to, sections={"data"})
@@ -246,6 +262,7 @@ def _predict_flags(to: argparse.ArgumentParser) -> None:
     add_places(to, "RUN IMAGE|FOLDER", what)
     add_weights(to)
     add_output(to, "FILE", "write the answers as CSV")
+    to.add_argument("--unsure", type=float, metavar="SHARE", help="of errors to accept; other answers are unsure")
     to.add_argument("--spreadsheet", action="store_true", help="with a quote before what would be a formula")
     add_device(to)
     add_json(to)
@@ -261,6 +278,13 @@ def _explain_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("--class", dest="label", metavar="NAME", help="the class to explain (default: the likeliest)")
     add_output(to, "FOLDER", "for pictures and explanations.json (default RUN/explained)")
     add_code(to)
+    add_device(to)
+    add_json(to)
+
+
+def _compare_flags(to: argparse.ArgumentParser) -> None:
+    add_places(to, "RUN RUN [DATA]", "run or model folders; folder, CSV or set (default: what both runs reported on)")
+    add_output(to, "FILE|FOLDER", "write the comparison as JSON")
     add_device(to)
     add_json(to)
 
@@ -333,6 +357,7 @@ VERBS: dict[str, Verb] = {
     "predict": _row("name what is in images, with confidences", "jobs.api", _predict_flags, _predict),
     "explain": _row("show where an answer comes from, and whether to trust that", "jobs.api", _explain_flags, _explain),
     "rename": _row("give classes of a run other names", "jobs.api", _rename_flags, _rename),
+    "compare": _row("is one of two models better on the same images?", "jobs.api", _compare_flags, _compare),
     "report": _row("draw a run's report again, from what its folder holds", "jobs.api", _report_flags, _report),
     "inspect": _row(
         "a network layer by layer: shapes, parameters, operations, receptive field",

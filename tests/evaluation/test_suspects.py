@@ -28,7 +28,7 @@ def test_unsure_mistakes_are_no_suspects() -> None:
 def test_the_finding_names_them() -> None:
     probabilities = np.array([[0.9, 0.1], [0.95, 0.05], [0.1, 0.9]], dtype=np.float32)
     suspects = label_suspects(probabilities, np.array([0, 1, 1]))
-    [finding] = suspect_findings(suspects, ["a.png", "b.png", "c.png"], ["cat", "dog"], 3)
+    [finding] = suspect_findings(suspects, ["a.png", "b.png", "c.png"], ["cat", "dog"], "3 images")
     assert finding.paths == ("b.png",)
     assert "labelled 'dog' and looks like 'cat'" in finding.message
-    assert suspect_findings((), [], [], 3) == ()
+    assert suspect_findings((), [], [], "3 images") == ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ import torch
 from torch import Tensor
 
 from hubel.errors import UsageError
+from hubel.evaluation.intervals import wilson_interval
 from hubel.records import ClassScore, Scores
 
-Z95 = 1.959963984540054  # the normal quantile of 0.975
 TOP5_ABOVE = 10  # classes; with ten or fewer, five guesses say little
 
 Array = Tensor | npt.NDArray[Any]
@@ -51,18 +50,6 @@ def score(logits: Array, labels: Array, classes: Sequence[str]) -> Scores:
         per_class=per_class,
         confusion=tuple(map(tuple, confusion.tolist())),
     )
-
-
-def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share that was seen `right` times in `n` (Wilson 1927); it never leaves [0, 1].
-
-    >>> [round(bound, 3) for bound in wilson_interval(90, 100)]
-    [0.826, 0.945]
-    """
-    share, shrink = right / n, 1 + Z95**2 / n
-    centre = (share + Z95**2 / (2 * n)) / shrink
-    half = Z95 / shrink * math.sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def worst_errors(probabilities: Array, labels: Array, limit: int) -> npt.NDArray[np.int64]:

@@ -30,7 +30,7 @@ from hubel.dataset.tensors import normalise
 from hubel.errors import ModelError
 from hubel.evaluation.pillow import fitted
 from hubel.nn.hooks import evaluating
-from hubel.records import ModelCard, Preprocess
+from hubel.records import ModelCard
 
 OPSET = 18
 SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"  # how one more entry of the metadata begins, in ONNX's protobuf
@@ -62,14 +62,13 @@ def needed(package: str) -> Any:
 class FromPixels(nn.Module):
     """A network with everything around it: upright pixels (N, H, W, 3) uint8 of any size → probabilities (N, K)."""
 
-    def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, model: nn.Module, card: ModelCard) -> None:
         super().__init__()
-        self.model = model
-        self.preprocess = preprocess
+        self.model, self.preprocess, self.temperature = model, card.preprocess, card.temperature
 
     def forward(self, pixels: Tensor) -> Tensor:
         images = normalise(fitted(pixels, self.preprocess), self.preprocess)
-        probabilities: Tensor = self.model(images).float().softmax(1)
+        probabilities: Tensor = (self.model(images).float() / self.temperature).softmax(1)
         return probabilities
 
 
@@ -80,7 +79,7 @@ def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
         ModelError: the network can't be exported, or a package is missing.
     """
     onnx = needed("onnx")
-    proto = _exported(model, card.preprocess)
+    proto = _exported(model, card)
     _forget_origins(proto)
     _add_labels(proto.graph, card.classes)
     proto.graph.name = "hubel"
@@ -92,13 +91,13 @@ def onnx_bytes(model: nn.Module, card: ModelCard) -> bytes:
     return content + SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
-def _exported(model: nn.Module, preprocess: Preprocess) -> Any:
+def _exported(model: nn.Module, card: ModelCard) -> Any:
     """Let torch write the graph from ``pixels`` to ``probabilities``, an ``onnx.ModelProto``."""
     needed("onnxscript")
     example = torch.zeros(2, 5, 7, 3, dtype=torch.uint8)  # three different sizes, so that torch takes none for another
     sizes = dict(enumerate(map(torch.export.Dim, ("n", "height", "width"))))
     settings: Any = {"input_names": ["pixels"], "output_names": ["probabilities"], "dynamic_shapes": (sizes,)}
-    whole = FromPixels(model, preprocess)
+    whole = FromPixels(model, card)
     with evaluating(whole), torch.no_grad(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         try:  # what torch prints when it can't follow a network is pages of its own inner workings
             program = torch.onnx.export(whole, (example,), dynamo=True, opset_version=OPSET, verbose=False, **settings)

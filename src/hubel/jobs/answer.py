@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ from hubel.dataset.decode import Source as File
 from hubel.dataset.decode import decode, upright
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.folder import is_hidden
-from hubel.dataset.pack import Rows, pack
+from hubel.dataset.pack import Images, Packed, Rows, pack
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import DataError, ImageError, ModelError, UsageError
+from hubel.evaluation.calibration import confidences, levels, promised, with_ece
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.events import Event, Measured, Note, Progress
+from hubel.evidence import LOGITS, RunRecord, softmax
 from hubel.jobs.hardware import find_device
 from hubel.jobs.plan import StoredPlan
 from hubel.jobs.recipe import Recipe, with_settings
@@ -51,6 +53,7 @@ class Answer:
     Attributes:
         path: as given. label, confidence: the likeliest class and its probability; None when `error` says why not.
         probabilities: class → probability, the likeliest first.
+        unsure: whether more errors were to be feared than were accepted, if it was said how many.
     """
 
     path: str
@@ -58,6 +61,7 @@ class Answer:
     confidence: float | None
     probabilities: dict[str, float]
     error: str | None = None
+    unsure: bool = False
 
 
 class Answering(ABC):
@@ -71,22 +75,29 @@ class Answering(ABC):
         """The label names, in the order of the logits."""
         return self.card.classes
 
-    def predict(self, sources: Picture | Iterable[Picture]) -> list[Answer]:
+    def predict(self, sources: Picture | Iterable[Picture], *, unsure: float | None = None) -> list[Answer]:
         """Answer for one image or many; an unusable one has its `error` set.
 
         Args:
             sources: an image's path, a folder of images, the bytes of a file, Pillow's image or an array (H, W, 3) or
                 (H, W) uint8; or a list of these, or an array (N, H, W, 3).
+            unsure: the share of errors that is accepted among the other answers (`hubel.evaluation.calibration`).
 
         Raises:
             DataError: a path doesn't exist, or a folder holds no images.
+            UsageError: no confidence keeps errors that few.
         """
-        return list(self.stream(list_images(sources)))
+        return list(self.stream(list_images(sources), sure=self.sure(unsure)))
 
-    def stream(self, files: Sequence[Picture]) -> Iterator[Answer]:
-        """Answer file by file, in order, some at a time."""
+    def sure(self, unsure: float | None) -> float:
+        """The confidence from which on answers are sure enough for that share of errors among them; 0 for None."""
+        return 0.0 if unsure is None else promised(self.card.levels, unsure)
+
+    def stream(self, files: Sequence[Picture], *, sure: float = 0.0) -> Iterator[Answer]:
+        """Answer file by file, in order, some at a time; with less confidence than `sure`, it is unsure."""
         for start in range(0, len(files), self.at_once):
-            yield from self._answer(files[start : start + self.at_once])
+            for answer in self._answer(files[start : start + self.at_once]):
+                yield replace(answer, unsure=answer.confidence is not None and answer.confidence < sure)
 
     @abstractmethod
     def _pixels(self, file: File) -> npt.NDArray[np.uint8]:
@@ -129,9 +140,10 @@ class Classifier(Answering):
     device: str = "cpu"
     at_once = AT_ONCE
 
-    def logits(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """(N, H, W, C) uint8 as decoded with the card's preprocessing → (N, K) float32."""
-        result: npt.NDArray[np.float32] = predict(self.model, images, self.card.preprocess, device=self.device).numpy()
+    def logits(self, images: Images) -> npt.NDArray[np.float32]:
+        """(N, H, W, C) uint8 as decoded with the card's preprocessing → (N, K) float32, whose softmax is calibrated."""
+        logits = predict(self.model, images, self.card.preprocess, device=self.device)
+        result: npt.NDArray[np.float32] = (logits / self.card.temperature).numpy()
         return result
 
     def images(self, sources: Picture | Iterable[Picture]) -> Tensor:
@@ -147,9 +159,7 @@ class Classifier(Answering):
         return decode(file, self.card.preprocess)[0]
 
     def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        logits = predict(self.model, np.stack(images), self.card.preprocess, device=self.device)
-        result: npt.NDArray[np.float32] = logits.softmax(1).numpy()
-        return result
+        return softmax(self.logits(np.stack(images)))
 
 
 @dataclass(frozen=True)
@@ -187,11 +197,16 @@ def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None 
         return OnnxClassifier(exported, exported.card)
     if not os.path.isdir(folder):
         raise ModelError(f"There is no folder {folder}: give a run folder, the model folder in it, or a model.onnx.")
+    run = folder
     if (folder / "model").is_dir():
         verify(folder, "model/")
         folder = folder / "model"
     target = find_device(device)
     model, card = load_model(folder, target, code=code)
+    if not card.levels and (run / LOGITS).exists():  # saved before there were any
+        kept = RunRecord(run)
+        known = confidences(kept.validation_logits, kept.validation_labels, card.temperature)
+        card = replace(card, levels=levels(*known))
     return Classifier(model=model, card=card, device=str(target))
 
 
@@ -281,15 +296,14 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def answers_csv(answers: Sequence[Answer], *, spreadsheet: bool = False) -> str:
-    """One line per image: file, label, confidence, error.
+    """One line per image: file, label, confidence, error, and whether it is unsure.
 
     Args:
         spreadsheet: put a quote before text that a spreadsheet would take for a formula.
     """
-    rows = [
-        [a.path, a.label or "", "" if a.confidence is None else f"{a.confidence:.6f}", a.error or ""] for a in answers
-    ]
-    return csv_text([["file_name", "label", "confidence", "error"], *rows], spreadsheet=spreadsheet)
+    sure = ["" if a.confidence is None else f"{a.confidence:.6f}" for a in answers]
+    rows = [[a.path, a.label or "", c, a.error or "", "unsure" * a.unsure] for a, c in zip(answers, sure, strict=True)]
+    return csv_text([["file_name", "label", "confidence", "error", "unsure"], *rows], spreadsheet=spreadsheet)
 
 
 Opener = Callable[[Sequence[str]], tuple[Classifier | OnnxClassifier, list[str]]]
@@ -309,38 +323,63 @@ def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator
     """
     catalog = yield from scanning(source, to_learn=False)
     classifier, notes = opener(catalog.classes)
-    if isinstance(classifier, OnnxClassifier):
-        raise ModelError("An exported model can predict, and no more: give the run folder that it was made from.")
     for note in notes:
         yield Note(text=note)
-    if run is not None and (run / "plan.json").exists() and not set(catalog.classes) <= set(classifier.classes):
-        now = read_record(run / "plan.json", StoredPlan).renamed
-        since = (name if name in classifier.classes else now.get(name, name) for name in catalog.classes)
-        catalog = replace(catalog, classes=tuple(since))
-    labels = bind(catalog, classifier.classes)
-    packed = yield from pack(catalog.root, catalog.paths, classifier.card.preprocess)
-    part, rows, said = _rows(catalog, packed.facts["sha256"].astype(str).tolist(), np.flatnonzero(labels >= 0), run)
-    unknown = np.bincount(catalog.labels[labels < 0], minlength=len(catalog.classes))
+    part, _, (labels,), (logits,) = yield from answering(catalog, [classifier], [run])
+    scores = with_ece(score(logits, labels, classifier.classes), logits, labels)
+    yield Measured(part=part, scores=scores, baselines=None)
+
+
+Answers = tuple[str, list[str], npt.NDArray[np.int64], list[npt.NDArray[np.float32]]]
+
+
+def answering(
+    catalog: Catalog, models: Sequence[Answering], runs: Sequence[Path | None]
+) -> Generator[Event, None, Answers]:
+    """Let models answer for the images that all of them know and can decode, but for those that `runs` were trained on.
+
+    Returns:
+        the part, the images' paths, their labels (M, N) in the classes of each model, and the logits (N, K) of each.
+    """
+    labels, packs = np.stack([_bound(catalog, *each) for each in zip(models, runs, strict=True)]), list[Packed]()
+    for model in models:
+        if not isinstance(model, Classifier):
+            raise ModelError("An exported model can predict, and no more: give the run folder that it was made from.")
+        packs.append((yield from pack(catalog.root, catalog.paths, model.card.preprocess)))
+    part, rows, said = "all", np.flatnonzero(labels.min(0) >= 0), list[str]()
+    unknown = np.bincount(catalog.labels[labels.min(0) < 0], minlength=len(catalog.classes))
     if unknown.any():
         names = ", ".join(f"{catalog.classes[i]!r} ({unknown[i]:,})" for i in np.flatnonzero(unknown)[:5])
-        said = (f"{unknown.sum():,} images of classes that the model does not know are left out: {names}.", *said)
+        said.append(f"{unknown.sum():,} images of classes that the model does not know are left out: {names}.")
+    for run in runs:
+        part, rows, more = _rows(catalog, packs[0].facts["sha256"].astype(str).tolist(), rows, run)
+        said += more
+    for packed in packs:
+        said += [f"{catalog.paths[i]} was left out: {packed.reasons[int(i)]}" for i in rows[~packed.usable[rows]]]
+        rows = rows[packed.usable[rows]]
     for text in said:
         yield Note(text=text)
-    usable = rows[packed.usable[rows]]
-    for index in rows[~packed.usable[rows]]:
-        yield Note(text=f"{catalog.paths[index]} was left out: {packed.reasons[int(index)]}")
-    if len(usable) == 0:
-        raise DataError(f"No image of {source} can be used: see `hubel data`.")
-    yield Progress(task="measuring", done=0, total=1)
-    logits = predict(
-        classifier.model, Rows(packed.images, usable), classifier.card.preprocess, device=classifier.device
-    )
-    if not logits.isfinite().all():
-        raise ModelError(
-            "The model answers with numbers that are not finite: its weights are of no use, train it again."
-        )
-    scores = score(logits, labels[usable], classifier.classes)
-    yield Measured(part=part, scores=scores, baselines=None)
+    if len(rows) == 0:
+        raise DataError(f"No image of {catalog.root} can be used: see `hubel data`.")
+    logits = list[npt.NDArray[np.float32]]()
+    for model, packed in zip(models, packs, strict=True):
+        yield Progress(task="measuring", done=len(logits), total=len(models))
+        assert isinstance(model, Classifier)
+        logits.append(model.logits(Rows(packed.images, rows)))
+        if not np.isfinite(logits[-1]).all():
+            raise ModelError(
+                "The model answers with numbers that are not finite: its weights are of no use, train it again."
+            )
+    return part, [catalog.paths[i] for i in rows], labels[:, rows], logits
+
+
+def _bound(catalog: Catalog, model: Answering, run: Path | None) -> npt.NDArray[np.int64]:
+    """Bind the labels to a model's classes, folders with the names that they had before `hubel rename` included."""
+    if run is not None and (run / "plan.json").exists() and not set(catalog.classes) <= set(model.classes):
+        now = read_record(run / "plan.json", StoredPlan).renamed
+        since = (name if name in model.classes else now.get(name, name) for name in catalog.classes)
+        catalog = replace(catalog, classes=tuple(since))
+    return bind(catalog, model.classes)
 
 
 def bind(catalog: Catalog, classes: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -17,7 +17,6 @@ from hubel.dataset.as_file import Picture, as_file
 from hubel.dataset.decode import decode
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import ImageError, ModelError, UsageError
-from hubel.evaluation.predict import predict
 from hubel.evidence import Floats, Pixels, RunRecord
 from hubel.explanation.features import last_features, most_alike
 from hubel.explanation.methods import METHODS, attribute
@@ -160,7 +159,7 @@ def _explained(
     layer: str | None,
 ) -> Explanation:
     model, preprocess, classes = classifier.model, classifier.card.preprocess, classifier.classes
-    logits = predict(model, pixels[None], preprocess, device=classifier.device)
+    logits = torch.from_numpy(classifier.logits(pixels[None]))
     if not bool(logits.isfinite().all()):
         return Explanation(path=name, error="the model's answer is not finite: its weights are of no use")
     odds = logits.softmax(1)[0]

@@ -14,15 +14,20 @@ import torch
 from torch import nn
 
 from hubel.dataset.augment import augment, describe, uniform
+from hubel.dataset.pack import Facts as FileFacts
 from hubel.dataset.pack import Images, Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise, to_tensor
+from hubel.evaluation.calibration import confidences, fit_temperature, levels, with_ece
 from hubel.evaluation.metrics import score, worst_errors
 from hubel.evaluation.predict import predict
+from hubel.evaluation.slices import slice_findings
 from hubel.evaluation.suspects import label_suspects, suspect_findings
 from hubel.events import Event, Measured, Progress
 from hubel.evidence import (
+    IMAGES,
     LOGITS,
+    OF_IMAGES,
     PICTURES,
     TRAINED,
     TRAINED_THUMBNAILS,
@@ -35,6 +40,7 @@ from hubel.evidence import (
     keep_arrays,
     keep_facts,
     keep_thumbnails,
+    softmax,
 )
 from hubel.explanation.cam import grad_cam
 from hubel.explanation.features import last_features
@@ -51,6 +57,7 @@ from hubel.text import csv_text
 EXAMPLES = 6  # right and wrong predictions that are explained
 SEARCHED, LOOKING, SEARCHED_SIDE = 1_000, 3.0, 128  # training images to compare with, seconds for them, pixels kept
 CHANGED = 7  # augmented versions of each of four images
+CHUNK = 512  # images whose brightness is measured together
 ROOM = 8_000_000  # bytes of thumbnails that are kept
 
 
@@ -74,24 +81,32 @@ def measure(training: Training, model: nn.Module, source: str, command: str, sto
     classes, part = dataset.catalog.classes, division.reported
     images, labels = Rows(dataset.packed.images, division.test), dataset.catalog.labels[division.test]
     yield Progress(task="measuring", done=0, total=3)
-    logits = _logits(model, images, plan)
-    scores, baselines = score(logits, labels, classes), plan.baseline.on(images, labels)
+    logits, baselines = _logits(model, images, plan), plan.baseline.on(images, labels)
+    known = (_logits(model, Rows(dataset.packed.images, division.val), plan), dataset.catalog.labels[division.val])
+    temperature, _ = fit_temperature(*known)
+    scores = with_ece(score(logits / temperature, labels, classes), logits / temperature, labels)
     chosen = {"val_accuracy": best.accuracy, "val_n": float(best.n), "epoch": float(record.best_epoch)}
     metrics = {f"{part}_accuracy": scores.accuracy, f"{part}_n": float(scores.n), **chosen}
-    save_model(run.model, model.state_dict(), replace(plan.card, metrics=metrics))
+    counted = levels(*confidences(*known, temperature))
+    card = replace(plan.card, metrics=metrics, temperature=temperature, levels=counted)
+    save_model(run.model, model.state_dict(), card)
     run.write("scores.json", {"part": part, "scores": scores, "baselines": baselines})
     yield Measured(part=part, scores=scores, baselines=baselines)
     yield Progress(task="keeping the evidence", done=1, total=3)
     answers: dict[str, npt.NDArray[Any]] = {
         "reported.logits": logits,
         "reported.labels": labels,
-        "validation.logits": _logits(model, Rows(dataset.packed.images, division.val), plan),
-        "validation.labels": dataset.catalog.labels[division.val],
+        "validation.logits": known[0],
+        "validation.labels": known[1],
+        "temperature": np.array([temperature]),
     }
     keep_arrays(run.path, LOGITS, answers)
+    keep_arrays(run.path, IMAGES, {"facts": _facts(images, dataset.packed.facts[division.test])})
     kept = RunRecord(run.path)
     run.write("predictions.csv", predictions_csv(kept.paths, labels, kept.probabilities, classes))
-    run.write("findings.json", (*dataset.findings, *record.findings, *_suspects(dataset, division, answers)))
+    right = kept.predictions == labels
+    told = (*_suspects(dataset, division, answers), *slice_findings(kept.images, labels, right, kept.paths))
+    run.write("findings.json", (*dataset.findings, *record.findings, *told))
     explained, explained_by, pictures = _explanations(model, images, labels, kept.probabilities, plan)
     yield Progress(task="keeping the evidence", done=2, total=3)
     weights = {"filters.before": training.filters_before, "filters.after": filters(model)}
@@ -156,8 +171,21 @@ def _suspects(dataset: Dataset, division: Split, answers: dict[str, npt.NDArray[
     """Label suspects among the images that the network was not trained on."""
     held = np.concatenate([division.val, division.test])
     logits = np.concatenate([answers["validation.logits"], answers["reported.logits"]])
-    suspects = label_suspects(torch.from_numpy(logits).softmax(1).numpy(), dataset.catalog.labels[held])
-    return suspect_findings(suspects, [dataset.catalog.paths[i] for i in held], dataset.catalog.classes, len(held))
+    suspects = label_suspects(softmax(logits, float(answers["temperature"][0])), dataset.catalog.labels[held])
+    of = f"{len(held):,} validation and reported images"
+    return suspect_findings(suspects, [dataset.catalog.paths[i] for i in held], dataset.catalog.classes, of)
+
+
+def _facts(images: Images, facts: FileFacts) -> Pixels:
+    """What is kept of the reported images (N, H, W, C) uint8, by what the decoder learned of their files."""
+    kept, turned = np.zeros(len(images), OF_IMAGES), facts["orientation"] > 4
+    kept["width"] = np.where(turned, facts["height"], facts["width"])
+    kept["height"] = np.where(turned, facts["width"], facts["height"])
+    kept["format"] = facts["format"]
+    for start in range(0, len(images), CHUNK):
+        kept["brightness"][start : start + CHUNK] = images[start : start + CHUNK].mean((1, 2, 3)) / 255
+    kept["digest"] = [bytes.fromhex(digest.decode())[:16] for digest in facts["sha256"]]
+    return kept.view(np.uint8).reshape(len(images), -1)
 
 
 def _explanations(

@@ -24,7 +24,7 @@ from hubel.nn.zoo import Builder, build_for
 from hubel.records import ModelCard
 from hubel.runs import write_json, write_text
 
-OWN = ("arguments", "preprocess", "metrics")  # of a card, what only hubel reads
+OWN = ("arguments", "preprocess", "metrics", "temperature", "levels")  # of a card, what only hubel reads
 
 
 def save_model(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> None:
@@ -92,7 +92,7 @@ def read_card(folder: Path) -> ModelCard:
         digest = config.pop("sha256", None)
         if digest != _digest_json(config) or text != json_text({**config, "sha256": digest}, indent=2) + "\n":
             raise ValueError("its checksum is wrong: it was changed or damaged")
-        own = {key: config["hubel"][key] for key in OWN}
+        own = {key: config["hubel"][key] for key in OWN if key in config["hubel"]}  # an older card has fewer
         return from_json(ModelCard, {"architecture": config["architecture"], "classes": config["label_names"], **own})
     except FileNotFoundError as error:
         raise ModelError(f"{folder} is no model folder: it has no config.json.") from error

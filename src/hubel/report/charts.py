@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 import vl_convert
 
+from hubel.evaluation.intervals import wilson_interval
 from hubel.events import EpochRow
 from hubel.evidence import RunRecord
 from hubel.records import ClassScore
@@ -44,16 +45,18 @@ def png(drawn: str) -> bytes:
     return picture
 
 
-def for_page(history: Sequence[EpochRow]) -> dict[str, str]:
-    """The page's charts as SVG: loss, accuracy and rate, if there is a history."""
-    return {draw.__name__: svg(draw(history)) for draw in (loss, accuracy, rate)} if history else {}
+def for_page(history: Sequence[EpochRow], told: Mapping[str, Any]) -> dict[str, str]:
+    """The page's charts as SVG: reliability and coverage; loss, accuracy and rate, if there is a history."""
+    drawn = {draw.__name__: svg(draw(told[draw.__name__])) for draw in (reliability, coverage)}
+    return drawn | ({draw.__name__: svg(draw(history)) for draw in (loss, accuracy, rate)} if history else {})
 
 
-def for_files(run: RunRecord, grid: Grid) -> dict[str, str]:
+def for_files(run: RunRecord, grid: Grid, told: Mapping[str, Any]) -> dict[str, str]:
     """The charts that also become PNG files, as SVG by the name of the file."""
     weakest_first = sorted(run.scores.per_class, key=lambda c: (c.support == 0, c.recall))
     drawn = {"confusion": svg(confusion(grid)), "per_class": svg(per_class(weakest_first))}
-    return drawn | ({"curves": svg(curves(run.history))} if run.history else {})
+    both = alt.hconcat(reliability(told["reliability"]), coverage(told["coverage"]), spacing=30)
+    return drawn | {"confidence": svg(both)} | ({"curves": svg(curves(run.history))} if run.history else {})
 
 
 def loss(history: Sequence[EpochRow]) -> Any:
@@ -82,6 +85,35 @@ def rate(history: Sequence[EpochRow]) -> Any:
 def curves(history: Sequence[EpochRow]) -> Any:
     """Loss, accuracy and learning rate in one picture."""
     return alt.hconcat(loss(history), accuracy(history), rate(history), spacing=30)
+
+
+def reliability(series: Mapping[str, Sequence[tuple[int, float, float]]]) -> Any:
+    """The share of right answers by confidence, with 95 % intervals; each series is (images, confidence, accuracy)."""
+    rows = [
+        {"series": name, "confidence": sure, "accuracy": right, "low": low, "high": high}
+        for name, bins in series.items()
+        for n, sure, right in bins
+        for low, high in [wilson_interval(round(n * right), n)]
+    ]
+    whole, few = alt.Scale(domain=[0, 1]), _percent_axis(tickCount=4)
+    x = alt.X("confidence:Q", title="confidence", scale=whole, axis=few)
+    y = alt.Y("accuracy:Q", title="answers that are right", scale=whole, axis=few)
+    legend, two = alt.Legend(columns=1) if len(series) > 1 else None, ("as it answers", "without temperature")
+    colour = alt.Color("series:N", title=None, scale=_two_colours(*two), legend=legend)
+    base = alt.Chart(alt.Data(values=rows)).encode(x=x, color=colour)
+    ends = alt.Chart(alt.Data(values=[{"confidence": end, "accuracy": end} for end in (0, 1)]))
+    diagonal = ends.mark_line(color=MUTED, strokeDash=[2, 3], strokeWidth=1).encode(x=x, y=y)
+    spans = base.mark_rule().encode(y=alt.Y("low:Q", title=None), y2="high:Q")
+    lines = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=22, filled=True, opacity=1)).encode(y=y)
+    return (diagonal + spans + lines).properties(width=WIDTH, height=HEIGHT)
+
+
+def coverage(curve: Sequence[dict[str, float]]) -> Any:
+    """Accuracy among the surest answers, by the share of images that they are."""
+    x = alt.X("share:Q", title="images answered, the surest first", axis=_percent_axis(tickCount=4))
+    y = alt.Y("accuracy:Q", title="accuracy among them", scale=alt.Scale(zero=False), axis=_percent_axis(tickCount=5))
+    line = alt.Chart(alt.Data(values=curve)).mark_line(color=ACCENT, strokeWidth=2)
+    return line.encode(x=x, y=y).properties(width=WIDTH, height=HEIGHT)
 
 
 def per_class(classes: Sequence[ClassScore]) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from hubel.evidence import RunRecord
+from hubel.report.confidence import confidence
 from hubel.report.confusion import Grid, as_csv, grid, surest_errors
 from hubel.report.pictures import (
     EXPLAINED,
@@ -34,7 +35,8 @@ from hubel.report.tables import confusion, findings, panel_id, per_class
 from hubel.report.wording import bare_percent, compact, duration, loss, percent, whole
 from hubel.runs import make_folder, reseal, write_bytes, write_text
 
-DRAWN = ("curves", "confusion", "per_class", "worst", "filters", "gradcam", "augmentation")  # as PNG files
+# As PNG files
+DRAWN = ("curves", "confusion", "per_class", "confidence", "worst", "filters", "gradcam", "augmentation")
 MOST_WORST = 24
 STRIP = 128  # pixels of the pictures beside a cause, twice what the page shows
 
@@ -53,8 +55,9 @@ def write_report(run: str | Path) -> Path:
 
     record = RunRecord.open(run)
     matrix, worst = grid(record), surest_errors(record, MOST_WORST)
-    page = _page(record, matrix, worst, charts.for_page(record.history))
-    files = {name: charts.png(drawing) for name, drawing in charts.for_files(record, matrix).items()}
+    told = confidence(record)
+    page = _page(record, matrix, worst, told, charts.for_page(record.history, told))
+    files = {name: charts.png(drawing) for name, drawing in charts.for_files(record, matrix, told).items()}
     files |= dict(picture_files(record, worst))
     folder = make_folder(record.path / "pictures")
     for name in DRAWN:
@@ -75,7 +78,7 @@ def shown_images(run: RunRecord) -> list[int]:
     return list(dict.fromkeys([*surest_errors(run, MOST_WORST), *told, *cells]))
 
 
-def _page(run: RunRecord, matrix: Grid, worst: list[int], drawn: Mapping[str, str]) -> str:
+def _page(run: RunRecord, matrix: Grid, worst: list[int], told: Mapping[str, Any], drawn: Mapping[str, str]) -> str:
     """Fill the template; `drawn` holds the charts as SVG."""
     script, folder = asset("report.js"), run.facts.folder
     tables = confusion(run, matrix)
@@ -84,6 +87,11 @@ def _page(run: RunRecord, matrix: Grid, worst: list[int], drawn: Mapping[str, st
         **per_class(run),
         "causes": _causes(run, {panel["id"] for panel in tables["panels"]}),
         "curves": _curves(run, drawn),
+        "told": told,
+        "told_charts": [
+            (Markup(drawn["reliability"]), f"Share of right answers by confidence. {told['calibration'][0]}"),
+            (Markup(drawn["coverage"]), f"Accuracy among the surest answers, {percent(run.scores.accuracy)} of all"),
+        ],
         "worst": [measured_shot(run, i) for i in worst],
         "explained": [(name, shots) for name in EXPLAINED if (shots := explained(run, name))],
         **_filters(run),
@@ -112,6 +120,8 @@ def _contents(run: RunRecord, sections: Mapping[str, Any]) -> list[tuple[str, st
         "curves": ("Training", sections["curves"]),
         "confusion": ("Confusion matrix", True),
         "classes": ("Classes", True),
+        "confidence": ("Confidence", True),
+        "slices": ("Kinds of images", sections["told"]["slices"]),
         "worst": ("Worst errors", True),
         "gradcam": ("Where it looked", sections["explained"] or run.facts.explained_by),
         "filters": ("Filters", sections["filters"]),

@@ -17,7 +17,7 @@ OVERFIT = 0.10
 FEW_STEPS, FEW_IMAGES = 100, 20  # of a training, and of a class
 RISING, GOOD = 0.02, 0.97  # gain in the last quarter of the epochs that is worth going on for, below that accuracy
 # Parts of a finding's code that name a cause of wrong answers, rather than a file that was merely left out.
-CAUSING = ("label", "conflict", "imbalance", "small", "few", "contradict", "shortcut", "blank")
+CAUSING = ("label", "conflict", "imbalance", "small", "few", "contradict", "shortcut", "blank", "slice")
 MOST_PICTURES = 6
 
 

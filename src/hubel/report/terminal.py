@@ -198,6 +198,11 @@ def measured_lines(event: Measured) -> list[str]:
         lines.append(f"  beside it: {baseline_words(event.baselines)}")
     top5 = "" if scores.top5 is None else f", top-5 {scores.top5:.1%}"
     lines.append(f"  balanced accuracy {scores.balanced_accuracy:.1%}{top5}, loss {scores.loss:.3f}")
+    if scores.ece is not None and scores.ece_interval is not None:
+        low, high = scores.ece_interval
+        lines.append(
+            f"  confidence and accuracy lie {scores.ece:.1%} apart (calibration error; {low:.1%} to {high:.1%})"
+        )
     lines += ["", f"  {'class':<24} {'precision':>9} {'recall':>7} {'F1':>6} {'images':>7}"]
     weakest = sorted(scores.per_class, key=lambda c: c.f1)
     for c in weakest[:20]:
