@@ -51,7 +51,7 @@ def test_a_nan_is_an_answer_without_confidence(tmp_path: Path) -> None:
 
 
 def test_confidences_are_those_at_the_models_temperature(run: RunRecord) -> None:
-    kept = {name: array for name, array in run._arrays(LOGITS).items()}
+    kept = dict(run._arrays(LOGITS))
     assert run.temperature == 1
     keep_arrays(run.path, LOGITS, {**kept, "temperature": np.array([2.5])})
     warm = RunRecord(run.path)
