@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hubel.errors import RunError
-from hubel.evidence import FACTS, LOGITS, PICTURES, THUMBNAILS, RunRecord
+from hubel.evidence import FACTS, IMAGES, LOGITS, PICTURES, THUMBNAILS, RunRecord, keep_arrays
 from hubel.runs import RunFolder
 from report import sample
 
@@ -50,6 +50,31 @@ def test_a_nan_is_an_answer_without_confidence(tmp_path: Path) -> None:
     assert run.confidence[3] == 0
 
 
+def test_confidences_are_those_at_the_models_temperature(run: RunRecord) -> None:
+    kept = dict(run._arrays(LOGITS))
+    assert run.temperature == 1
+    keep_arrays(run.path, LOGITS, {**kept, "temperature": np.array([2.5])})
+    warm = RunRecord(run.path)
+    expected = (torch.from_numpy(run.logits) / 2.5).softmax(1)
+    assert torch.allclose(torch.from_numpy(warm.probabilities), expected, atol=1e-6)
+    assert (warm.predictions == run.predictions).all()
+    for wrong in (np.array([0.0]), np.array([np.nan]), np.ones(2), np.array(1.0)):
+        keep_arrays(run.path, LOGITS, {**kept, "temperature": wrong})
+        with pytest.raises(RunError, match="its temperature is impossible"):
+            _ = RunRecord(run.path).temperature
+
+
+def test_facts_of_other_images_are_refused(run: RunRecord) -> None:
+    assert run.images is not None
+    assert run.images["format"][0] == b"PNG"
+    for wrong in (np.zeros((59, 36), np.uint8), np.zeros((60, 35), np.uint8), np.zeros((60, 36), np.float32)):
+        keep_arrays(run.path, IMAGES, {"facts": wrong})
+        with pytest.raises(RunError, match="does not fit the 60 reported images"):
+            _ = RunRecord(run.path).images
+    (run.path / IMAGES).unlink()
+    assert RunRecord(run.path).images is None
+
+
 def test_only_what_is_asked_for_is_read(run: RunRecord) -> None:
     for name in ("findings.json", "scores.json", PICTURES, THUMBNAILS):
         (run.path / name).unlink()
@@ -69,22 +94,24 @@ def test_what_is_no_finished_run_is_refused(run: RunRecord, tmp_path: Path) -> N
         RunRecord.open(run.path)
 
 
-@pytest.mark.parametrize("name", [LOGITS, PICTURES, THUMBNAILS])
+@pytest.mark.parametrize("name", [LOGITS, PICTURES, THUMBNAILS, IMAGES])
 def test_any_flipped_bit_of_a_sealed_run_is_noticed(run: RunRecord, name: str) -> None:
     RunFolder(run.path).seal()
     content = bytearray((run.path / name).read_bytes())
     content[len(content) // 2] ^= 1
     (run.path / name).write_bytes(content)
     with pytest.raises(RunError, match=r"checksum is wrong.*restore it from a copy"):
-        _ = (run.logits, run.pictures, run.thumbnails)
+        _ = (run.logits, run.pictures, run.thumbnails, run.images)
 
 
-@pytest.mark.parametrize("name", [LOGITS, PICTURES, THUMBNAILS, FACTS, "scores.json", "results.csv", "plan.json"])
+@pytest.mark.parametrize(
+    "name", [LOGITS, PICTURES, THUMBNAILS, IMAGES, FACTS, "scores.json", "results.csv", "plan.json"]
+)
 def test_a_file_that_was_cut_off_is_named(run: RunRecord, name: str) -> None:
     content = (run.path / name).read_bytes()
     (run.path / name).write_bytes(content[: len(content) * 2 // 3])
     with pytest.raises(RunError, match=Path(name).name):
-        _ = (run.logits, run.pictures, run.thumbnails, run.facts, run.scores, run.history, run.card)
+        _ = (run.logits, run.pictures, run.thumbnails, run.images, run.facts, run.scores, run.history, run.card)
 
 
 def test_logits_of_other_images_are_refused(run: RunRecord) -> None:

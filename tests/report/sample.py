@@ -10,7 +10,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hubel.events import EpochRow
-from hubel.evidence import LOGITS, PICTURES, Explained, Facts, RunRecord, keep_arrays, keep_facts, keep_thumbnails
+from hubel.evidence import (
+    IMAGES,
+    LOGITS,
+    OF_IMAGES,
+    PICTURES,
+    Explained,
+    Facts,
+    RunRecord,
+    keep_arrays,
+    keep_facts,
+    keep_thumbnails,
+)
 from hubel.records import Baselines, ClassScore, Finding, ModelCard, Preprocess, Scores
 from hubel.report.page import shown_images
 from hubel.report.pictures import thumbnail
@@ -217,10 +228,22 @@ def run(
         write_text(folder / "results.csv", results_csv(rows, names))
     answers = {"reported.logits": logits, "reported.labels": labels}
     keep_arrays(folder, LOGITS, {**answers, "validation.logits": logits[:2], "validation.labels": labels[:2]})
+    if changes.pop("known", True):
+        keep_arrays(folder, IMAGES, {"facts": known(pixels).view(np.uint8).reshape(n, -1)})
     keep_arrays(folder, PICTURES, pictures if changes.pop("pictures", True) else {})
     keep_facts(folder, Facts(**(facts | changes)))
     keep_thumbnails(folder, {i: thumbnail(pixels[i]) for i in shown_images(RunRecord(folder))})
     return RunRecord(folder)
+
+
+def known(pixels: Pixels) -> npt.NDArray[np.void]:
+    """What is kept of the images beside their answers: sizes differ, every third one is a PNG file."""
+    rows = np.zeros(len(pixels), OF_IMAGES)
+    rows["width"], rows["height"] = 100 + np.arange(len(pixels)) % 90, 140
+    rows["brightness"] = pixels.mean((1, 2, 3)) / 255
+    rows["format"] = np.where(np.arange(len(pixels)) % 3, b"JPEG", b"PNG")
+    rows["digest"] = [i.to_bytes(16) for i in range(len(pixels))]
+    return rows
 
 
 def results_csv(rows: tuple[EpochRow, ...], names: tuple[str, ...]) -> str:

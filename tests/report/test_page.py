@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
+import json
 import math
 import os
 import re
@@ -19,8 +20,10 @@ import pytest
 from PIL import Image
 
 from hubel.errors import RunError
-from hubel.evidence import PICTURES, THUMBNAILS, RunRecord
+from hubel.evaluation.calibration import calibration, confidences, levels, threshold
+from hubel.evidence import LOGITS, PICTURES, THUMBNAILS, RunRecord, keep_arrays
 from hubel.records import Baselines, Finding
+from hubel.report.confidence import confidence
 from hubel.report.page import DRAWN, write_report
 from hubel.runs import RunFolder, verify
 
@@ -88,8 +91,8 @@ def evil_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_section_is_there(plain_report: Path) -> None:
     reader = Reader(plain_report.read_text(encoding="utf-8"))
-    sections = ["causes", "curves", "confusion", "classes", "worst", "gradcam", "filters", "augmentation"]
-    sections += ["findings", "settings", "use", "notes"]
+    sections = ["causes", "curves", "confusion", "classes", "confidence", "slices", "worst", "gradcam", "filters"]
+    sections += ["augmentation", "findings", "settings", "use", "notes"]
     assert [name for name in reader.ids() if name in sections] == sections
     assert not reader.open
     assert len(reader.ids()) == len(set(reader.ids()))
@@ -195,7 +198,7 @@ def test_without_optional_parts(tmp_path: Path) -> None:
     )  # fmt: skip
     reader = Reader(bare.read_text(encoding="utf-8"))
     assert not {"curves", "gradcam", "filters", "augmentation", "notes"} & set(reader.ids())
-    assert {p.stem for p in (tmp_path / "pictures").iterdir()} == {"confusion", "per_class", "worst"}
+    assert {p.stem for p in (tmp_path / "pictures").iterdir()} == {"confusion", "per_class", "confidence", "worst"}
     assert all((a["href"] or "")[1:] in {*reader.ids()} for tag, a in reader.tags if tag == "a")
 
 
@@ -279,7 +282,53 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "no picture kept" in reader.text
     assert not [attrs for tag, attrs in reader.tags if tag == "img"]
     assert not {"filters", "augmentation"} & set(reader.ids())
-    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"curves", "confusion", "per_class"}
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {
+        "curves",
+        "confusion",
+        "per_class",
+        "confidence",
+    }
+
+
+def test_an_older_run_gains_what_its_logits_say_and_is_told_what_it_lacks(tmp_path: Path) -> None:
+    """Without temperature and facts of images, and with validation logits that are twice too sure."""
+    run = sample.run(tmp_path, n=600, known=False)
+    said = json.loads((tmp_path / "split.json").read_text())
+    (tmp_path / "split.json").write_text(json.dumps({**said, "val": said["test"]}))
+    rng = np.random.default_rng(0)
+    chances = run.probabilities.cumsum(1) > rng.random((600, 1))
+    answers = {"reported.logits": 2 * run.logits, "reported.labels": run.labels}
+    answers |= {"validation.logits": 2 * run.logits, "validation.labels": chances.argmax(1)}
+    keep_arrays(tmp_path, LOGITS, answers)
+    text = Reader(write_report(tmp_path).read_text(encoding="utf-8")).text.replace("\xa0", " ")
+    found = re.search(r"saved without a temperature; one of ([\d.]+) would make it ([\d.]+) percentage points", text)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(2, rel=0.1)
+    assert "images.safetensors is missing from the run folder: accuracy by size, brightness" in text
+    assert 'id="slices"' not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_confidence_is_told_with_intervals_and_kept_promises(tmp_path: Path) -> None:
+    run = sample.run(tmp_path, n=600)
+    said = json.loads((tmp_path / "split.json").read_text())
+    (tmp_path / "split.json").write_text(json.dumps({**said, "val": said["test"]}))
+    answers = {"reported.logits": run.logits, "reported.labels": run.labels, "temperature": np.array([1.25])}
+    keep_arrays(tmp_path, LOGITS, answers | {"validation.logits": run.logits, "validation.labels": run.labels})
+    run = RunRecord.open(tmp_path)
+    told = confidence(run)
+    assert set(told["reliability"]) == {"as it answers", "without temperature"}
+    assert "Without its temperature of 1.25 it would be " in told["calibration"][1]
+    text = Reader(write_report(tmp_path).read_text(encoding="utf-8")).text.replace("\xa0", " ")
+    assert f"lie {100 * calibration(run.confidence, run.predictions == run.labels).ece:.1f} percentage points" in text
+    accepted = {row[0]: row for row in told["promises"]}
+    least = threshold(levels(*confidences(run.validation_logits, run.validation_labels, 1.25)), 0.1)
+    assert least is not None
+    answered = run.confidence >= least
+    wrong = (run.predictions != run.labels)[answered].mean()
+    assert accepted["10\xa0%"][2] == f"{100 * answered.mean():.1f}\xa0%"
+    assert accepted["10\xa0%"][3].startswith(f"{100 * wrong:.1f}\xa0% (")
+    assert told["coverage"][-1] == {"share": 1.0, "accuracy": pytest.approx(run.scores.accuracy)}
+    assert [s.name.split(" (")[0] for s in told["slices"]][:2] == ["the darkest fifth", "the brightest fifth"]
 
 
 def test_absolute_folder_is_not_told(plain_report: Path) -> None:
