@@ -255,6 +255,8 @@ def predict(
     weights: Source | None = None,
     output: Source | None = None,
     spreadsheet: bool = False,
+    top: int = 1,
+    probabilities: bool = False,
     device: str = "auto",
     **changes: Any,
 ) -> list[Answer]:
@@ -264,10 +266,11 @@ def predict(
         images: as `Classifier.predict` takes them: paths, folders, bytes, Pillow's images, arrays, lists of these.
         run, model, weights, changes: as for `evaluate`; `run` may be an exported model.onnx.
         output: where the answers are written as CSV. spreadsheet: so that no text in it is taken for a formula.
+        top: classes in it, the likeliest first. probabilities: whether a column for each class is added.
     """
     answers = list(predicting(run, images, model=model, weights=weights, device=device, **changes))
     if output is not None:
-        write_answers(answers, output, spreadsheet=spreadsheet)
+        write_answers(answers, output, spreadsheet=spreadsheet, top=top, probabilities=probabilities)
     return answers
 
 
@@ -288,11 +291,11 @@ def predicting(
     yield from tracked(classifier.stream(files), len(files), "predicting")
 
 
-def write_answers(answers: Sequence[Answer], output: Source, *, spreadsheet: bool = False) -> None:
-    """Write answers as CSV: file, label, confidence, error."""
+def write_answers(answers: Sequence[Answer], output: Source, **columns: Any) -> None:
+    """Write answers as CSV, with the columns that `answers_csv` is told."""
     from hubel.jobs.answer import answers_csv
 
-    write_text(Path(output), answers_csv(answers, spreadsheet=spreadsheet))
+    write_text(Path(output), answers_csv(answers, **columns))
 
 
 def inspect(
