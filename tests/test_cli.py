@@ -93,7 +93,7 @@ def test_another_process_answers_the_same(trained: tuple[Path, Done], few_digits
     done = command("predict", run, few_digits / "0", one, "--output", output)
     assert done.returncode == 0, done.stderr
     lines = output.read_text().splitlines()
-    assert lines[0] == "file_name,label,confidence,error,unsure"
+    assert lines[0] == "file_name,label,confidence,error"
     here = hubel.load(run).predict([few_digits / "0", one])
     assert [line.split(",")[1] for line in lines[1:]] == [answer.label for answer in here]
 
