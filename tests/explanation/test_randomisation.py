@@ -88,7 +88,7 @@ def test_a_model_is_unchanged_to_the_bit_even_when_the_method_fails() -> None:
     model.eval()
 
 
-def tested(model: nn.Module, images: Tensor, answers: Tensor) -> dict[str, Randomisation]:
+def judged(model: nn.Module, images: Tensor, answers: Tensor) -> dict[str, Randomisation]:
     methods = {name: partial(enlarged, name) for name in ("gradcam", "saliency", "guided-backprop")}
     every = {"gradient": gradient, **methods}
     return {name: randomisation(model, images, answers, method) for name, method in every.items()}
@@ -98,7 +98,7 @@ def test_guided_backprop_fails_and_gradient_and_grad_cam_pass_on_digits() -> Non
     model, images, labels = trained()
     images, answers = images[:32], model(images[:32]).argmax(dim=1)
     assert (model(images).argmax(dim=1) == labels[:32]).float().mean() > 0.8
-    found = tested(model, images, answers)
+    found = judged(model, images, answers)
     assert {name for name, one in found.items() if not one.passes} == {"guided-backprop"}
     assert found["guided-backprop"].sentence.startswith("Don't trust this method")
     assert found["gradient"].stages[0].layer == "14"
@@ -135,7 +135,7 @@ def test_guided_backprop_fails_and_gradient_and_grad_cam_pass_on_cifar10(shared:
     images = (images / 255 - mean) / std
     answers = model(images).argmax(dim=1)
     assert (answers == torch.arange(10).repeat_interleave(3)).float().mean() > 0.8
-    found = tested(model, images, answers)
+    found = judged(model, images, answers)
     assert {name for name, one in found.items() if not one.passes} == {"guided-backprop"}
     # Guided backprop hardly sees the head (0.96 of 1); the gradient is another one as soon as that is random.
     assert found["guided-backprop"].stages[0].spearman > 0.9

@@ -78,8 +78,8 @@ def test_on_given_images_both_answer(runs: tuple[Path, Path], data: Path, tmp_pa
 
 
 def test_images_are_known_by_their_content_under_other_names(tmp_path: Path) -> None:
-    a = sample.run(tmp_path / "a", n=200)
-    b = sample.run(tmp_path / "b", n=200, paths=tuple(f"moved/{i}.png" for i in range(200)), error=0.3)
+    a = sample.run(tmp_path / "a", n=200, known=False)
+    b = sample.run(tmp_path / "b", n=200, paths=tuple(f"moved/{i}.png" for i in range(200)), error=0.3, known=False)
     with pytest.raises(DataError, match="no image in common: say on which"):
         hubel.compare(a.path, b.path)
     known = np.random.default_rng(0).integers(0, 256, (200, OF_IMAGES.itemsize), dtype=np.uint8)

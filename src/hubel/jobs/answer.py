@@ -320,7 +320,8 @@ def answers_csv(
         shown = dict(said)
         more = ["unsure" * a.unsure] if unsure else []
         more += [text for rank in ranks for text in said[rank - 1]] + [shown.get(name, "") for name in columns]
-        rows.append([a.path, *(said[0] if said else ("", "")), a.error or "", *more])
+        sure = "" if a.confidence is None else f"{a.confidence:.6f}"
+        rows.append([a.path, a.label or "", sure, a.error or "", *more])
     return csv_text(rows, spreadsheet=spreadsheet)
 
 
