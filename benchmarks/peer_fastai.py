@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pandas
@@ -29,9 +30,21 @@ class Bfloat16(vision.Callback):
         self.learn.pred = self.pred.float()
 
 
-def fastai(job: Task) -> dict[str, Any]:
-    """fastai's quick start from scratch: vision_learner with ResNet-18, aug_transforms, fit_one_cycle; and bfloat16."""
-    pace = Pace(job.minutes)
+def fastai(
+    job: Task,
+    make: Callable[[Any], Any] | None = None,
+    side: int = 0,
+    normal: Any = None,
+    *,
+    fine_tune: bool = False,
+) -> dict[str, Any]:
+    """fastai's quick start from scratch: vision_learner with ResNet-18, aug_transforms, fit_one_cycle; and bfloat16.
+
+    Args:
+        make: from loaders to another learner. side: of its images; normal: mean and deviation of them.
+        fine_tune: first the head for an epoch, then all, as fine_tune does by default.
+    """
+    pace, side = Pace(job.minutes), side or job.side
 
     class Best(vision.Callback):  # as SaveModelCallback(monitor="accuracy"), which says every step
         order = 70
@@ -56,7 +69,8 @@ def fastai(job: Task) -> dict[str, Any]:
             (path, job.classes[label], part == "val") for part in ("train", "val") for path, label in job.parts[part]
         ]
         frame = pandas.DataFrame(table, columns=["name", "label", "valid"])
-        item = None if job.side <= NATIVE else vision.RandomResizedCrop(job.side, min_scale=0.35)
+        item = None if side <= NATIVE else vision.RandomResizedCrop(side, min_scale=0.35)
+        changes = vision.aug_transforms()
         loaders = vision.ImageDataLoaders.from_df(
             frame,
             job.root,
@@ -64,23 +78,31 @@ def fastai(job: Task) -> dict[str, Any]:
             label_col="label",
             valid_col="valid",
             item_tfms=item,
-            batch_tfms=vision.aug_transforms(),
+            batch_tfms=changes if normal is None else [*changes, vision.Normalize.from_stats(*normal)],
             bs=min(64, len(job.parts["train"])),
             num_workers=2,
         )
-        made = vision.vision_learner(loaders, vision.resnet18, pretrained=False, metrics=vision.accuracy)
+        make_it = make or (
+            lambda dls: vision.vision_learner(dls, vision.resnet18, pretrained=False, metrics=vision.accuracy)
+        )
+        made = make_it(loaders)
         made = made.to_channelslast(use_amp=False)
         made.add_cb(Bfloat16())
         return made
 
     trial = learner()
+    if fine_tune:
+        trial.unfreeze()
     with trial.no_bar(), trial.no_logging():
         trial.fit_one_cycle(1000, cbs=[Timed()])
     between = len(job.parts["val"]) / 64 / 3
     epochs, best = job.plan(pace.epoch(len(trial.dls.train), between)), Best()
     learn = learner()
     with learn.no_bar(), learn.no_logging():
-        learn.fit_one_cycle(epochs, cbs=[best])
+        if fine_tune:
+            learn.fine_tune(max(1, epochs - 1), cbs=[best])
+        else:
+            learn.fit_one_cycle(epochs, cbs=[best])
         if best.weights is not None:
             learn.model.load_state_dict(best.weights)
         test = learn.dls.test_dl([job.root / path for path, _ in job.parts["test"]])

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from measuring import computes_bfloat16
 from peer_task import NATIVE, Images, Pace, Task, task
+from peer_tuned import TUNED
 from torch import nn
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -189,7 +190,7 @@ def fastai(job: Task) -> dict[str, Any]:
     return peer_fastai.fastai(job)
 
 
-RECIPES = {"fastai": fastai, "timm": timm, "course": course}
+RECIPES = {"fastai": fastai, "timm": timm, "course": course, **TUNED}
 
 
 def main() -> None:

@@ -6,13 +6,15 @@
 From scratch on all sides; a run is a process of its own, one after the other on an otherwise idle machine, and its
 minutes run from start to exit. The peers (`peer_recipes.py`) get the very division of the images that hubel's run with
 that seed made, choose their best epoch on the same validation part, and read the reported part once. Exit code 1 where
-hubel isn't best on average, or a run took more than a tenth longer than it was given.
+hubel isn't best on average, or a run took more than a tenth longer than it was given. With --tuned, all start from
+the same ImageNet weights instead (`peer_tuned.py`), and logistic regression on their features stands beside.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -27,6 +29,7 @@ from photos import peers_versions
 
 RECIPES = Path(__file__).with_name("peer_recipes.py")
 PEERS = ("fastai", "timm", "course")
+TUNED = ("fastai-tuned", "timm-tuned", "features")
 MOST = 1.1  # times the minutes
 
 
@@ -67,10 +70,12 @@ def main() -> None:
     ask.add_argument("--peers-python", required=True, help="a Python with torchvision, timm and fastai")
     ask.add_argument("--minutes", type=float, default=3.0)
     ask.add_argument("--seeds", type=int, default=3)
-    ask.add_argument("--sides", nargs="+", default=["hubel", *PEERS], choices=["hubel", *PEERS])
+    ask.add_argument("--sides", nargs="+", choices=["hubel", *PEERS, *TUNED])
+    ask.add_argument("--tuned", action="store_true")
     ask.add_argument("--home", help="folder for what comes and goes")
     ask.add_argument("--output", type=Path)
     given = ask.parse_args()
+    given.sides = given.sides or ["hubel", *(TUNED if given.tuned else PEERS)]
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {
         "machine": machine(),
@@ -79,6 +84,8 @@ def main() -> None:
         "runs": rows,
     }
     with tempfile.TemporaryDirectory(dir=given.home) as home:
+        if given.tuned:
+            os.environ["HUBEL_TUNED_WEIGHTS"] = str(lite0(Path(home) / "lite0.safetensors"))
         for folder in given.folders:
             for seed in range(given.seeds):
                 output = Path(home) / f"{folder.name}-{seed}"
@@ -103,6 +110,18 @@ def main() -> None:
     if behind:
         print(f"hubel is not best on {', '.join(behind)}", file=sys.stderr)
     raise SystemExit(bool(behind or late))
+
+
+def lite0(file: Path) -> Path:
+    """Write the weights that hubel starts from, numbered in the order of the network."""
+    from safetensors.torch import save_file
+
+    from hubel.nn.weights import read_weights
+
+    tensors = read_weights("imagenet", "efficientnet_lite0").state.items()
+    kept = [tensor for name, tensor in tensors if not name.endswith("num_batches_tracked")]
+    save_file({f"{number:04d}": tensor.contiguous() for number, tensor in enumerate(kept)}, file)
+    return file
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, dict[str, str]]:

@@ -77,6 +77,12 @@ def test_report_draws_a_copied_run_again(trained: tuple[Path, Done], tmp_path: P
     verify(copy)
 
 
+def test_drawing_works_where_docstrings_are_left_out(trained: tuple[Path, Done], tmp_path: Path) -> None:
+    copy = shutil.copytree(trained[0], tmp_path / "copy")
+    done = command("report", copy, PYTHONOPTIMIZE="2")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{copy / 'report.html'}\n", "")
+
+
 def test_another_process_answers_the_same(trained: tuple[Path, Done], few_digits: Path, tmp_path: Path) -> None:
     run, _ = trained
     done = command("evaluate", run, few_digits, "--json")

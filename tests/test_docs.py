@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -78,6 +79,19 @@ def test_the_python_about_streaming_runs(
     said = re.findall(r"^epoch (\d): loss ([\d.]+), \d+ of (\d+) held", capsys.readouterr().out, re.MULTILINE)
     assert [(epoch, held_out) for epoch, _, held_out in said] == [("1", "24"), ("2", "24"), ("3", "24")]
     assert float(said[-1][1]) < float(said[0][1])
+
+
+def test_the_exercises_figures_are_those_of_the_full_runs() -> None:
+    page = (ROOT / "docs" / "exercises.md").read_text("utf-8")
+    for exercise in json.loads((ROOT / "benchmarks" / "results" / "exercises.json").read_text("utf-8")):
+        (section,) = re.findall(
+            rf"^## {exercise['exercise'][:2].upper()}.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL
+        )
+        for row in exercise["results"]:
+            if "accuracy" in row:
+                assert f"{100 * row['accuracy']:.1f} %" in section, row["what"]
+                assert f"{row['n']:,}" in section
+                assert f"{row['parameters']:,}" in section
 
 
 def test_every_network_is_in_the_docs() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import Any
 
 import pytest
 
-from hubel.as_json import from_json, to_json
+from hubel.as_json import from_json, json_text, to_json
 from hubel.events import Note, Progress, event_json
-from hubel.records import Finding, ModelCard, Preprocess
+from hubel.records import ClassScore, Finding, ModelCard, Preprocess, Scores
 
 CARD = ModelCard(
     architecture="quick",
@@ -26,6 +28,18 @@ def test_a_nested_record_survives_json() -> None:
 def test_an_optional_and_a_default_survive() -> None:
     finding = Finding(code="leak", severity="error", message="x", paths=("a", "b"))
     assert from_json(Finding, {"code": "leak", "severity": "error", "message": "x", "paths": ["a", "b"]}) == finding
+
+
+def test_no_nan_stands_in_json() -> None:
+    one = ClassScore(name="a", precision=0.0, recall=0.0, f1=0.0, support=1)
+    shares: Any = {"accuracy": 0.0, "interval": (0.0, 0.8), "top5": None, "balanced_accuracy": 0.0}
+    lost = Scores(n=1, loss=math.nan, per_class=(one,), confusion=((0,),), **shares)
+    text = json_text({"scores": lost, "losses": [1.5, -math.inf]})
+    said = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert said["losses"] == [1.5, None]
+    assert math.isnan(from_json(Scores, said["scores"]).loss)
+    with pytest.raises(ValueError, match="accuracy"):
+        from_json(Scores, {**said["scores"], "accuracy": None})
 
 
 @pytest.mark.parametrize(

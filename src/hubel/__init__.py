@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from hubel.jobs.api import data as data
     from hubel.jobs.api import demo as demo
     from hubel.jobs.api import evaluate as evaluate
+    from hubel.jobs.api import explain as explain
     from hubel.jobs.api import export as export
     from hubel.jobs.api import inspect as inspect
     from hubel.jobs.api import predict as predict
     from hubel.jobs.api import prepare as prepare
+    from hubel.jobs.api import rename as rename
     from hubel.jobs.api import resume as resume
     from hubel.jobs.api import train as train
     from hubel.jobs.recipe import Recipe as Recipe

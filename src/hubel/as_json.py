@@ -7,6 +7,7 @@ is nested deeply, and a record's own ``__post_init__`` says which values are pos
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import re
 import reprlib
@@ -33,6 +34,23 @@ def to_json(record: Any) -> Any:
     return record.item() if hasattr(record, "item") else record  # one number in an array or a tensor
 
 
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Write a record, or plain values, as JSON that every reader takes: what is not finite becomes null."""
+    plain = to_json(value)
+    try:
+        return json.dumps(plain, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(plain), indent=indent, ensure_ascii=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def from_json(kind: type[T], value: Any) -> T:
     """Build a record of the given kind from what `to_json` made; unknown keys are an error.
 
@@ -45,8 +63,8 @@ def from_json(kind: type[T], value: Any) -> T:
 def _read(hint: Any, value: Any, where: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        missing = MAY_BE_NAN in arguments and isinstance(value, float) and math.isnan(value)
-        return value if missing else _read(arguments[0], value, where)
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        return math.nan if missing and MAY_BE_NAN in arguments else _read(arguments[0], value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _read_record(hint, value, where)
     if origin in (typing.Union, types.UnionType):

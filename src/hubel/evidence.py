@@ -29,6 +29,7 @@ from hubel.runs import Division, Manifest, check_own, make_folder, read_record, 
 
 FACTS, LOGITS = "evidence/facts.json", "evidence/logits.safetensors"
 PICTURES, THUMBNAILS = "evidence/pictures.safetensors", "evidence/thumbnails.zip"
+TRAINED, TRAINED_THUMBNAILS = "evidence/trained.safetensors", "evidence/trained.zip"
 IMAGES = "evidence/images.safetensors"
 OF_IMAGES = np.dtype(  # of each reported image: pixels as shown, brightness in [0, 1], half of its file's SHA-256
     [("width", "<u4"), ("height", "<u4"), ("brightness", "<f4"), ("format", "S8"), ("digest", "V16")]
@@ -84,7 +85,7 @@ def keep_facts(run: Path, facts: Facts) -> None:
 
 
 def keep_arrays(run: Path, name: str, arrays: Arrays) -> None:
-    """Write arrays as `LOGITS` or `PICTURES`, in the safetensors format.
+    """Write arrays as `LOGITS`, `PICTURES` or `TRAINED`, in the safetensors format.
 
     Args:
         arrays: for `LOGITS`: ``reported.logits`` (N, K) float32 and ``reported.labels`` (N,) int64 in the order of
@@ -94,6 +95,8 @@ def keep_arrays(run: Path, name: str, arrays: Arrays) -> None:
             optional: ``filters.before`` and ``filters.after``, the first convolution's weights
             (F, C, k, k) float32; ``augmented`` (rows, columns, H, W, C) uint8 with the original in column 0;
             ``explained.images`` (M, H, W, C) and ``explained.heat`` (M, H, W) uint8 in the order of `Facts.explained`.
+            For `TRAINED`: ``features`` (T, D) float16, the last ones of some training images, ``labels`` (T,) and
+            ``rows`` (T,) int64, their places in split.json's ``train``.
     """
     from safetensors.numpy import save
 
@@ -101,15 +104,15 @@ def keep_arrays(run: Path, name: str, arrays: Arrays) -> None:
     write_bytes(run / name, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
 
 
-def keep_thumbnails(run: Path, thumbnails: Mapping[int, bytes]) -> None:
-    """Write `THUMBNAILS`: encoded pictures by their index in the reported part."""
+def keep_thumbnails(run: Path, thumbnails: Mapping[int, bytes], name: str = THUMBNAILS) -> None:
+    """Write `THUMBNAILS`, encoded pictures by their index in the reported part, or `TRAINED_THUMBNAILS`."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for index, content in thumbnails.items():
             kind = "png" if content.startswith(b"\x89PNG") else "webp"
             archive.writestr(zipfile.ZipInfo(f"{index:06d}.{kind}"), content)
     make_folder(run / "evidence")
-    write_bytes(run / THUMBNAILS, packed.getvalue())
+    write_bytes(run / name, packed.getvalue())
 
 
 def softmax(logits: npt.NDArray[Any], temperature: float = 1.0) -> Floats:
@@ -276,15 +279,30 @@ class RunRecord:
     @cached_property
     def thumbnails(self) -> Mapping[int, bytes]:
         """Encoded pictures (PNG or WebP) by index in the reported part; empty if the file is missing."""
-        if not (self.path / THUMBNAILS).exists():
+        return self._zipped(THUMBNAILS)
+
+    @cached_property
+    def trained(self) -> Arrays:
+        """Last features of some training images as `keep_arrays` describes them; empty if the file is missing."""
+        if not (self.path / TRAINED).exists():
             return {}
-        try:
-            with zipfile.ZipFile(io.BytesIO(self._bytes(THUMBNAILS))) as archive:
-                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-                    raise ValueError("its pictures are packed once more")  # into who knows how many bytes
-                return {int(Path(name).stem): archive.read(name) for name in archive.namelist()}
-        except (zipfile.BadZipFile, ValueError, LookupError, RuntimeError, OSError, NotImplementedError) as error:
-            raise self._damaged(THUMBNAILS, error) from error
+        kept, count = self._arrays(TRAINED), len(self._division.train)
+        features, rows, labels = (kept.get(name, np.empty(0)) for name in ("features", "rows", "labels"))
+        fits = features.ndim == 2 and features.dtype == np.float16 and rows.shape == labels.shape == features.shape[:1]
+        for indices, end in ((rows, count), (labels, len(self.card.classes))):
+            fits = fits and indices.dtype == np.int64 and bool(((indices >= 0) & (indices < end)).all())
+        if not fits:
+            raise self._damaged(TRAINED, "it does not fit the training images of split.json")
+        return kept
+
+    @cached_property
+    def trained_thumbnails(self) -> Mapping[int, bytes]:
+        """Encoded pictures of the images in `trained`, by their index there; empty if the file is missing."""
+        return self._zipped(TRAINED_THUMBNAILS)
+
+    def trained_path(self, index: int) -> str:
+        """Where the image of that index in `trained` lay, relative to the data's root."""
+        return self._division.train[int(self.trained["rows"][index])]
 
     @cached_property
     def missing(self) -> tuple[str, ...]:
@@ -317,6 +335,17 @@ class RunRecord:
             if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
                 raise self._damaged(LOGITS, f"it has labels that are none of the {classes} classes")
         return arrays
+
+    def _zipped(self, name: str) -> Mapping[int, bytes]:
+        if not (self.path / name).exists():
+            return {}
+        try:
+            with zipfile.ZipFile(io.BytesIO(self._bytes(name))) as archive:
+                if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                    raise ValueError("its pictures are packed once more")  # into who knows how many bytes
+                return {int(Path(each).stem): archive.read(each) for each in archive.namelist()}
+        except (zipfile.BadZipFile, ValueError, LookupError, RuntimeError, OSError, NotImplementedError) as error:
+            raise self._damaged(name, error) from error
 
     def _arrays(self, name: str) -> Arrays:
         from safetensors import SafetensorError

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hubel.as_json import from_json, to_json
+from hubel.as_json import from_json, json_text
 from hubel.errors import RunError, UsageError
 from hubel.records import Part
 
@@ -93,12 +93,7 @@ def write_text(file: Path, content: str) -> None:
 
 def write_json(file: Path, value: Any) -> None:
     """Write a record, or plain values, as indented JSON, whole or not at all."""
-    write_text(file, json_text(value))
-
-
-def json_text(value: Any) -> str:
-    """Return a record, or plain values, as indented JSON."""
-    return json.dumps(to_json(value), indent=2, ensure_ascii=False, allow_nan=True) + "\n"
+    write_text(file, json_text(value, indent=2) + "\n")
 
 
 def make_folder(folder: Path) -> Path:
@@ -249,7 +244,7 @@ class RunFolder:
 
     def log(self, event: dict[str, Any], *, sync: bool = False) -> None:
         """Add an event to log.jsonl."""
-        self.append("log.jsonl", json.dumps(event, ensure_ascii=False), sync=sync)
+        self.append("log.jsonl", json_text(event), sync=sync)
 
     def cut(self, name: str, length: int) -> None:
         """Cut a growing file back to so many bytes: what a run that goes on will write again."""
@@ -296,8 +291,11 @@ def check_own(path: Path) -> None:
             raise RunError(f"{entry} is no file of the run's own but a link or a device: put a copy in its place.")
 
 
-def verify(path: Path) -> None:
+def verify(path: Path, below: str = "") -> None:
     """Compare a sealed run folder with its manifest; a folder without one (a run that is going on) passes.
+
+    Args:
+        below: look only at files whose place in the folder begins so, such as ``model/``.
 
     Raises:
         RunError: names the first file that is missing or was changed.
@@ -307,6 +305,8 @@ def verify(path: Path) -> None:
     if not file.exists():
         return
     for name, digest in read_record(file, Manifest).sha256.items():
+        if not name.startswith(below):
+            continue
         if not (path / name).is_file():
             raise RunError(f"{path / name} is missing, but the run's manifest lists it: restore it from a copy.")
         if sha256(path / name) != digest:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -69,9 +68,9 @@ def _call_timed(name: str, given: Given) -> int:
 
 
 def _say(kind: str, value: Any, *, of_record: bool = True) -> None:
-    from hubel.as_json import to_json
+    from hubel.as_json import json_text, to_json
 
-    print(json.dumps({"event": kind, **(to_json(value) if of_record else value)}, ensure_ascii=False))
+    print(json_text({"event": kind, **(to_json(value) if of_record else value)}))
 
 
 def _evaluate(name: str, given: Given) -> int:
@@ -106,6 +105,25 @@ def _predict(_: str, given: Given) -> int:
     return 1 if all(answer.error is not None for answer in answers) else 0
 
 
+def _explain(_: str, given: Given) -> int:
+    from hubel.jobs import api
+    from hubel.jobs.explain import write_explanations
+
+    as_json, run = given.pop("json", False), Path(given.pop("run"))
+    output = given.pop("output", None) or (run / "explained" if (run / "plan.json").exists() else Path("explained"))
+    found = []
+    for one in api.explaining(run, given.pop("images"), **given):
+        found.append(one)
+        if as_json:
+            _say("explanation", one.record(), of_record=False)
+        else:
+            print("\n".join(one.lines()))
+    folder = write_explanations(found, output)
+    if not as_json:
+        print(f"pictures: {folder}")
+    return 1 if all(one.error for one in found) else 0
+
+
 def _answer_line(answer: Any) -> str:
     if answer.error is not None:
         return f"{answer.path}: left out, {answer.error}"
@@ -123,6 +141,15 @@ def _run_and_rest(given: Given, what: str) -> tuple[str | None, list[str]]:
             f"expected {'RUN ' if with_run else ''}{what}, got {' '.join(places) or 'nothing'}: see --help."
         )
     return (places[0] if with_run else None), places[with_run:]
+
+
+def _rename(name: str, given: Given) -> int:
+    run, *pairs = given["places"] or [""]
+    if not pairs or not all("=" in pair[1:] for pair in pairs):
+        raise UsageError(f"expected RUN OLD=NEW, got {' '.join(given['places']) or 'nothing'}: see --help.")
+    names: dict[str, str] = dict(pair.rsplit("=", 1) for pair in pairs)
+    print(f"The classes of {run} are now {', '.join(function(name)(run, names))}.")
+    return 0
 
 
 def _compare(name: str, given: Given) -> int:
@@ -163,14 +190,14 @@ def _whole_numbers(flag: str, text: str) -> tuple[int, ...]:
 
 
 def _conv(name: str, given: Given) -> int:
-    from hubel.as_json import to_json
+    from hubel.as_json import json_text
     from hubel.geometry.layer import conv_text
 
     as_json = given.pop("json", False)
     if "padding" in given:
         given["padding"] = _padding(given["padding"])
     result = function(name)(**given)
-    print(json.dumps(to_json(result), ensure_ascii=False) if as_json else conv_text(result))
+    print(json_text(result) if as_json else conv_text(result))
     return 0
 
 
@@ -241,6 +268,20 @@ def _predict_flags(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
+def _explain_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("run", metavar="RUN", help="run folder or model folder")
+    to.add_argument("images", metavar="IMAGE|FOLDER", nargs="+", help="image files and folders of images")
+    to.add_argument("--method", metavar="NAME", help="gradcam (default), layercam, occlusion, integrated-gradients, …")
+    to.add_argument(
+        "--layer", metavar="NAME", help="the module whose maps are looked at (default: chosen, with its reason)"
+    )
+    to.add_argument("--class", dest="label", metavar="NAME", help="the class to explain (default: the likeliest)")
+    add_output(to, "FOLDER", "for pictures and explanations.json (default RUN/explained)")
+    add_code(to)
+    add_device(to)
+    add_json(to)
+
+
 def _compare_flags(to: argparse.ArgumentParser) -> None:
     add_places(to, "RUN RUN [DATA]", "run or model folders; folder, CSV or set (default: what both runs reported on)")
     add_output(to, "FILE|FOLDER", "write the comparison as JSON")
@@ -271,6 +312,10 @@ def _export_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("--images", nargs="+", metavar="IMAGE|FOLDER", help="compare the answers on these")
     add_code(to)
     add_json(to)
+
+
+def _rename_flags(to: argparse.ArgumentParser) -> None:
+    add_places(to, "RUN OLD=NEW", "run folder; then each class that is renamed, with its new name")
 
 
 def _report_flags(to: argparse.ArgumentParser) -> None:
@@ -310,6 +355,8 @@ VERBS: dict[str, Verb] = {
     "resume": _row("go on with an interrupted run, to the weights it would have ended with", "jobs.api", _resume_flags),
     "evaluate": _row("measure a trained model on other images", "jobs.api", _evaluate_flags, _evaluate),
     "predict": _row("name what is in images, with confidences", "jobs.api", _predict_flags, _predict),
+    "explain": _row("show where an answer comes from, and whether to trust that", "jobs.api", _explain_flags, _explain),
+    "rename": _row("give classes of a run other names", "jobs.api", _rename_flags, _rename),
     "compare": _row("is one of two models better on the same images?", "jobs.api", _compare_flags, _compare),
     "report": _row("draw a run's report again, from what its folder holds", "jobs.api", _report_flags, _report),
     "inspect": _row(

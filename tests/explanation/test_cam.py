@@ -1,10 +1,11 @@
-"""Grad-CAM against the closed form it has on linear networks, and on the models where it is known to fail."""
+"""Class activation maps against the closed forms they have on linear networks, and where they are known to fail."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,11 @@ import torchvision
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.explanation.cam import choose_layer, grad_cam
+from hubel.explanation.attribution import NEGATIVE
+from hubel.explanation.cam import choose_layer, eigen_cam, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
 from hubel.nn.zoo import build
+
+from .tiny import OneConv, counting, few, tiny
 
 
 def gap_net(*, inplace: bool = False) -> nn.Sequential:
@@ -71,30 +75,12 @@ def test_a_map_that_is_negative_everywhere_is_said_to_be_empty() -> None:
     with torch.no_grad():
         model[0].weight.fill_(1.0)
         model[4].weight.copy_(torch.tensor([[1.0], [-1.0]]))
-    cam = grad_cam(model, torch.ones(2, 1, 4, 4), torch.tensor([0, 1]))
+    images = torch.arange(1.0, 17).view(1, 1, 4, 4).expand(2, 1, 4, 4)
+    cam = grad_cam(model, images, torch.tensor([0, 1]))
     assert cam.empty.tolist() == [False, True]
-    assert cam.heatmaps[0].min() == 1
-    assert not cam.heatmaps[1].any()
-
-
-def test_the_model_is_left_as_it_was() -> None:
-    model = gap_net().train()
-    model.norm.eval()
-    before = {k: v.clone() for k, v in model.state_dict().items()}
-    grad_cam(model, torch.randn(2, 3, 8, 8))
-    assert [m.training for m in model.children()] == [True, False, True, True, True, True]
-    assert all(p.grad is None and p.requires_grad for p in model.parameters())
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-    assert not any(m._forward_hooks for m in model.modules())
-
-
-def test_it_works_inside_no_grad_and_inference_mode() -> None:
-    model, images = gap_net().eval(), torch.randn(2, 3, 8, 8)
-    expected = grad_cam(model, images).heatmaps
-    with torch.no_grad():
-        torch.testing.assert_close(grad_cam(model, images).heatmaps, expected)
-    with torch.inference_mode():
-        torch.testing.assert_close(grad_cam(model, images * 1).heatmaps, expected)
+    assert cam.notes == ("", NEGATIVE)
+    torch.testing.assert_close(cam.heatmaps, torch.stack([images[0, 0] / 16, torch.zeros(4, 4)]))
+    torch.testing.assert_close(cam.maps, torch.stack([images[0, 0], -images[0, 0]]) / 16)
 
 
 def test_a_backbone_run_without_gradients_is_still_explained() -> None:
@@ -183,6 +169,100 @@ def test_torchvision_layers_can_be_asked_for() -> None:
     other = grad_cam(model, images, torch.tensor([1, 3]), layer="layer2")
     torch.testing.assert_close(cam.heatmaps, other.heatmaps)
     assert cam.reason == "it was asked for"
+
+
+def parts_of_tiny(targets: Tensor) -> tuple[nn.Sequential, Tensor, Tensor]:
+    """The head of `tiny` as a function of its last maps, these, and the gradients of the targets' logits there."""
+    model = tiny()
+    maps = model[:4](few()).detach()
+    return model[4:], maps, model[5].weight[targets].view_as(maps).detach()
+
+
+def test_grad_cam_plus_plus_is_made_of_the_derivatives_of_an_exponential() -> None:
+    """Chattopadhay et al. 2018, equations 10 and 15, with derivatives of exp(S) along each number of the maps."""
+
+    targets = torch.tensor([0, 1, 2])
+    head, maps, gradients = parts_of_tiny(targets)
+    expected = torch.zeros(3, 4, 3, dtype=torch.float64)
+    for n in range(3):
+        for k in range(4):
+            weight = 0.0
+            for place in range(12):
+                step = torch.zeros((), dtype=torch.float64, requires_grad=True)
+                along = torch.zeros(48, dtype=torch.float64)
+                along[k * 12 + place] = 1
+                derivatives = [head((maps[n].flatten() + step * along).view(1, 4, 4, 3))[0, targets[n]].exp()]
+                for _ in range(3):
+                    derivatives.append(torch.autograd.grad(derivatives[-1], step, create_graph=True)[0])
+                second, third = derivatives[2].item(), derivatives[3].item()
+                share = second / (2 * second + maps[n, k].sum().item() * third)
+                weight += share * max(gradients[n, k].flatten()[place].item(), 0.0)
+            expected[n] += weight * maps[n, k]
+    found = grad_cam_plus_plus(tiny(), few(), targets, layer="3", epsilon=0.0)
+    torch.testing.assert_close(found.maps, expected.float())
+
+
+def test_layer_cam_weights_each_position() -> None:
+    targets = torch.tensor([2, 0, 1])
+    _, maps, gradients = parts_of_tiny(targets)
+    torch.testing.assert_close(
+        layer_cam(tiny(), few(), targets, layer="3").maps, (gradients.relu() * maps).sum(dim=1).float()
+    )
+
+
+def test_eigen_cam_is_the_first_principal_component_whatever_the_class() -> None:
+    found = eigen_cam(tiny(), few(), torch.tensor([2, 0, 1]), layer="3")
+    for one, maps in zip(found.maps, tiny()[:4](few()).detach(), strict=True):
+        places = maps.flatten(1).T.numpy()
+        centred = places - places.mean(axis=0)
+        expected = torch.from_numpy(centred @ np.linalg.eigh(centred.T @ centred).eigenvectors[:, -1]).float()
+        mean = torch.from_numpy(centred.mean(axis=1)).float()
+        torch.testing.assert_close(one.flatten(), expected * torch.sign(expected @ mean), rtol=1e-4, atol=1e-5)
+    again = eigen_cam(tiny(), few(), torch.tensor([0, 1, 2]), layer="3")
+    assert torch.equal(again.maps, found.maps)
+
+
+def test_score_cam_asks_what_each_map_shows() -> None:
+    targets = torch.tensor([2, 0, 1])
+    model, images = tiny(), few()
+    expected = []
+    for image, maps, target in zip(images, model[:4](images).detach(), targets, strict=True):
+        logits = []
+        for one in maps:
+            mask = F.interpolate(one[None, None], size=(6, 5), mode="bilinear", align_corners=True)
+            mask = (mask - mask.min()) / (mask.max() - mask.min()) if mask.max() > mask.min() else mask * 0
+            logits.append(model(image * mask)[0, target])
+        expected.append((torch.stack(logits).softmax(0)[:, None, None] * maps).sum(dim=0))
+    torch.testing.assert_close(
+        score_cam(model, images, targets, layer="3").maps, torch.stack(expected).detach().float()
+    )
+
+
+def test_score_cam_runs_in_batches() -> None:
+    seen: list[int] = []
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 70, 3), nn.ReLU(), nn.Flatten(), nn.Linear(70 * 16, 2))
+    model.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    score_cam(model, torch.randn(2, 1, 6, 6), layer="1")
+    assert seen == [2, *[32, 32, 6] * 2]
+
+
+def test_captums_example() -> None:
+    """The numbers of the tests of Captum's LayerGradCam."""
+    at = {name: grad_cam(OneConv(), counting(), torch.tensor([0]), layer=name).maps for name in ("conv1", "relu1")}
+    assert at["conv1"].tolist() == [[[11.25, 13.5], [20.25, 22.5]]]
+    assert at["relu1"].tolist() == [[[0.0, 4.0], [28.0, 32.5]]]
+
+
+@pytest.mark.parametrize("method", [grad_cam, score_cam])
+def test_maps_with_their_channels_last_are_read_so(method: Any) -> None:
+    """A Swin transformer's norm gives out (N, h, w, K), and the permute behind it the same numbers as (N, K, h, w)."""
+    torch.manual_seed(0)
+    model = torchvision.models.swin_transformer.SwinTransformer([4, 4], 8, [1, 1], [2, 2], [2, 2], num_classes=3)
+    images, targets = torch.randn(2, 3, 64, 64), torch.tensor([0, 2])
+    last, first = (method(model, images, targets, layer=name) for name in ("norm", "permute"))
+    assert last.maps.shape == (2, 8, 8)
+    torch.testing.assert_close(last.maps, first.maps)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import hubel
 from hubel.cli import main
-from hubel.errors import ModelError, UsageError
+from hubel.errors import DataError, ModelError, UsageError
 from hubel.events import EpochRow, Note, Planned
 from hubel.evidence import RunRecord
 from hubel.jobs.phases import phases_for
@@ -103,6 +108,41 @@ def test_a_run_is_a_start_for_another(few_digits: Path, tmp_path: Path) -> None:
     assert card.preprocess.mean == first.load().card.preprocess.mean
 
 
+def test_what_a_run_was_trained_on_is_never_reported_by_one_that_starts_from_it(
+    few_digits: Path, tmp_path: Path
+) -> None:
+    data, renamed = tmp_path / "data", tmp_path / "renamed"
+    files = sorted(few_digits.rglob("*.png"))
+    for number, file in enumerate(files):
+        if number % 3:
+            (data / file.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, data / file.parent.name)
+    first = hubel.train(data, model="resnet20", weights="none", epochs=1, output=tmp_path / "a", show_as="none")
+    before = json.loads((first.path / "split.json").read_text())
+    for file in files:
+        shutil.copy(file, data / file.parent.name)
+        (renamed / file.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, renamed / file.parent.name / f"new-{file.name}")
+    settings = {"weights": str(first.path), "stages": "head:1:0.001", "show_as": "none"}
+    grown = hubel.train(data, output=tmp_path / "b", **settings)
+    after = json.loads((grown.path / "split.json").read_text())
+    for part in ("train", "val", "test"):
+        assert set(before[part]) <= set(after[part]), "each file keeps its part"
+    assert len(after["test"]) > len(before["test"]), "new ones are divided as well"
+    moved = json.loads((hubel.train(renamed, output=tmp_path / "c", **settings).path / "split.json").read_text())
+    for part, known in (("val", before["train"]), ("test", before["train"] + before["val"])):
+        seen = {(data / path).read_bytes() for path in known}
+        assert not [path for path in moved[part] if (renamed / path).read_bytes() in seen]
+    list(resuming(grown.path, extend=1))
+    assert json.loads((grown.path / "split.json").read_text()) == after, "also when the weights' run is gone"
+    only = tmp_path / "only"
+    for path in before["train"]:
+        (only / Path(path).parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(data / path, only / Path(path).parent / f"x-{Path(path).name}")
+    with pytest.raises(DataError, match="were used to train .*add new images"):
+        hubel.train(only, output=tmp_path / "d", **settings)
+
+
 @pytest.mark.parametrize("stages", ["fit", "fit,last1:5:0.001,all:5:0.001"], ids=["the head alone", "stopped early"])
 def test_a_run_that_ended_before_its_deeper_phases_is_extended(
     stages: str, few_digits: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -129,6 +169,66 @@ def test_weights_that_know_all_classes_are_the_first_candidate(few_digits: Path,
     before = load_file(first.path / "model" / "model.safetensors")
     after = load_file(tmp_path / "b" / "model" / "model.safetensors")
     assert all(torch.equal(value, after[key]) for key, value in before.items())
+
+
+QUIET: dict[str, Any] = {"show_as": "none", "report": False}
+
+
+@pytest.fixture(scope="module")
+def coloured(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Red, green and blue images called 0, 1, 2; and in another folder 1, 2, 0."""
+    root, rng = tmp_path_factory.mktemp("coloured"), np.random.default_rng(0)
+    for folder, names in (("a", "012"), ("b", "120")):
+        for colour, name in enumerate(names):
+            (root / folder / name).mkdir(parents=True)
+            for i in range(40):
+                pixels = rng.normal(60, 30, (16, 16, 3))
+                pixels[..., colour] += 120
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / folder / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def colours(coloured: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that knows red, green and blue as 0, 1, 2."""
+    settings = {"epochs": 6, "width": 16, "batch_size": 16, "output": tmp_path_factory.mktemp("colours") / "run"}
+    run = hubel.train(coloured / "a", weights="none", **settings, **QUIET)
+    assert run.scores.accuracy == 1
+    return run.path
+
+
+def test_names_that_mean_something_else_are_not_taken_over(coloured: Path, colours: Path, tmp_path: Path) -> None:
+    settings = {"weights": str(colours), "stages": "all", "epochs": 8, "batch_size": 16, "lr": 0.01, **QUIET}
+    for data, known in (("a", True), ("b", False)):
+        run = RunRecord.open(hubel.train(coloured / data, output=tmp_path / data, **settings).path)
+        assert any(note.startswith("Before any training:") for note in run.facts.notes) is known
+        said = [(value, why) for what, value, why in run.plan if what == "classes"]
+        assert bool(said) is not known
+        if said:
+            assert re.search(r"the weights know them by name, but only [\d.]+% of 90 training images", said[0][1])
+            assert any("replaced by a new one" in note for note in run.facts.notes)
+        assert run.scores.accuracy > 0.8
+
+
+def test_classes_of_which_not_all_are_known_start_anew(coloured: Path, colours: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("0", "1", "2"):
+        target = tmp_path / "data" / (name if name < "2" else "other")
+        target.symlink_to(coloured / "a" / name)
+    run = hubel.train(tmp_path / "data", output=tmp_path / "b", weights=str(colours), epochs=1, **QUIET)
+    notes = " ".join(RunRecord.open(run.path).facts.notes)
+    assert "replaced by a new one" in notes
+    assert "keep their rows" not in notes
+
+
+def test_known_classes_that_start_at_nothing_are_said(coloured: Path, colours: Path, tmp_path: Path) -> None:
+    shutil.copytree(coloured / "a", tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "2")
+    shutil.copytree(coloured / "b" / "2", tmp_path / "data" / "2")  # green ones
+    settings = {"weights": str(colours), "stages": "all", "epochs": 1, "output": tmp_path / "b"}
+    notes = RunRecord.open(hubel.train(tmp_path / "data", **QUIET, **settings).path).facts.notes
+    (before,) = [note for note in notes if note.startswith("Before any training:")]
+    assert before.endswith("Known by name, but not one image right: 2.")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ import yaml
 
 import hubel
 from hubel.errors import HubelError
+from hubel.evaluation.onnx import DIGEST, SEAL, onnx_bytes
 from hubel.events import Step
 from hubel.jobs import state_file
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.jobs.train import training
 from hubel.nn.saved import _digest_json
 from hubel.nn.tensor_file import read_tensors, tensor_writer
-from hubel.runs import STATE, json_text
+from hubel.nn.zoo import build
+from hubel.records import ModelCard, Preprocess
+from hubel.runs import STATE
 
 MANY = bool(os.environ.get("HUBEL_ALL_TESTS"))
 EDITS = 2_000 if MANY else 60
@@ -128,7 +132,8 @@ def damage(run: Path, name: str, rng: random.Random, evil: str) -> str:
     said, what = edited(said, rng, evil)
     if name == "model/config.json" and isinstance(said, dict):
         said["sha256"] = _digest_json(said)
-    file.write_bytes(json_text(said).encode(errors="surrogatepass"))  # which YAML is, too
+    text = json.dumps(said, indent=2, ensure_ascii=False) + "\n"  # which YAML is, too
+    file.write_bytes(text.encode(errors="surrogatepass"))
     return f"{name}: {what}"
 
 
@@ -182,7 +187,12 @@ def seen(folder: Path, but: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("number", range(EDITS))
 def test_a_damaged_run_is_refused_in_a_sentence_or_used(
-    number: int, finished: Path, interrupted: Path, few_digits: Path, tmp_path: Path
+    number: int,
+    finished: Path,
+    interrupted: Path,
+    few_digits: Path,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     rng = random.Random(number)
     begun, place = rng.random() < 0.3, tmp_path / "place"
@@ -196,12 +206,83 @@ def test_a_damaged_run_is_refused_in_a_sentence_or_used(
     verbs = READERS.get(name, READERS.get(name.split("/")[0], ("report",)))
     verb = "resume" if begun else rng.choice(verbs)
     before = seen(place, but=run)
-    said = ""
+    said, began = "", time.monotonic()
     try:
         call(verb, run, few_digits)
     except HubelError as error:
         said = str(error)
     except Exception as error:
         raise AssertionError(f"{number}: {what}, {verb}") from error
+    record_property("what", f"{what}, {verb}: {said[:200] or 'used'}")
+    record_property("refused after", round(time.monotonic() - began, 2) if said else "-")
     assert "\n" not in said, f"{what}, {verb}"
     assert seen(place, but=run) == before
+
+
+@pytest.fixture(scope="module")
+def exported() -> bytes:
+    """An exported model, without its seal."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    images = Preprocess(size=(8, 8), channels=1, mean=(0.5,), std=(0.25,))
+    card = ModelCard(architecture="quick", arguments={"width": 16}, classes=("0", "1", "7"), preprocess=images)
+    content = onnx_bytes(build("quick", classes=3, channels=1, size=(8, 8), width=16), card)
+    return content[: -len(SEAL) - DIGEST]
+
+
+def damage_onnx(content: bytes, rng: random.Random, evil: str) -> tuple[bytes, str]:
+    """Change an exported model as its stranger might, whose checksum fits."""
+    import onnx
+
+    proto = onnx.load_from_string(content)
+    what = rng.choice(["card", "card", "card", "card removed", "nan", "dims", "type", "external", "name", "classes"])
+    value = rng.choice(list(proto.graph.initializer))
+    match what:
+        case "card":
+            (entry,) = [entry for entry in proto.metadata_props if entry.key == "hubel_card"]
+            said, how = edited(json.loads(entry.value), rng, evil)
+            entry.value, what = json.dumps(said), f"card, {how}"
+        case "card removed":
+            del proto.metadata_props[:]
+        case "nan":
+            value.raw_data = b"\xff" * len(value.raw_data)
+        case "dims":
+            value.dims.append(rng.choice([0, 3, 2**40]))
+        case "type":
+            value.data_type = rng.choice([onnx.TensorProto.INT8, onnx.TensorProto.DOUBLE])
+        case "external":
+            value.data_location = onnx.TensorProto.EXTERNAL
+            value.external_data.add(key="location", value=rng.choice(["../victim", str(Path(evil).parent / "victim")]))
+            value.raw_data = b""
+        case "name":
+            value.name += "x"
+        case "classes":
+            proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    return proto.SerializeToString(), f"{what} {value.name}"
+
+
+@pytest.mark.parametrize("number", range(EDITS // 5))
+def test_a_damaged_export_is_refused_in_a_sentence_or_used(
+    number: int, exported: bytes, few_digits: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    rng, place = random.Random(number), tmp_path / "place"
+    (place / "run").mkdir(parents=True)
+    (place / "victim").write_text("mine")
+    file = place / "run" / "model.onnx"
+    content, what = damage_onnx(exported, rng, f"{place / 'evil.py'}:Net")
+    content += SEAL + hashlib.sha256(content).hexdigest().encode()
+    if rng.random() < 0.1:
+        content, what = content[: rng.randrange(len(content))], "cut off"
+    file.write_bytes(content)
+    before, began, said = seen(place, but=place / "none"), time.monotonic(), ""
+    try:
+        (answer,) = hubel.predict(file, next((few_digits / "0").iterdir()))
+        assert answer.error or sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-4), what
+    except HubelError as error:
+        said = str(error)
+    except Exception as error:
+        raise AssertionError(f"{number}: {what}") from error
+    record_property("what", f"{what}: {said[:200] or 'used'}")
+    record_property("refused after", round(time.monotonic() - began, 2) if said else "-")
+    assert "\n" not in said, what
+    assert seen(place, but=place / "none") == before

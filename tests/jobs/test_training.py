@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 import defects
 import hubel
 from hubel.dataset.find import scan
 from hubel.dataset.pack import Rows
-from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
+from hubel.errors import HubelError, ImageError, Interrupted, RunError, Terminated, UsageError
 from hubel.evaluation import baseline
 from hubel.events import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress, Step
 from hubel.evidence import RunRecord
@@ -38,6 +39,18 @@ QUICK = {"epochs": 2, "width": 16, "seed": 3}
 @pytest.fixture(scope="module")
 def run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> hubel.Run:
     return hubel.train(few_digits, output=tmp_path_factory.mktemp("runs") / "few", show_as="none", epochs=6, width=16)
+
+
+def test_images_are_what_the_network_is_given(run: hubel.Run, few_digits: Path) -> None:
+    classifier, files = run.load(), sorted((few_digits / "7").iterdir())[:5]
+    images = classifier.images(files)
+    assert images.shape == (5, 1, *classifier.card.preprocess.size)
+    probabilities = classifier.model.eval()(images).softmax(1)
+    for row, answer in zip(probabilities, classifier.predict(files), strict=True):
+        assert row.tolist() == pytest.approx([answer.probabilities[name] for name in classifier.classes], abs=1e-5)
+    assert torch.equal(classifier.images([few_digits / "7"])[:5], images)  # a folder stands for its files
+    with pytest.raises(ImageError):
+        classifier.images([b"nothing"])
 
 
 def test_the_events_come_in_order(few_digits: Path, tmp_path: Path) -> None:
@@ -194,6 +207,25 @@ def test_a_loss_that_explodes_ends_in_a_sentence(few_digits: Path, tmp_path: Pat
     assert "try a lower rate" in (run / "report.html").read_text()
     answer = hubel.predict(run, next((few_digits / "0").iterdir()))[0]
     assert sum(answer.probabilities.values()) == pytest.approx(1)
+    for file in (run / "log.jsonl", *run.glob("*.json")):
+        for text in file.read_text().splitlines() if file.suffix == ".jsonl" else [file.read_text()]:
+            json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_hundreds_of_classes_take_little_room_and_nobody_wonders(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in range(300):
+        (tmp_path / "data" / f"c{name}").mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8)).save(tmp_path / "data" / f"c{name}" / f"{i}.png")
+    run = hubel.train(tmp_path / "data", output=tmp_path / "run", report=False, **{**QUICK, "epochs": 2})
+    assert not recwarn.list
+    assert "Warning" not in "".join(capfd.readouterr())
+    assert len(run.scores.confusion) == len(run.scores.confusion[0]) == 300
+    assert (run.path / "scores.json").stat().st_size < 200 * 300  # a row of zeros would be 300 lines
+    assert (run.path / "log.jsonl").stat().st_size < 200 * 300
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hubel.evaluation.metrics import wilson_interval
 from hubel.records import Baselines, Finding
 from hubel.report.story import (
     advice,
@@ -36,6 +37,11 @@ def test_a_baseline_within_the_interval_is_no_clear_difference(tmp_path: Path) -
     scores = sample.run(tmp_path).scores
     sentence = against_baselines(scores, Baselines(majority=0.1, logistic=scores.accuracy + 0.001), "test")
     assert "no clear difference" in sentence
+
+
+def test_all_right_is_not_below_a_baseline_that_is(tmp_path: Path) -> None:
+    scores = replace(sample.run(tmp_path).scores, n=27, accuracy=1.0, interval=wilson_interval(27, 27))
+    assert "worse than" not in against_baselines(scores, Baselines(majority=0.1, logistic=1.0), "test")
 
 
 def test_weakest_class_is_the_one_with_the_lowest_recall(tmp_path: Path) -> None:

@@ -36,6 +36,38 @@ class Split:
     unmeasured: tuple[str, ...] = ()
     said: str = ""
 
+    def without(
+        self,
+        trained: npt.NDArray[np.bool_],
+        used: npt.NDArray[np.bool_],
+        classes: Sequence[str],
+        labels: Indices,
+        by: str,
+    ) -> Split:
+        """Move images that the weights know into train: of val those `trained` on, of test all that were `used`.
+
+        Args:
+            trained, used: (N,) bool. by: whose weights they are.
+
+        Raises:
+            DataError: nothing is left to choose by, or to report.
+        """
+        held = np.concatenate([self.val, self.test])
+        moved = np.concatenate([self.val[trained[self.val]], self.test[used[self.test]]])
+        if not len(moved):
+            return self
+        val, test = self.val[~trained[self.val]], self.test[~used[self.test]]
+        said = f"{len(moved):,} of {len(held):,} images held out were used to train {by}: they belong to train now."
+        if not len(val) or len(np.unique(labels[test])) < 2:
+            raise DataError(
+                f"{len(moved):,} of the {len(held):,} images to choose by and to report were used to train {by}, and "
+                "too few others are left: add new images, or start from other weights."
+            )
+        unmeasured = tuple(name for i, name in enumerate(classes) if not (labels[test] == i).any())
+        train = np.union1d(self.train, moved)
+        said = f"{self.said} {said}".strip()
+        return replace(self, train=train, val=val, test=test, unmeasured=unmeasured, said=said)
+
     def manifest(self, paths: Sequence[str], left_out: dict[str, str]) -> dict[str, object]:
         """Return the split as JSON: every path with its part, and why the others were left out."""
         parts = {name: [paths[i] for i in getattr(self, name)] for name in ("train", "val", "test")}

@@ -1,13 +1,8 @@
-"""Grad-CAM: which places of an image spoke for a class.
-
-Source: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization".
-"""
+"""Class activation maps: a layer's maps, weighted by what they mean to a class and summed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,82 +10,169 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
-from hubel.nn.hooks import evaluating, find_module
+from hubel.explanation.attribution import (
+    BATCH,
+    NO_MAP,
+    Attribution,
+    Layer,
+    Targets,
+    explained_classes,
+    explaining,
+    finished,
+    gradient_of,
+    logits_of,
+    map_of,
+    scores_of,
+)
+from hubel.nn.hooks import evaluating, watch
 
 SMALLEST_MAP = 4  # positions a side, below which a heatmap hardly points anywhere
-POOLING = (
-    nn.MaxPool2d,
-    nn.AvgPool2d,
-    nn.LPPool2d,
-    nn.FractionalMaxPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.AdaptiveAvgPool2d,
-)
+POOLING = (nn.MaxPool2d, nn.AvgPool2d, nn.LPPool2d, nn.FractionalMaxPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d)
 MOSTLY = 0.5  # more empty heatmaps than these, and the last layer is asked instead
 LINEAR = (nn.Conv2d, nn.BatchNorm2d, nn.GroupNorm)  # what they give out still waits for its activation
+Lazy = Callable[[], Tensor]  # computes the gradients of the targets' logits with respect to maps (N, K, h, w)
+Combine = Callable[[Tensor, Lazy, Tensor], Tensor]  # maps, their gradients, targets (N,) → (N, h, w)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cam:
-    """Heatmaps of some images.
+def grad_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None) -> Attribution:
+    """Grad-CAM: ReLU(Σ_k mean(∂y_c / ∂A_k) · A_k) for the layer's maps A. Selvaraju et al. 2017, equation 2.
 
-    Attributes:
-        heatmaps: (N, H, W) float32 in [0, 1] on the CPU, of the images' size; each one's largest value is 1.
-        targets: (N,) int64, the classes that were explained.
-        layer: name of the module looked at; `reason` says in a sentence why that one.
-        empty: (N,) bool: no place spoke for the class (the map is negative everywhere), so the heatmap is all zero.
-    """
-
-    heatmaps: Tensor
-    targets: Tensor
-    layer: str
-    reason: str
-    empty: Tensor
-
-
-def grad_cam(model: nn.Module, images: Tensor, targets: Tensor | None = None, *, layer: str | None = None) -> Cam:
-    """Explain what speaks for `targets`, or else for the predicted classes.
-
-    Heatmap = ReLU(Σ_k mean(∂y_c / ∂A_k) · A_k) for the layer's maps A, enlarged bilinearly. It works on frozen models
-    and inside ``no_grad``; the model's gradients, train flags and hooks are left as they were.
+    Like all methods of this room it works on frozen models and inside ``no_grad``; the model's gradients, train flags
+    and hooks are left as they were. Without targets the predicted classes are explained.
 
     Args:
         images: (N, C, H, W) float32, normalised, on the model's device.
         targets: (N,) class indices.
-        layer: module name whose output is (N, K, h, w); None chooses the last useful one, see `choose_layer`, or the
-            very last, coarser one, where most heatmaps would be empty otherwise.
+        layer: name of a module whose output is (N, K, h, w), or (N, h, w, K); None chooses the last useful one, see
+            `choose_layer`, or the very last, coarser one, where most heatmaps would be empty otherwise.
 
     Raises:
         UsageError: an unknown or unsuitable layer, a target outside the classes, or outputs that are not (N, K).
     """
-    if images.ndim != 4 or len(images) == 0:
-        raise UsageError(f"expected at least one image as (N, C, H, W), got {tuple(images.shape)}.")
-    if targets is not None and targets.shape != (len(images),):
-        raise UsageError(f"expected one target for each of {len(images)} images, got {tuple(targets.shape)}.")
-    if layer is not None:
-        return _explain(model, images, targets, layer, "it was asked for")
-    chosen = _explain(model, images, targets, *choose_layer(model, images[:1]))
-    if chosen.empty.float().mean() <= MOSTLY:
-        return chosen
-    last = _explain(model, images, targets, *choose_layer(model, images[:1], smallest=2))
-    return last if last.empty.float().mean() < chosen.empty.float().mean() else chosen
+
+    def combine(maps: Tensor, gradients: Lazy, _targets: Tensor) -> Tensor:
+        return (gradients().mean(dim=(2, 3), keepdim=True) * maps).sum(dim=1)
+
+    return _explain("gradcam", combine, model, images, targets, layer)
 
 
-def _explain(model: nn.Module, images: Tensor, targets: Tensor | None, name: str, reason: str) -> Cam:
-    with torch.inference_mode(False), torch.enable_grad(), evaluating(model):
-        images = images.detach().clone()
-        maps, logits = _run(model, name, images)
-        targets = logits.argmax(dim=1) if targets is None else targets.to(logits.device, torch.int64)
-        _check_targets(targets, logits.shape[1])
-        score = logits.gather(1, targets[:, None]).sum()
-        gradients = _gradients(score, maps, name)
-    weighted = (gradients.mean(dim=(2, 3), keepdim=True) * maps.detach()).sum(dim=1).float()
-    heatmaps, empty = _as_heatmaps(weighted, images.shape[2:])
-    return Cam(heatmaps=heatmaps, targets=targets.cpu(), layer=name, reason=reason, empty=empty)
+def grad_cam_plus_plus(
+    model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None, epsilon: float = 1e-6
+) -> Attribution:
+    """Grad-CAM++: each position's gradient g counts by g² / (2g² + g³ ΣA). Chattopadhay et al. 2018, equation 19.
+
+    Args:
+        epsilon: added to that denominator. The default is pytorch-grad-cam's, and outweighs gradients below 0.001;
+            with 0 it is the paper's formula.
+    """
+
+    def combine(maps: Tensor, gradients: Lazy, _targets: Tensor) -> Tensor:
+        g = gradients()
+        below = 2 * g**2 + g**3 * maps.sum(dim=(2, 3), keepdim=True) + epsilon
+        shares = torch.where((g == 0) | (below == 0), 0.0, g**2 / below)
+        return ((g.relu() * shares).sum(dim=(2, 3), keepdim=True) * maps).sum(dim=1)
+
+    return _explain("gradcam++", combine, model, images, targets, layer)
+
+
+def layer_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None) -> Attribution:
+    """Layer-CAM: ReLU(Σ_k ReLU(∂y_c / ∂A_k) · A_k), position by position. Jiang et al. 2021, equation 6."""
+
+    def combine(maps: Tensor, gradients: Lazy, _targets: Tensor) -> Tensor:
+        return (gradients().relu() * maps).sum(dim=1)
+
+    return _explain("layercam", combine, model, images, targets, layer)
+
+
+def eigen_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None) -> Attribution:
+    """Eigen-CAM: the maps along their first principal component, whatever the class. Muhammad & Yeasin 2020.
+
+    The maps are centred first, as in pytorch-grad-cam. The sign, which the component leaves open, is the one that goes
+    with the mean of all maps.
+    """
+
+    def combine(maps: Tensor, _gradients: Lazy, _targets: Tensor) -> Tensor:
+        places = maps.float().flatten(2).transpose(1, 2)  # (N, h·w, K)
+        places = places - places.mean(dim=1, keepdim=True)
+        first = torch.linalg.svd(places, full_matrices=False).Vh[:, 0, :, None]
+        along, mean = places @ first, places.mean(dim=2, keepdim=True)
+        return torch.where((along * mean).sum(dim=1, keepdim=True) < 0, -along, along).view(-1, *maps.shape[2:])
+
+    return _explain("eigencam", combine, model, images, targets, layer)
+
+
+def score_cam(model: nn.Module, images: Tensor, targets: Targets = None, *, layer: Layer = None) -> Attribution:
+    """Score-CAM: weights are the softmax of the class's logits for the image masked by each map. Wang et al. 2020.
+
+    No gradients, but as many passes for an image as the layer has maps.
+    """
+
+    def combine(maps: Tensor, _gradients: Lazy, classes: Tensor) -> Tensor:
+        weights = []
+        for image, own, target in zip(images, maps, classes, strict=True):
+            masked = (image * _masks(part, image.shape[1:]) for part in own[:, None].split(BATCH))
+            weights.append(scores_of(model, masked, target).softmax(0))
+        return (torch.stack(weights)[..., None, None] * maps).sum(dim=1)
+
+    return _explain("scorecam", combine, model, images, targets, layer)
+
+
+def _masks(maps: Tensor, size: torch.Size) -> Tensor:
+    """(K, 1, h, w) → (K, 1, H, W), each from 0 to 1."""
+    large = F.interpolate(maps, size=size, mode="bilinear", align_corners=True)
+    low, high = large.amin(dim=(2, 3), keepdim=True), large.amax(dim=(2, 3), keepdim=True)
+    return (large - low) / (high - low + 1e-8)
+
+
+def _explain(
+    method: str, combine: Combine, model: nn.Module, images: Tensor, targets: Targets, layer: Layer
+) -> Attribution:
+    with explaining(model, images) as (network, pixels):
+
+        def at(name: str, reason: str) -> Attribution:
+            maps, logits = _run(network, name, pixels)
+            classes = explained_classes(targets, logits)
+
+            def gradients() -> Tensor:
+                why = f"layer {name!r}: the model cuts it off or doesn't use that layer's output; choose a later layer."
+                return gradient_of(logits, classes, maps, why)
+
+            return finished(combine(maps.detach(), gradients, classes), images, classes, method, name, reason)
+
+        if layer is not None:
+            return at(layer, "it was asked for")
+        chosen = at(*choose_layer(network, pixels[:1]))
+        if chosen.empty.float().mean() <= MOSTLY:
+            return chosen
+        last = at(*choose_layer(network, pixels[:1], smallest=2))
+        return last if last.empty.sum() < chosen.empty.sum() else chosen
+
+
+def _run(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the layer's maps (N, K, h, w), made the start of the graph, and the logits.
+
+    That forces gradients through frozen layers and spares the backward pass below. What follows gets a copy, so an
+    in-place activation can't change the maps.
+    """
+    kept: list[Tensor] = []
+
+    def keep(_name: str, _module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Tensor | None:
+        maps = map_of(output, images)
+        if maps is None:
+            return None
+        kept.append(maps.detach().requires_grad_())
+        with torch.enable_grad():
+            return kept[-1].clone() if maps is output else kept[-1].permute(0, 2, 3, 1).clone()
+
+    with watch(model, keep, [name]):
+        logits = logits_of(model, images)
+    if not kept:
+        raise UsageError(NO_MAP.format(name=name))
+    return kept[-1], logits
 
 
 def choose_layer(model: nn.Module, image: Tensor, *, smallest: int = SMALLEST_MAP) -> tuple[str, str]:
-    """Return the name of the layer Grad-CAM should look at, and the reason in a sentence.
+    """Return the name of the layer that class activation maps should look at, and the reason in a sentence.
 
     It is the last one with a map of at least 4x4 positions, or failing that of more than 1x1. Results of pooling are
     passed over: what was pooled says the same in more places. So are bare convolutions and norms, where there is
@@ -103,27 +185,28 @@ def choose_layer(model: nn.Module, image: Tensor, *, smallest: int = SMALLEST_MA
     Raises:
         UsageError: no module gives out such a map.
     """
-    outputs: list[tuple[str, Tensor]] = []
+    outputs: list[tuple[str, Tensor, Tensor]] = []
     linear: set[str] = set()
     pooled: list[Tensor] = []
 
-    def look(name: str, module: nn.Module, output: Any) -> None:
-        if isinstance(output, Tensor) and output.ndim == 4:
-            outputs.append((name, output))
+    def look(name: str, module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+        maps = map_of(output, image)
+        if maps is not None and name:
+            outputs.append((name, output, maps))
             if isinstance(module, LINEAR):
                 linear.add(name)
             if isinstance(module, POOLING):
                 pooled.append(output)
 
-    with evaluating(model), torch.no_grad(), _watching(model, look):
+    with evaluating(model), torch.no_grad(), watch(model, look):
         model(image)
     # A container that ends in a pooling gives out the very same tensor, so it is passed over as well.
     passed_over = {id(output) for output in pooled}
     maps: dict[str, tuple[int, ...]] = {}
-    for name, output in outputs:
-        if id(output) not in passed_over and min(output.shape[2:]) > 1:
+    for name, output, found in outputs:
+        if id(output) not in passed_over and min(found.shape[2:]) > 1:
             maps.pop(name, None)  # a module that runs twice counts where it ran last
-            maps[name] = tuple(output.shape[1:])
+            maps[name] = tuple(found.shape[1:])
     if not maps:
         raise UsageError("no layer of this model gives out a map (N, K, h, w) of more than 1x1: name one with layer=.")
     large = [name for name, (_, h, w) in maps.items() if min(h, w) >= smallest]
@@ -134,72 +217,3 @@ def choose_layer(model: nn.Module, image: Tensor, *, smallest: int = SMALLEST_MA
     if large:
         return name, f"{what}, the last ones of at least {smallest}x{smallest} positions before they are pooled"
     return name, f"{what}, the last ones of more than 1x1; on so few positions the heatmap is coarse"
-
-
-@contextmanager
-def _watching(model: nn.Module, look: Callable[[str, nn.Module, Any], None]) -> Iterator[None]:
-    """Call `look` with the name, the module and the output of every module inside the model as it finishes."""
-    handles = [
-        module.register_forward_hook(lambda module, _, output, name=name: look(name, module, output))
-        for name, module in model.named_modules()
-        if name
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _run(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the layer's maps, made the start of the graph, and the logits.
-
-    Starting the graph there forces gradients through frozen layers and spares the backward pass below. What follows
-    gets a copy, so an in-place activation can't change the maps.
-    """
-    kept: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: Any) -> Tensor | None:  # noqa: ARG001
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            return None
-        kept.append(output.detach().requires_grad_())
-        with torch.enable_grad():
-            return kept[-1].clone()
-
-    handle = find_module(model, name).register_forward_hook(keep)
-    try:
-        logits = model(images)
-    finally:
-        handle.remove()
-    if not kept:
-        raise UsageError(
-            f"layer {name!r} gives out no map (N, K, h, w): choose a convolution or a stage before the head."
-        )
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        raise UsageError(
-            f"Grad-CAM needs a model that returns logits (N, K), this one returned {type(logits).__name__}."
-        )
-    return kept[-1], logits
-
-
-def _gradients(score: Tensor, maps: Tensor, name: str) -> Tensor:
-    gradients = torch.autograd.grad(score, maps, allow_unused=True)[0] if score.requires_grad else None
-    if gradients is None:
-        raise UsageError(
-            f"no gradient gets from the answer to layer {name!r}: the model cuts it off or doesn't use that layer's "
-            "output; choose a later layer."
-        )
-    return gradients
-
-
-def _check_targets(targets: Tensor, classes: int) -> None:
-    if int(targets.min()) < 0 or int(targets.max()) >= classes:
-        raise UsageError(f"targets must lie in 0..{classes - 1}, got {int(targets.min())}..{int(targets.max())}.")
-
-
-def _as_heatmaps(weighted: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
-    """(N, h, w) of any sign → (N, H, W) in [0, 1], and (N,) whether nothing was positive."""
-    positive = F.interpolate(weighted.relu()[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
-    largest = positive.amax(dim=(1, 2), keepdim=True)
-    empty = ~(largest > 0)  # also where it is NaN
-    return torch.where(empty, 0.0, positive / largest).cpu(), empty.flatten().cpu()

@@ -59,7 +59,11 @@ def patch(model: nn.Module, input: Size, layer: str | None = None, position: Pla
     Raises:
         UsageError: the model can't take the image, the layer gives out no map, or the map has no such position.
     """
-    _, field = locate(model, input, layer)
+    return box_of(locate(model, input, layer)[1], position)
+
+
+def box_of(field: Field, position: Place | None = None) -> Box:
+    """Return the pixels that a position of a map with that field sees, as `patch` does."""
     top, bottom, left, right = (float(at_position(bound, field, position).max()) for bound in field.bounds)
     pairs = [(math.ceil(-a), math.floor(b)) if math.isfinite(a) else (0, -1) for a, b in ((top, bottom), (left, right))]
     return pairs[0], pairs[1]

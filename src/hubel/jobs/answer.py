@@ -11,13 +11,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
+from hubel.dataset.as_file import Picture, as_file
 from hubel.dataset.config import DataConfig
+from hubel.dataset.decode import Source as File
 from hubel.dataset.decode import decode, upright
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.folder import is_hidden
 from hubel.dataset.pack import Images, Packed, Rows, pack
+from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import DataError, ImageError, ModelError, UsageError
 from hubel.evaluation.calibration import confidences, levels, promised, with_ece
 from hubel.evaluation.metrics import score
@@ -26,6 +30,7 @@ from hubel.evaluation.predict import predict
 from hubel.events import Event, Measured, Note, Progress
 from hubel.evidence import LOGITS, RunRecord, softmax
 from hubel.jobs.hardware import find_device
+from hubel.jobs.plan import StoredPlan
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.nn.foreign import code_name, is_code, load_code
 from hubel.nn.loading import pretrained, shared_classes
@@ -70,12 +75,12 @@ class Answering(ABC):
         """The label names, in the order of the logits."""
         return self.card.classes
 
-    def predict(
-        self, sources: Iterable[str | os.PathLike[str] | bytes], *, unsure: float | None = None
-    ) -> list[Answer]:
-        """Answer for image files, folders of images, or the bytes of files; an unusable one has its `error` set.
+    def predict(self, sources: Picture | Iterable[Picture], *, unsure: float | None = None) -> list[Answer]:
+        """Answer for one image or many; an unusable one has its `error` set.
 
         Args:
+            sources: an image's path, a folder of images, the bytes of a file, Pillow's image or an array (H, W, 3) or
+                (H, W) uint8; or a list of these, or an array (N, H, W, 3).
             unsure: the share of errors that is accepted among the other answers (`hubel.evaluation.calibration`).
 
         Raises:
@@ -88,30 +93,30 @@ class Answering(ABC):
         """The confidence from which on answers are sure enough for that share of errors among them; 0 for None."""
         return 0.0 if unsure is None else promised(self.card.levels, unsure)
 
-    def stream(self, files: Sequence[str | os.PathLike[str] | bytes], *, sure: float = 0.0) -> Iterator[Answer]:
+    def stream(self, files: Sequence[Picture], *, sure: float = 0.0) -> Iterator[Answer]:
         """Answer file by file, in order, some at a time; with less confidence than `sure`, it is unsure."""
         for start in range(0, len(files), self.at_once):
             for answer in self._answer(files[start : start + self.at_once]):
                 yield replace(answer, unsure=answer.confidence is not None and answer.confidence < sure)
 
     @abstractmethod
-    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+    def _pixels(self, file: File) -> npt.NDArray[np.uint8]:
         """Decode one file."""
 
     @abstractmethod
     def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Images as `_pixels` gave them, at most `at_once` → (N, K)."""
 
-    def _answer(self, files: Sequence[str | os.PathLike[str] | bytes]) -> Iterator[Answer]:
+    def _answer(self, files: Sequence[Picture]) -> Iterator[Answer]:
         pixels, errors = [], dict[int, str]()
         for index, file in enumerate(files):
             try:
-                pixels.append(self._pixels(file))
+                pixels.append(self._pixels(as_file(file)))
             except ImageError as error:
                 errors[index] = error.reason
         rows = iter(self._probabilities(pixels) if pixels else ())
         for index, file in enumerate(files):
-            name = "(bytes)" if isinstance(file, bytes) else os.fspath(file)
+            name = os.fspath(file) if isinstance(file, (str, os.PathLike)) else f"({type(file).__name__})"
             if index in errors:
                 yield Answer(path=name, label=None, confidence=None, probabilities={}, error=errors[index])
                 continue
@@ -141,7 +146,16 @@ class Classifier(Answering):
         result: npt.NDArray[np.float32] = (logits / self.card.temperature).numpy()
         return result
 
-    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+    def images(self, sources: Picture | Iterable[Picture]) -> Tensor:
+        """Prepare files as the network is given them: (N, C, H, W) float32, normalised, on its device.
+
+        Raises:
+            ImageError: one of them can't be used.
+        """
+        pixels = np.stack([self._pixels(as_file(file)) for file in list_images(sources)])
+        return normalise(to_tensor(pixels), self.card.preprocess).to(self.device)
+
+    def _pixels(self, file: File) -> npt.NDArray[np.uint8]:
         return decode(file, self.card.preprocess)[0]
 
     def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
@@ -156,11 +170,16 @@ class OnnxClassifier(Answering):
     card: ModelCard
     at_once = 1  # the graph resizes, so images come in all sizes, and large
 
-    def _pixels(self, file: str | os.PathLike[str] | bytes) -> npt.NDArray[np.uint8]:
+    def _pixels(self, file: File) -> npt.NDArray[np.uint8]:
         return upright(file, self.card.preprocess)
 
     def _probabilities(self, images: list[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        return self.onnx.answer(np.stack(images))[0]
+        answers = self.onnx.answer(np.stack(images))[0]
+        if answers.shape != (len(images), len(self.classes)):
+            raise ModelError(
+                f"The exported model answers {answers.shape} for {len(self.classes)} classes: export again."
+            )
+        return answers
 
 
 def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None = None) -> Classifier | OnnxClassifier:
@@ -180,7 +199,7 @@ def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None 
         raise ModelError(f"There is no folder {folder}: give a run folder, the model folder in it, or a model.onnx.")
     run = folder
     if (folder / "model").is_dir():
-        verify(folder)
+        verify(folder, "model/")
         folder = folder / "model"
     target = find_device(device)
     model, card = load_model(folder, target, code=code)
@@ -241,20 +260,23 @@ def from_weights(
     return Classifier(model=model.to(target), card=card, device=str(target)), notes
 
 
-def list_images(sources: Iterable[str | os.PathLike[str] | bytes]) -> list[str | os.PathLike[str] | bytes]:
+def list_images(sources: Picture | Iterable[Picture]) -> list[Picture]:
     """Replace folders by the files in and below them, sorted; hidden and system files are left out.
 
     Raises:
         DataError: nothing is there.
     """
-    files: list[str | os.PathLike[str] | bytes] = []
+    single = (str, os.PathLike, bytes, Image.Image)
+    if isinstance(sources, single) or (isinstance(sources, np.ndarray) and sources.ndim < 4):
+        sources = [sources]
+    files: list[Picture] = []
     for source in sources:
-        if isinstance(source, bytes) or not os.path.isdir(source):
-            if not isinstance(source, bytes) and not os.path.exists(source):
-                raise DataError(f"There is no image {os.fspath(source)}: check the path.")
+        if not isinstance(source, (str, os.PathLike)) or os.path.isfile(source):
             files.append(source)
             continue
-        inside = sorted(_files_below(Path(source)))
+        if not os.path.exists(source):
+            raise DataError(f"There is no image {os.fspath(source)}: check the path.")
+        inside = sorted(_files_below(Path(source))) if os.path.isdir(source) else [Path(source)]
         if not inside:
             raise DataError(f"The folder {os.fspath(source)} holds no images.")
         files += inside
@@ -319,7 +341,7 @@ def answering(
     Returns:
         the part, the images' paths, their labels (M, N) in the classes of each model, and the logits (N, K) of each.
     """
-    labels, packs = np.stack([bind(catalog, model.classes) for model in models]), list[Packed]()
+    labels, packs = np.stack([_bound(catalog, *each) for each in zip(models, runs, strict=True)]), list[Packed]()
     for model in models:
         if not isinstance(model, Classifier):
             raise ModelError("An exported model can predict, and no more: give the run folder that it was made from.")
@@ -349,6 +371,15 @@ def answering(
                 "The model answers with numbers that are not finite: its weights are of no use, train it again."
             )
     return part, [catalog.paths[i] for i in rows], labels[:, rows], logits
+
+
+def _bound(catalog: Catalog, model: Answering, run: Path | None) -> npt.NDArray[np.int64]:
+    """Bind the labels to a model's classes, folders with the names that they had before `hubel rename` included."""
+    if run is not None and (run / "plan.json").exists() and not set(catalog.classes) <= set(model.classes):
+        now = read_record(run / "plan.json", StoredPlan).renamed
+        since = (name if name in model.classes else now.get(name, name) for name in catalog.classes)
+        catalog = replace(catalog, classes=tuple(since))
+    return bind(catalog, model.classes)
 
 
 def bind(catalog: Catalog, classes: Sequence[str]) -> npt.NDArray[np.int64]:

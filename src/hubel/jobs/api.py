@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,8 +23,10 @@ from hubel.report.terminal import Show, show, tracked
 from hubel.runs import RunFolder, make_folder, write_json, write_text
 
 if TYPE_CHECKING:
+    from hubel.dataset.as_file import Picture
     from hubel.evaluation.paired import Comparison
     from hubel.jobs.answer import Answer, Answering
+    from hubel.jobs.explain import Explanation
     from hubel.jobs.export import Exported
 
 Source = str | os.PathLike[str]
@@ -167,6 +169,23 @@ def resume(
     return _run_of(events, show_as)
 
 
+def rename(run: Source, names: Mapping[str, str]) -> tuple[str, ...]:
+    """Give classes of a run other names, in its model, scores and report; its images stay as they are.
+
+    Args:
+        names: old name → new name, of the classes that change.
+
+    Returns:
+        The names of all classes.
+
+    Raises:
+        HubelError: in one sentence; the run is as it was.
+    """
+    from hubel.jobs.rename import renamed
+
+    return renamed(Path(run), names)
+
+
 def demo(*, output: Source | None = None, overwrite: bool = False, show_as: Show = "auto", **changes: Any) -> Run:
     """Train on scikit-learn's 1,797 handwritten digits: the whole road in well under a minute, without a download."""
     # Epochs rather than minutes: a busy machine then takes longer, and the result stays good.
@@ -239,7 +258,7 @@ def evaluate(
 
 def predict(
     run: Source | None,
-    images: Iterable[Source] | Source,
+    images: Picture | Iterable[Picture],
     *,
     model: Code = None,
     weights: Source | None = None,
@@ -249,15 +268,15 @@ def predict(
     device: str = "auto",
     **changes: Any,
 ) -> list[Answer]:
-    """Answer for image files and folders of images; an unusable one has its `error` set and stops nothing.
+    """Answer for images, one or many; an unusable one has its `error` set and stops nothing.
 
     Args:
+        images: as `Classifier.predict` takes them: paths, folders, bytes, Pillow's images, arrays, lists of these.
         run, model, weights, changes: as for `evaluate`; `run` may be an exported model.onnx.
         output: where the answers are written as CSV. spreadsheet: so that no text in it is taken for a formula.
         unsure: the share of errors that is accepted: less confident answers are marked as unsure.
     """
-    sources = [images] if isinstance(images, (str, os.PathLike)) else list(images)
-    answers = list(predicting(run, sources, model=model, weights=weights, unsure=unsure, device=device, **changes))
+    answers = list(predicting(run, images, model=model, weights=weights, unsure=unsure, device=device, **changes))
     if output is not None:
         write_answers(answers, output, spreadsheet=spreadsheet)
     return answers
@@ -265,7 +284,7 @@ def predict(
 
 def predicting(
     run: Source | None,
-    images: Iterable[Source],
+    images: Picture | Iterable[Picture],
     *,
     model: Code = None,
     weights: Source | None = None,
@@ -279,6 +298,56 @@ def predicting(
     classifier, _ = opened(run, model, weights, device, changes, ())
     sure, files = classifier.sure(unsure), list_images(images)
     yield from tracked(classifier.stream(files, sure=sure), len(files), "predicting")
+
+
+def explain(
+    run: Source,
+    images: Iterable[Picture] | Picture,
+    *,
+    method: str = "gradcam",
+    layer: str | None = None,
+    label: str | None = None,
+    output: Source | None = None,
+    model: Code = None,
+    device: str = "auto",
+) -> list[Explanation]:
+    """Show which places of images speak for a class, how far to trust that, and the training images most alike.
+
+    Args:
+        run, model: a run or model folder, and the code that it was trained with, as for `evaluate`.
+        method: gradcam, gradcam++, layercam, scorecam, eigencam, occlusion, saliency, smoothgrad,
+            integrated-gradients or guided-backprop. layer: a module's name; the method chooses when None.
+        label: the class to explain; each image's likeliest one when None.
+        output: folder for a picture an image and explanations.json; nothing is written when None.
+    """
+    found = list(explaining(run, images, method=method, layer=layer, label=label, model=model, device=device))
+    if output is not None:
+        from hubel.jobs.explain import write_explanations
+
+        write_explanations(found, output)
+    return found
+
+
+def explaining(
+    run: Source,
+    images: Iterable[Picture] | Picture,
+    *,
+    method: str = "gradcam",
+    layer: str | None = None,
+    label: str | None = None,
+    model: Code = None,
+    device: str = "auto",
+) -> Iterator[Explanation]:
+    """Explain image by image, as they are ready; a bar shows how far it has come."""
+    from hubel.evidence import RunRecord
+    from hubel.jobs.answer import list_images, opened
+    from hubel.jobs.explain import explanations, inside
+
+    classifier = inside(opened(run, model, None, device, {}, ())[0])
+    files = list_images(images)
+    record = RunRecord(Path(run)) if (Path(run) / "split.json").exists() else None
+    found = explanations(classifier, record, files, method=method, layer=layer, label=label)
+    yield from tracked(found, len(files), "explaining")
 
 
 def write_answers(answers: Sequence[Answer], output: Source, *, spreadsheet: bool = False) -> None:

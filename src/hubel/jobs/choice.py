@@ -130,7 +130,7 @@ def chosen(plan: Plan, catalog: Catalog, view: View, recipe: Recipe, clock: Cloc
         recipe: as it was given.
     """
     head = plan.start.head
-    if head is None or 1 - head.val_accuracy <= FEW_ERRORS or clock.left < LEAVING:
+    if head is None or 1 - head.val_accuracy <= FEW_ERRORS or clock.left < 2 * max(plan.reserve, LEAVING):
         return plan
     preprocess = preprocess_for(view, recipe.data, choose_size(view.side, recipe.data.size, None))
     preprocess = replace(preprocess, range=plan.dataset.packed.preprocess.range)

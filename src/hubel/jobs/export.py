@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from hubel.dataset.as_file import as_file
 from hubel.dataset.decode import upright
 from hubel.dataset.hard_cases import hard_cases
 from hubel.errors import DataError, ModelError, UsageError
@@ -76,7 +77,7 @@ def exporting(
     classifier = load_folder(run, device="cpu", code=code)
     if not isinstance(classifier, Classifier):
         raise UsageError(f"{run} is exported already: give the run folder.")
-    given = None if images is None else [(_name(file), file) for file in list_images(images)]
+    given = None if images is None else [(_name(file), file) for file in map(as_file, list_images(images))]
     yield Progress(task="exporting", done=0, total=1)
     content = onnx_bytes(classifier.model, classifier.card)
     yield Progress(task="exporting", done=1, total=1)

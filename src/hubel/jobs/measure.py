@@ -29,6 +29,8 @@ from hubel.evidence import (
     LOGITS,
     OF_IMAGES,
     PICTURES,
+    TRAINED,
+    TRAINED_THUMBNAILS,
     Explained,
     Facts,
     Floats,
@@ -41,7 +43,9 @@ from hubel.evidence import (
     softmax,
 )
 from hubel.explanation.cam import grad_cam
+from hubel.explanation.features import last_features
 from hubel.jobs.plan import Plan
+from hubel.jobs.planning import FLOAT32
 from hubel.jobs.prepare import Dataset
 from hubel.jobs.training import Training, filters
 from hubel.nn.saved import save_model
@@ -51,10 +55,10 @@ from hubel.report.pictures import LARGE, TILE, picture, shrunk, thumbnail
 from hubel.text import csv_text
 
 EXAMPLES = 6  # right and wrong predictions that are explained
+SEARCHED, LOOKING, SEARCHED_SIDE = 1_000, 3.0, 128  # training images to compare with, seconds for them, pixels kept
 CHANGED = 7  # augmented versions of each of four images
 CHUNK = 512  # images whose brightness is measured together
 ROOM = 8_000_000  # bytes of thumbnails that are kept
-EMPTY = "nothing speaks for this class at this layer (the map is negative everywhere)"
 
 
 def measure(training: Training, model: nn.Module, source: str, command: str, stopped: str | None) -> Iterator[Event]:
@@ -125,6 +129,27 @@ def measure(training: Training, model: nn.Module, source: str, command: str, sto
     )
     keep_facts(run.path, facts)
     keep_thumbnails(run.path, _thumbnails(RunRecord(run.path), images))
+    _keep_trained(training, model)
+
+
+def _keep_trained(training: Training, model: nn.Module) -> None:
+    """Keep the last features of some training images, and their pictures: as many as a few seconds suffice for."""
+    dataset, plan, rows = training.dataset, training.plan, training.division.train
+    seconds = min(LOOKING, max(training.clock.left, 0.0) / 2)
+    count = min(SEARCHED, int(seconds * plan.speed["forward"] / FLOAT32))
+    chosen = np.sort(np.random.default_rng(plan.recipe.seed).permutation(len(rows))[:count])
+    if not len(chosen):
+        return
+    pixels = dataset.packed.images[rows[chosen]]
+    try:
+        images = normalise(to_tensor(pixels), plan.card.preprocess).to(plan.device)
+        features = last_features(model, images).to(torch.float16).numpy()
+    except ValueError:  # no layer gives the logits
+        return
+    labels = dataset.catalog.labels[rows[chosen]]
+    keep_arrays(training.run.path, TRAINED, {"features": features, "rows": chosen, "labels": labels})
+    small = {index: thumbnail(image) for index, image in enumerate(_small(pixels, SEARCHED_SIDE))}
+    keep_thumbnails(training.run.path, small, TRAINED_THUMBNAILS)
 
 
 def _logits(model: nn.Module, images: Images, plan: Plan) -> Floats:
@@ -176,10 +201,8 @@ def _explanations(
         cam = grad_cam(model, normalise(to_tensor(images[chosen]), plan.card.preprocess).to(plan.device))
     except ValueError as error:  # a network without a map, say
         return (), str(error), {}
-    heat = np.nan_to_num(cam.heatmaps.cpu().numpy()).clip(0, 1)
-    explained = tuple(
-        Explained(index=int(i), note=EMPTY if empty else "") for i, empty in zip(chosen, cam.empty, strict=True)
-    )
+    heat = cam.heatmaps.numpy()
+    explained = tuple(Explained(index=int(i), note=note) for i, note in zip(chosen, cam.notes, strict=True))
     warmth = _small(np.rint(255 * heat).astype(np.uint8)[..., None], LARGE)[..., 0]
     pictures = {"explained.images": _small(images[chosen], LARGE), "explained.heat": warmth}
     return explained, f"{cam.layer}: {cam.reason}", pictures

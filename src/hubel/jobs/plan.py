@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -53,12 +54,20 @@ class StoredPlan:
     notes: tuple[str, ...]
     open_ended: bool = False
     extensions: int = 0
+    known: bool = False
+    renamed: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.phases or len(self.phases) != len(self.shares) or not all(0 < share <= 1 for share in self.shares):
             raise ValueError(f"{len(self.shares)} shares of the time don't fit {len(self.phases)} phases")
         if not 1 <= self.size <= max(self.card.preprocess.size) or self.views not in (0, 1, 2) or self.reserve < 0:
             raise ValueError(f"size {self.size}, views {self.views} or reserve {self.reserve} is impossible")
+        if self.renamed and (*self.renamed.values(),) != self.card.classes:
+            raise ValueError("its classes are not those that the folders were renamed to")
+
+    def named(self, folders: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the classes of the images' folders under the names that the run's were given since."""
+        return folders if folders == self.card.classes else tuple(self.renamed.get(name, name) for name in folders)
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Look that a recipe leaves nothing open and says the same, so that neither file can be a stranger's.
@@ -107,6 +116,8 @@ class Plan:
             dense layer, which can be fitted to features.
         notes: sentences that belong into the report. open_ended: whether time alone decides how many epochs there are.
         extensions: phases at the end that were added. source: where the images are.
+        known: whether the weights' own layer for the classes is taken over: they know all by name, and answer for them.
+        renamed: folder → the name that its class was given since, for all of them; empty where none was.
         mirror: whether mirror images mean the same.
         augmentation, loader, baseline: what follows from the recipe and the images.
     """
@@ -129,6 +140,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     open_ended: bool = False
     extensions: int = 0
+    known: bool = False
+    renamed: dict[str, str] = field(default_factory=dict)
     source: str = ""
     stages: Stages | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -195,7 +208,8 @@ class Plan:
         )
         loaded = None
         if self.start.weights is not None:
-            loaded = load_into(model, self.start.weights, shape=self.shape, classes=self.card.classes)
+            weights = self.start.weights if self.known else replace(self.start.weights, classes=None)
+            loaded = load_into(model, weights, shape=self.shape, classes=self.card.classes)
             if self.start.head is not None:
                 self.start.head.put_into(model, find_stages(model, self.shape).final)
         elif isinstance(model, Prepared):
@@ -244,7 +258,9 @@ class Plan:
         """Fit what stands beside the network, on some of the training images."""
         some = some_of(self.division.train, FITTED, self.recipe.seed)
         images, labels = Rows(self.dataset.packed.images, some), self.dataset.catalog.labels[some]
-        self.baseline = fit_baseline(images, labels, seed=self.recipe.seed)
+        with warnings.catch_warnings():  # scikit-learn wonders about many classes
+            warnings.simplefilter("ignore", UserWarning)
+            self.baseline = fit_baseline(images, labels, seed=self.recipe.seed)
 
 
 def plan_from(

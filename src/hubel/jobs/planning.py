@@ -20,6 +20,7 @@ from hubel.dataset.config import parse_augmentation
 from hubel.dataset.pack import Rows
 from hubel.dataset.split import Split
 from hubel.dataset.tensors import normalise
+from hubel.evaluation.metrics import score
 from hubel.evaluation.mirror import MirrorTest, mirror_test
 from hubel.evaluation.predict import predict
 from hubel.events import Event, Progress
@@ -105,6 +106,7 @@ def make_plan(
         plan.baseline, plan.mirror = like.baseline, like.mirror
     settle_data(plan, plan.mirror)
     settle_training(plan)
+    settle_known(plan)
     for done in settle_width(plan, clock):
         yield Progress(task="planning", done=2 + done, total=STEPS)
     if processes == 1 and plan.linear and _phases(plan, lambda _: math.inf)[0].fitted:
@@ -145,7 +147,8 @@ def settle_training(plan: Plan) -> None:
     name = plan.recipe.model.model if plan.start.weights is None else plan.start.weights.architecture
     model = replace(plan.recipe.model, model="quick" if name == "auto" else name)
     wants = defaults_of(model.model)
-    usual = "adam" if train.stages == "course" else cast(Optimizer, wants.optimizer or "adamw")
+    wanted = "adamw" if tuned else wants.optimizer or "adamw"  # the rates of fine-tuning are Adam's
+    usual = "adam" if train.stages == "course" else cast(Optimizer, wanted)
     optimizer: Optimizer = train.optimizer or usual
     fitting = batch_size_for(count, tuned=tuned, muon=optimizer == "muon")
     batch = min(train.batch_size or fitting, count)
@@ -166,6 +169,27 @@ def settle_training(plan: Plan) -> None:
     plan.recipe = replace(plan.recipe, model=model, train=resolved)
     plan.settle_card()
     plan.settle_loader()
+
+
+def settle_known(plan: Plan) -> None:
+    """Whether the weights' own layer for the classes is taken over: names alone may mean other things.
+
+    All of the classes have to be known, and to be told apart better than by chance, which is how often answers like
+    these would be right if they had nothing to do with the images (Cohen 1960).
+    """
+    weights, classes = plan.start.weights, plan.card.classes
+    plan.known = weights is not None and len(shared_classes(classes, weights.classes or ())) == len(classes)
+    if not plan.known:
+        return
+    rows = some_of(plan.division.train, CHUNK, plan.recipe.seed)
+    images, labels = Rows(plan.dataset.packed.images, rows), plan.dataset.catalog.labels[rows]
+    scores = score(predict(plan.initial_model()[0], images, plan.preprocess, device=plan.device), labels, classes)
+    answers, truth = np.array(scores.confusion).sum(0), [each.support for each in scores.per_class]
+    chance = float(answers @ truth) / scores.n**2
+    plan.known = scores.interval[0] > chance
+    if not plan.known:
+        found = f"{scores.accuracy:.1%} of {scores.n} training images are answered right, {chance:.1%} by chance"
+        plan.say("classes", "start anew", f"the weights know them by name, but only {found}")
 
 
 def fitted_head(plan: Plan, model: nn.Module, enough: Callable[[], bool]) -> Generator[Progress, None, FittedHead]:
@@ -269,8 +293,8 @@ def _say_phases(plan: Plan, weights: Weights) -> None:
     ]
     kept = any(p.depth == 0 for p in plan.phases) and plan.views
     why = "the head first, on features that are computed once" if kept else "frozen batch norms keep their statistics"
-    if _knows_all(plan):
-        why = "the weights know all of the classes by name, so they are also measured as they are"
+    if plan.known:
+        why = "the weights know all of the classes, so they are also measured as they are"
     plan.say("phases", ", then ".join(phases), why)
 
 
@@ -287,12 +311,6 @@ def _normalised(plan: Plan) -> Preprocess:
         mean=mean if given.mean is None else given.mean[:channels],
         std=std if given.std is None else given.std[:channels],
     )
-
-
-def _knows_all(plan: Plan) -> bool:
-    """Whether the weights know every class by name."""
-    weights, classes = plan.start.weights, plan.card.classes
-    return weights is not None and len(shared_classes(classes, weights.classes or ())) == len(classes)
 
 
 def _measure(plan: Plan) -> None:
@@ -315,7 +333,7 @@ def _measure(plan: Plan) -> None:
 
 
 def _phases(plan: Plan, affordable: Callable[[int | None], float]) -> tuple[Phase, ...]:
-    return phases_for(plan.recipe, affordable, known=_knows_all(plan), linear=plan.linear)
+    return phases_for(plan.recipe, affordable, known=plan.known, linear=plan.linear)
 
 
 def _divide(plan: Plan, model: nn.Module) -> None:
@@ -396,6 +414,6 @@ def _affordable_tuned(plan: Plan, clock: Clock, depth: int | None) -> float:
     head = 0.0
     if plan.linear and stages == "auto":
         head = _fit_seconds(plan)
-    elif stages == "course" or (stages == "auto" and not _knows_all(plan)):
+    elif stages == "course" or (stages == "auto" and not plan.known):
         head = _head_seconds(plan, HEAD_EPOCHS)
     return ((clock.left - _reserve(plan)) * SAFETY - head) / _epoch_seconds(plan, depth)

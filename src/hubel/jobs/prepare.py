@@ -23,6 +23,7 @@ from hubel.dataset.split import Split, split
 from hubel.errors import DataError, ImageError
 from hubel.events import DataSeen, Event, Progress
 from hubel.records import PARTS, Finding, ImageFacts, Preprocess
+from hubel.runs import Division, read_record
 
 if TYPE_CHECKING:
     from hubel.dataset.loader import Loader
@@ -115,13 +116,30 @@ class Dataset:
             device=torch.device(device),
         )
 
-    def split(self, config: DataConfig, seed: int) -> Split:
-        """Divide the usable images into parts, by the configuration's own seed where it has one."""
+    def split(self, config: DataConfig, seed: int, weights: str | None = None) -> Split:
+        """Divide the usable images into parts, by the configuration's own seed where it has one.
+
+        Args:
+            weights: what the training starts from. If that is a run, each file that it knew keeps its part, and none
+                that it was trained on, under whatever name, is chosen by or reported.
+        """
         known = self.catalog.folded(config.folds, config.fold)
+        run = next(
+            (each for each in (Path(weights or ""), Path(weights or "").parent) if (each / "split.json").exists()), None
+        )
+        trained, used = np.zeros((2, len(self.digests)), dtype=bool)
+        if run is not None and weights:
+            before = read_record(run / "split.json", Division)
+            trained = np.isin(self.digests, before.seen[: len(before.train)])
+            used = np.isin(self.digests, before.seen)
+            mine = config.split is None and known.parts is None and not config.folds
+            if mine and used.any() and set(before.train) & set(known.paths):
+                config = replace(config, split=str(run))
         if known.folds is not None:
             config = replace(config, folds=0, fold=0)
         parts = None if known.parts is None else np.array(known.parts)
-        return split(known.labels, self.groups, parts, self.usable, known.classes, config, seed=seed, paths=known.paths)
+        made = split(known.labels, self.groups, parts, self.usable, known.classes, config, seed=seed, paths=known.paths)
+        return made.without(trained, used, known.classes, known.labels, str(run))
 
     def seen(self, source: str, division: Split | None = None) -> DataSeen:
         """Describe the data, and the split where there is one."""

@@ -90,7 +90,7 @@ def training(
             first = opening(recipe, code, view, len(catalog.paths), device, clock)
             recipe, start, undecided = first.recipe, first.start, first.undecided
             dataset = yield from _prepared(place, catalog, recipe, start, view, first.size)
-        division = dataset.split(recipe.data, recipe.seed)
+        division = dataset.split(recipe.data, recipe.seed, recipe.model.weights)
         seen = dataset.seen(place, division)
         yield seen
         if not made:
@@ -184,6 +184,7 @@ def resuming(
 
     state = read_state(path)
     planned, excluded = read_record(path / "plan.json", StoredPlan), path / EXCLUDED
+    catalog = replace(catalog, classes=planned.named(catalog.classes))
     _check_end(path, state, sum(phase.epochs for phase in planned.phases), extend)
     clock = Clock.going_on(0.0 if state is None else state.record.seconds, None if extend else recipe.budget)
     device, start = find_device(recipe.device), start_for(recipe, code)
@@ -193,7 +194,7 @@ def resuming(
     data = replace(recipe.data, exclude=str(excluded)) if excluded.exists() else recipe.data
     with joined():
         dataset = yield from shared(prepare(catalog, planned.card.preprocess, data, fixed=True))
-        division = dataset.split(recipe.data, recipe.seed)
+        division = dataset.split(replace(recipe.data, split=str(path)), recipe.seed)
         if state is not None and not inexact:
             check_same(state.made_with, made_with(dataset, device))
         _check_division(path, division.manifest(catalog.paths, {}))
@@ -349,7 +350,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
     torch.manual_seed(training.plan.recipe.seed + rank())  # of dropout; the finder may have drawn before
     if state is not None:
         state.give(training)
-    elif training.knows_all:
+    elif training.plan.known:
         yield judge_start(training)
     number = training.record.phase
     while number < len(training.phases):

@@ -111,7 +111,6 @@ class Training:
     Attributes:
         plan: with every setting resolved, and the rate that is really used.
         model: the whole network, of which ``state.model`` may be the head alone.
-        knows_all: whether the weights that it started from know all of the classes by name.
         class_weights: (K,) float32 for the loss, or None. filters_before: (F, C, k, k) of the first convolution.
         best: the best weights so far; unsaved: whether they are not on disk yet.
         began, allowed: when the phase began on the run's clock, and the seconds that it may take.
@@ -126,7 +125,6 @@ class Training:
     clock: Clock
     stop: Stop
     model: nn.Module
-    knows_all: bool
     class_weights: Tensor | None
     filters_before: npt.NDArray[np.float32] | None
     state: TrainState
@@ -189,7 +187,6 @@ def begin(run: RunFolder, dataset: Dataset, division: Split, plan: Plan, clock: 
         clock=clock,
         stop=stop,
         model=model,
-        knows_all=fitted is not None and len(fitted.kept) == len(dataset.catalog.classes),
         class_weights=plan.class_weights(),
         filters_before=filters(model),
         state=TrainState(model=model, optimizers=()),
@@ -362,6 +359,8 @@ def judge_start(training: Training) -> Note:
     training.record.best_scores = scores
     keep(training)
     text = f"Before any training: {scores.accuracy:.1%} of {scores.n:,} validation images."
+    if none := [each.name for each in scores.per_class if each.support and not each.recall]:
+        text += f" Known by name, but not one image right: {', '.join(none[:5])}{', …' if len(none) > 5 else ''}."
     training.record.notes += (text,)
     return Note(text=text)
 

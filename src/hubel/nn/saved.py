@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hubel.as_json import from_json, to_json
+from hubel.as_json import from_json, json_text, to_json
 from hubel.errors import HubelError, ModelError
 from hubel.nn.foreign import is_code
 from hubel.nn.tensor_file import check_tensors, read_tensors, tensor_writer
 from hubel.nn.zoo import Builder, build_for
 from hubel.records import ModelCard
-from hubel.runs import json_text, write_json, write_text
+from hubel.runs import write_json, write_text
 
 OWN = ("arguments", "preprocess", "metrics", "temperature", "levels")  # of a card, what only hubel reads
 
@@ -38,11 +38,16 @@ def model_writer(folder: Path, state: Mapping[str, Tensor], card: ModelCard) -> 
 
     def write() -> None:
         write_weights()
-        config = _config(card)
-        write_json(folder / "config.json", {**config, "sha256": _digest_json(config)})
-        write_text(folder / "README.md", model_card_text(card))
+        describe_model(folder, card)
 
     return write
+
+
+def describe_model(folder: Path, card: ModelCard) -> None:
+    """Write what a model folder says beside the weights: config.json and the model card."""
+    config = _config(card)
+    write_json(folder / "config.json", {**config, "sha256": _digest_json(config)})
+    write_text(folder / "README.md", model_card_text(card))
 
 
 def load_model(
@@ -85,7 +90,7 @@ def read_card(folder: Path) -> ModelCard:
         text = file.read_text("utf-8")
         config = json.loads(text)
         digest = config.pop("sha256", None)
-        if digest != _digest_json(config) or text != json_text({**config, "sha256": digest}):
+        if digest != _digest_json(config) or text != json_text({**config, "sha256": digest}, indent=2) + "\n":
             raise ValueError("its checksum is wrong: it was changed or damaged")
         own = {key: config["hubel"][key] for key in OWN if key in config["hubel"]}  # an older card has fewer
         return from_json(ModelCard, {"architecture": config["architecture"], "classes": config["label_names"], **own})

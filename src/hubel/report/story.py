@@ -124,7 +124,7 @@ def against_baselines(scores: Scores, baselines: Baselines, part: str) -> str:
         return "The accuracy is not a number; the run has diverged, see the curves."
     if low > best:
         return f"{told}, {points(scores.accuracy - best)} above the best baseline, {rival}."
-    if high < best:
+    if max(high, scores.accuracy) < best:  # of all right, the interval ends a rounding below 1
         return f"{told}, {points(best - scores.accuracy)} below {rival}: the network is worse than a simple method."
     return f"{told}: no clear difference from {rival}, which lies within the 95{NBSP}% interval."
 

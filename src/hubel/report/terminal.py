@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Iterable, Iterator
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from hubel.as_json import json_text
 from hubel.events import (
     DataSeen,
     EpochRow,
@@ -48,7 +48,7 @@ def show(events: Iterable[Event], how: Show = "auto") -> Iterator[Event]:
             for told in (
                 steps.taken(event) if isinstance(event, Step) else () if isinstance(event, Progress) else (event,)
             ):
-                print(json.dumps(event_json(told), ensure_ascii=False), flush=True)
+                print(json_text(event_json(told)), flush=True)
             yield event
         return
     screen = _Screen(Console(highlight=False, soft_wrap=True))
