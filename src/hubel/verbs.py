@@ -285,6 +285,7 @@ def _explain_flags(to: argparse.ArgumentParser) -> None:
 def _compare_flags(to: argparse.ArgumentParser) -> None:
     add_places(to, "RUN RUN [DATA]", "run or model folders; folder, CSV or set (default: what both runs reported on)")
     add_output(to, "FILE|FOLDER", "write the comparison as JSON")
+    add_code(to)
     add_device(to)
     add_json(to)
 
