@@ -98,7 +98,8 @@ def _predict(_: str, given: Given) -> int:
     if output is not None:
         api.write_answers(answers, output, spreadsheet=spreadsheet)
         if not as_json:
-            print(f"{len(answers):,} answers in {output}")
+            marked = f", {sum(a.unsure for a in answers):,} of them unsure" if "unsure" in given else ""
+            print(f"{len(answers):,} answers in {output}{marked}")
     for answer in answers if output is not None or as_json else ():
         if answer.error is not None:
             print(f"{answer.path} was left out: {answer.error}", file=sys.stderr)
