@@ -1,16 +1,15 @@
-"""A small network trained on scikit-learn's digits within seconds, and guided backprop, which a test must see fail."""
+"""A small network trained on scikit-learn's digits within seconds, and maps of it."""
 
 from __future__ import annotations
 
 import functools
-from contextlib import ExitStack
 
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from hubel.nn.hooks import capture
+from hubel.explanation.methods import attribute
 
 
 @functools.cache
@@ -42,20 +41,7 @@ def gradient(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return torch.autograd.grad(score, images)[0].sum(dim=1)
 
 
-def guided_backprop(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Springenberg et al. 2015: on its way down, what is negative is cut at each ReLU."""
-    with ExitStack() as hooks:
-        for module in model.modules():
-            if isinstance(module, nn.ReLU):
-                hook = module.register_full_backward_hook(lambda _, inputs, __: (inputs[0].clamp(min=0),))
-                hooks.callback(hook.remove)
-        return gradient(model, images, targets)
-
-
-def signed_grad_cam(layer: str, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-    """Selvaraju et al. 2017, before the ReLU, enlarged."""
-    with capture(model, [layer]) as kept:
-        score = model(images.clone().requires_grad_()).gather(1, targets[:, None]).sum()
-    weights = torch.autograd.grad(score, kept[layer])[0].mean(dim=(2, 3), keepdim=True)
-    maps = (weights * kept[layer]).sum(dim=1, keepdim=True)
-    return F.interpolate(maps, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0].detach()
+def enlarged(method: str, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    """A method's signed maps, in the size of the images."""
+    maps = attribute(model, images, targets, method=method).maps[:, None]
+    return F.interpolate(maps, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]

@@ -84,7 +84,10 @@ def _predict(_: str, given: Given) -> int:
     from hubel.jobs import api
 
     as_json, output = given.pop("json", False), given.pop("output", None)
-    spreadsheet = given.pop("spreadsheet", False)
+    columns = {name: given.pop(name) for name in ("spreadsheet", "top", "probabilities") if name in given}
+    shown = None if columns.get("probabilities") else columns.get("top", 3)
+    if columns.get("top", 1) < 1:
+        raise UsageError(f"--top {columns['top']}: expected a number of classes above zero.")
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise UsageError(f"The folder of {output} does not exist: create it first.")
     answers = []
@@ -94,9 +97,9 @@ def _predict(_: str, given: Given) -> int:
         if as_json:
             _say("answer", answer)
         elif output is None:
-            print(_answer_line(answer))
+            print(_answer_line(answer, shown))
     if output is not None:
-        api.write_answers(answers, output, spreadsheet=spreadsheet)
+        api.write_answers(answers, output, **columns, unsure="unsure" in given)
         if not as_json:
             marked = f", {sum(a.unsure for a in answers):,} of them unsure" if "unsure" in given else ""
             print(f"{len(answers):,} answers in {output}{marked}")
@@ -125,11 +128,11 @@ def _explain(_: str, given: Given) -> int:
     return 1 if all(one.error for one in found) else 0
 
 
-def _answer_line(answer: Any) -> str:
+def _answer_line(answer: Any, shown: int | None) -> str:
     if answer.error is not None:
         return f"{answer.path}: left out, {answer.error}"
     unsure = "unsure, perhaps " if answer.unsure else ""
-    others = ", ".join(f"{name} {p:.1%}" for name, p in list(answer.probabilities.items())[1:3])
+    others = ", ".join(f"{name} {p:.1%}" for name, p in list(answer.probabilities.items())[1:shown])
     return f"{answer.path}: {unsure}{answer.label} {answer.confidence:.1%}" + (f"   (then {others})" if others else "")
 
 
@@ -264,6 +267,8 @@ def _predict_flags(to: argparse.ArgumentParser) -> None:
     add_weights(to)
     add_output(to, "FILE", "write the answers as CSV")
     to.add_argument("--unsure", type=float, metavar="SHARE", help="of errors to accept; other answers are unsure")
+    to.add_argument("--top", type=int, metavar="K", help="name the K likeliest classes")
+    to.add_argument("--all", action="store_true", dest="probabilities", help="give the probability of every class")
     to.add_argument("--spreadsheet", action="store_true", help="with a quote before what would be a formula")
     add_device(to)
     add_json(to)

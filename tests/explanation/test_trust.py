@@ -16,7 +16,7 @@ from hubel.as_json import from_json, to_json
 from hubel.errors import UsageError
 from hubel.explanation.removal import area, brightest, impute, log_odds, remove, road
 from hubel.explanation.trust import Trust, centre_blob, interval, random_maps, trust
-from trained_digits import signed_grad_cam, trained
+from trained_digits import enlarged, trained
 
 SIDE = 24
 SQUARE = (slice(5, 17), slice(7, 19))  # a quarter of the places
@@ -188,15 +188,15 @@ def test_maps_that_know_nothing_are_flagged_and_true_ones_are_not(monkeypatch: p
     generator = torch.Generator().manual_seed(0)
     cells = F.avg_pool2d(true_map()[None, None], 3)
     orders = torch.stack([torch.randperm(64, generator=generator) for _ in range(n)])
-    enlarged = partial(F.interpolate, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-    shuffled = enlarged(cells.flatten()[orders].view(n, 1, 8, 8))[:, 0]
-    smooth = enlarged(torch.randn(n, 1, 6, 6, generator=generator))[:, 0]
+    to_image = partial(F.interpolate, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+    shuffled = to_image(cells.flatten()[orders].view(n, 1, 8, 8))[:, 0]
+    smooth = to_image(torch.randn(n, 1, 6, 6, generator=generator))[:, 0]
     targets = torch.zeros(n, dtype=torch.int64)
 
     def flagged(maps: Tensor) -> float:
         return float(np.mean([one.red_flag for one in trust(model, images, maps, targets)]))
 
-    assert flagged(enlarged(cells).expand(n, -1, -1, -1)[:, 0]) == 0
+    assert flagged(to_image(cells).expand(n, -1, -1, -1)[:, 0]) == 0
     assert flagged(shuffled) >= 0.95
     assert flagged(smooth) >= 0.95
 
@@ -216,7 +216,7 @@ def test_a_trained_network_is_left_as_it_was() -> None:
 
 def test_a_map_of_a_trained_network_is_better_than_its_negative() -> None:
     model, images, labels = trained()
-    maps = signed_grad_cam("8", model, images[:50], labels[:50])
+    maps = enlarged("gradcam", model, images[:50], labels[:50])
     found, turned = (trust(model, images[:50], sign * maps, labels[:50]) for sign in (1, -1))
     gains = [one.insertion.of_map - one.deletion.of_map for one in found]
     assert interval(gains)[0] > 0

@@ -44,6 +44,22 @@ def test_class_names_go_round_in_the_answers_csv() -> None:
     assert "'=a.png,'-1," in answers_csv(answers, spreadsheet=True)
 
 
+def test_the_csv_holds_as_many_classes_as_asked_for() -> None:
+    said = {"2": 0.5, "10": 0.375, "error": 0.125}
+    answers = [
+        Answer(path="a.png", label="2", confidence=0.5, probabilities=said),
+        Answer(path="b", label=None, confidence=None, probabilities={}, error="damaged"),
+    ]
+    a, b = csv.DictReader(io.StringIO(answers_csv(answers, top=2, probabilities=True)))
+    assert list(a)[4:] == ["label_2", "confidence_2", "p 2", "p 10", "p error"]
+    assert (a["label"], a["label_2"], a["confidence_2"], a["error"]) == ("2", "10", "0.375000", "")
+    assert [float(a[f"p {name}"]) for name in said] == list(said.values())
+    assert b == {**dict.fromkeys(a, ""), "file_name": "b", "error": "damaged"}
+    assert answers_csv(answers).splitlines() == ["file_name,label,confidence,error", "a.png,2,0.500000,", "b,,,damaged"]
+    assert next(csv.reader(io.StringIO(answers_csv(answers, top=9))))[-1] == "confidence_3"
+    assert "p 2" not in answers_csv(answers[1:], probabilities=True)
+
+
 class Brightness(nn.Module):
     """Says how bright an image is, so that answers tell which pixels were seen."""
 

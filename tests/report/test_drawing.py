@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from hubel.report import charts
+from hubel.report.confidence import confidence
 from hubel.report.confusion import MOST_CLASSES, as_csv, grid, pairs, surest_errors, worst_first
 from hubel.report.pictures import augmentation, contact_sheet, encoded, filters, overlay, picture, shrunk
 from hubel.report.style import (
@@ -189,7 +190,8 @@ def test_axes_write_no_number_twice(tmp_path: Path) -> None:
 
 
 def test_charts_draw_in_the_palette_only(tmp_path: Path) -> None:
-    for drawn in charts.for_page(sample.run(tmp_path).history).values():
+    run = sample.run(tmp_path)
+    for drawn in charts.for_page(run.history, confidence(run)).values():
         used = set(re.findall(r'(?:fill|stroke)="(#[0-9a-fA-F]+)"', drawn))
         assert used <= {pair[0] for pair in ROLES.values()}
         assert " id=" not in drawn
@@ -198,7 +200,7 @@ def test_charts_draw_in_the_palette_only(tmp_path: Path) -> None:
 def test_charts_with_hostile_names(tmp_path: Path) -> None:
     names = ("same", "Same", "</text><script>", "a very long name " * 9)
     run = sample.run(tmp_path, names=names, n=80, error=0.4)
-    drawn = charts.for_files(run, grid(run))
+    drawn = charts.for_files(run, grid(run), confidence(run))
     assert drawn["per_class"].count(">same<") == drawn["per_class"].count(">Same<") == 1
     assert "<script>" not in drawn["confusion"]
     with Image.open(io.BytesIO(charts.png(drawn["confusion"]))) as opened:

@@ -293,12 +293,12 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
 def test_an_older_run_gains_what_its_logits_say_and_is_told_what_it_lacks(tmp_path: Path) -> None:
     """Without temperature and facts of images, and with validation logits that are twice too sure."""
     run = sample.run(tmp_path, n=600, known=False)
-    said = json.loads((tmp_path / "split.json").read_text())
-    (tmp_path / "split.json").write_text(json.dumps({**said, "val": said["test"]}))
     rng = np.random.default_rng(0)
     chances = run.probabilities.cumsum(1) > rng.random((600, 1))
     answers = {"reported.logits": 2 * run.logits, "reported.labels": run.labels}
     answers |= {"validation.logits": 2 * run.logits, "validation.labels": chances.argmax(1)}
+    said = json.loads((tmp_path / "split.json").read_text())
+    (tmp_path / "split.json").write_text(json.dumps({**said, "val": said["test"]}))
     keep_arrays(tmp_path, LOGITS, answers)
     text = Reader(write_report(tmp_path).read_text(encoding="utf-8")).text.replace("\xa0", " ")
     found = re.search(r"saved without a temperature; one of ([\d.]+) would make it ([\d.]+) percentage points", text)
@@ -310,9 +310,9 @@ def test_an_older_run_gains_what_its_logits_say_and_is_told_what_it_lacks(tmp_pa
 
 def test_confidence_is_told_with_intervals_and_kept_promises(tmp_path: Path) -> None:
     run = sample.run(tmp_path, n=600)
+    answers = {"reported.logits": run.logits, "reported.labels": run.labels, "temperature": np.array([1.25])}
     said = json.loads((tmp_path / "split.json").read_text())
     (tmp_path / "split.json").write_text(json.dumps({**said, "val": said["test"]}))
-    answers = {"reported.logits": run.logits, "reported.labels": run.labels, "temperature": np.array([1.25])}
     keep_arrays(tmp_path, LOGITS, answers | {"validation.logits": run.logits, "validation.labels": run.labels})
     run = RunRecord.open(tmp_path)
     told = confidence(run)
@@ -321,12 +321,13 @@ def test_confidence_is_told_with_intervals_and_kept_promises(tmp_path: Path) -> 
     text = Reader(write_report(tmp_path).read_text(encoding="utf-8")).text.replace("\xa0", " ")
     assert f"lie {100 * calibration(run.confidence, run.predictions == run.labels).ece:.1f} percentage points" in text
     accepted = {row[0]: row for row in told["promises"]}
-    least = threshold(levels(*confidences(run.validation_logits, run.validation_labels, 1.25)), 0.1)
-    assert least is not None
-    answered = run.confidence >= least
-    wrong = (run.predictions != run.labels)[answered].mean()
-    assert accepted["10\xa0%"][2] == f"{100 * answered.mean():.1f}\xa0%"
-    assert accepted["10\xa0%"][3].startswith(f"{100 * wrong:.1f}\xa0% (")
+    known = levels(*confidences(run.validation_logits, run.validation_labels, 1.25))
+    for share, row in zip((0.01, 0.02, 0.05, 0.1), told["promises"], strict=True):
+        least = threshold(known, share)
+        answered = run.confidence >= (2 if least is None else least)
+        assert row[2] == f"{100 * answered.mean():.1f}\xa0%"
+        assert (least is None) == (row[1] == "none is sure enough")
+    assert accepted["10\xa0%"] == told["promises"][-1]
     assert told["coverage"][-1] == {"share": 1.0, "accuracy": pytest.approx(run.scores.accuracy)}
     assert [s.name.split(" (")[0] for s in told["slices"]][:2] == ["the darkest fifth", "the brightest fifth"]
 

@@ -19,7 +19,7 @@ from hubel.dataset.config import DataConfig
 from hubel.dataset.decode import Source as File
 from hubel.dataset.decode import decode, upright
 from hubel.dataset.find import Catalog, scanning
-from hubel.dataset.folder import is_hidden
+from hubel.dataset.folder import is_hidden, natural
 from hubel.dataset.pack import Images, Packed, Rows, pack
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import DataError, ImageError, ModelError, UsageError
@@ -290,15 +290,34 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(at) / name for name in names if not is_hidden(name))
 
 
-def answers_csv(answers: Sequence[Answer], *, spreadsheet: bool = False) -> str:
-    """One line per image: file, label, confidence, error, and whether it is unsure.
+def answers_csv(
+    answers: Sequence[Answer],
+    *,
+    spreadsheet: bool = False,
+    top: int = 1,
+    probabilities: bool = False,
+    unsure: bool = False,
+) -> str:
+    """One line per image: file, label, confidence, error.
 
     Args:
         spreadsheet: put a quote before text that a spreadsheet would take for a formula.
+        top: likeliest classes that are named, in columns ``label_2``, ``confidence_2`` and so on behind these.
+        probabilities: whether to add a column ``p CLASS`` for each class. unsure: one that says which are unsure.
     """
-    sure = ["" if a.confidence is None else f"{a.confidence:.6f}" for a in answers]
-    rows = [[a.path, a.label or "", c, a.error or "", "unsure" * a.unsure] for a, c in zip(answers, sure, strict=True)]
-    return csv_text([["file_name", "label", "confidence", "error", "unsure"], *rows], spreadsheet=spreadsheet)
+    names = sorted(next((a.probabilities for a in answers if a.probabilities), {}), key=natural)
+    ranks, columns = range(2, min(top, len(names)) + 1), names if probabilities else []
+    header = ["file_name", "label", "confidence", "error", *(["unsure"] if unsure else [])]
+    header += [f"{what}_{rank}" for rank in ranks for what in ("label", "confidence")]
+    rows = [[*header, *(f"p {name}" for name in columns)]]
+    for a in answers:
+        said = [(name, f"{p:.6f}") for name, p in a.probabilities.items()] or [("", "")] * len(names)
+        shown = dict(said)
+        more = ["unsure" * a.unsure] if unsure else []
+        more += [text for rank in ranks for text in said[rank - 1]] + [shown.get(name, "") for name in columns]
+        sure = "" if a.confidence is None else f"{a.confidence:.6f}"
+        rows.append([a.path, a.label or "", sure, a.error or "", *more])
+    return csv_text(rows, spreadsheet=spreadsheet)
 
 
 Opener = Callable[[Sequence[str]], tuple[Classifier | OnnxClassifier, list[str]]]

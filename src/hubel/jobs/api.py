@@ -265,6 +265,8 @@ def predict(
     output: Source | None = None,
     spreadsheet: bool = False,
     unsure: float | None = None,
+    top: int = 1,
+    probabilities: bool = False,
     device: str = "auto",
     **changes: Any,
 ) -> list[Answer]:
@@ -275,10 +277,12 @@ def predict(
         run, model, weights, changes: as for `evaluate`; `run` may be an exported model.onnx.
         output: where the answers are written as CSV. spreadsheet: so that no text in it is taken for a formula.
         unsure: the share of errors that is accepted: less confident answers are marked as unsure.
+        top: classes in it, the likeliest first. probabilities: whether a column for each class is added.
     """
     answers = list(predicting(run, images, model=model, weights=weights, unsure=unsure, device=device, **changes))
     if output is not None:
-        write_answers(answers, output, spreadsheet=spreadsheet)
+        columns: dict[str, Any] = {"spreadsheet": spreadsheet, "top": top, "probabilities": probabilities}
+        write_answers(answers, output, **columns, unsure=unsure is not None)
     return answers
 
 
@@ -350,11 +354,11 @@ def explaining(
     yield from tracked(found, len(files), "explaining")
 
 
-def write_answers(answers: Sequence[Answer], output: Source, *, spreadsheet: bool = False) -> None:
-    """Write answers as CSV: file, label, confidence, error."""
+def write_answers(answers: Sequence[Answer], output: Source, **columns: Any) -> None:
+    """Write answers as CSV, with the columns that `answers_csv` is told."""
     from hubel.jobs.answer import answers_csv
 
-    write_text(Path(output), answers_csv(answers, spreadsheet=spreadsheet))
+    write_text(Path(output), answers_csv(answers, **columns))
 
 
 def compare(

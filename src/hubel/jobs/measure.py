@@ -57,7 +57,7 @@ from hubel.text import csv_text
 EXAMPLES = 6  # right and wrong predictions that are explained
 SEARCHED, LOOKING, SEARCHED_SIDE = 1_000, 3.0, 128  # training images to compare with, seconds for them, pixels kept
 CHANGED = 7  # augmented versions of each of four images
-CHUNK = 512  # images whose brightness is measured together
+CHUNK = 256  # images whose brightness is measured together
 ROOM = 8_000_000  # bytes of thumbnails that are kept
 
 
@@ -136,20 +136,23 @@ def _keep_trained(training: Training, model: nn.Module) -> None:
     """Keep the last features of some training images, and their pictures: as many as a few seconds suffice for."""
     dataset, plan, rows = training.dataset, training.plan, training.division.train
     seconds = min(LOOKING, max(training.clock.left, 0.0) / 2)
-    count = min(SEARCHED, int(seconds * plan.speed["forward"] / FLOAT32))
-    chosen = np.sort(np.random.default_rng(plan.recipe.seed).permutation(len(rows))[:count])
-    if not len(chosen):
+    count = min(SEARCHED, int(seconds * plan.speed["forward"] / FLOAT32), len(rows))
+    chosen = np.sort(np.random.default_rng(plan.recipe.seed).permutation(len(rows))[: max(count, 0)])
+    if count < 1:
         return
-    pixels = dataset.packed.images[rows[chosen]]
+    features, small = list[npt.NDArray[np.float16]](), list[bytes]()
     try:
-        images = normalise(to_tensor(pixels), plan.card.preprocess).to(plan.device)
-        features = last_features(model, images).to(torch.float16).numpy()
+        for start in range(0, count, CHUNK):
+            pixels = dataset.packed.images[rows[chosen[start : start + CHUNK]]]
+            images = normalise(to_tensor(pixels), plan.card.preprocess).to(plan.device)
+            features.append(last_features(model, images).to(torch.float16).numpy())
+            small += [thumbnail(image) for image in _small(pixels, SEARCHED_SIDE)]
     except ValueError:  # no layer gives the logits
         return
     labels = dataset.catalog.labels[rows[chosen]]
-    keep_arrays(training.run.path, TRAINED, {"features": features, "rows": chosen, "labels": labels})
-    small = {index: thumbnail(image) for index, image in enumerate(_small(pixels, SEARCHED_SIDE))}
-    keep_thumbnails(training.run.path, small, TRAINED_THUMBNAILS)
+    kept: dict[str, npt.NDArray[Any]] = {"features": np.concatenate(features), "rows": chosen, "labels": labels}
+    keep_arrays(training.run.path, TRAINED, kept)
+    keep_thumbnails(training.run.path, dict(enumerate(small)), TRAINED_THUMBNAILS)
 
 
 def _logits(model: nn.Module, images: Images, plan: Plan) -> Floats:

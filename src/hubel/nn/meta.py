@@ -30,6 +30,7 @@ BATCHED = {
     *("max_pool2d_with_indices", "avg_pool2d", "adaptive_avg_pool2d", "mean", "amax", "softmax"),
 }
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+MOST = 2**26  # weights of a layer that the processor's kernels are asked about: they lay them out in memory
 Arguments = dict[str, Any]
 
 
@@ -67,6 +68,8 @@ def _of_no_images(function: OpOverload[..., Any], arguments: Arguments, tensors:
     batched = {id(tensor): tensor for tensor in (tensors if "tensors" in arguments else [image])}
     along_images = {0, -image.ndim} & set(dims if isinstance(dims, (list, tuple)) else [dims])
     if along_images or any(tensor.shape[:1] != image.shape[:1] for tensor in batched.values()):
+        return None
+    if any(tensor.numel() > MOST for tensor in tensors if id(tensor) not in batched):
         return None
 
     def without_images(tensor: Tensor) -> Tensor:

@@ -56,5 +56,5 @@ def _promises(run: RunRecord, right: Any) -> Iterator[tuple[str, ...]]:
         n, wrong = int(answered.sum()), int((answered & ~right).sum())
         low, high = wilson_interval(wrong, n) if n else (0.0, 1.0)
         errors = f"{percent(wrong / n, n)} ({bare_percent(low, n)} to {percent(high, n)}, n = {n:,})" if n else ""
-        found = "too few validation images" if least is None else percent(least)
+        found = "none is sure enough" if least is None else percent(least)
         yield percent(share, 1), found, percent(n / len(right)), errors
