@@ -274,7 +274,10 @@ class RunRecord:
         rows = self._arrays(IMAGES).get("facts", np.empty(0))
         if rows.dtype != np.uint8 or rows.shape != (len(self.paths), OF_IMAGES.itemsize):
             raise self._damaged(IMAGES, f"it does not fit the {len(self.paths):,} reported images of split.json")
-        return np.ascontiguousarray(rows).view(OF_IMAGES)[:, 0]
+        found = np.ascontiguousarray(rows).view(OF_IMAGES)[:, 0]
+        if not ((found["brightness"] >= 0) & (found["brightness"] <= 1)).all():
+            raise self._damaged(IMAGES, "it holds an impossible brightness")
+        return found
 
     @cached_property
     def thumbnails(self) -> Mapping[int, bytes]:

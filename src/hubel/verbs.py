@@ -101,7 +101,8 @@ def _predict(_: str, given: Given) -> int:
     if output is not None:
         api.write_answers(answers, output, **columns, unsure="unsure" in given)
         if not as_json:
-            print(f"{len(answers):,} answers in {output}")
+            marked = f", {sum(a.unsure for a in answers):,} of them unsure" if "unsure" in given else ""
+            print(f"{len(answers):,} answers in {output}{marked}")
     for answer in answers if output is not None or as_json else ():
         if answer.error is not None:
             print(f"{answer.path} was left out: {answer.error}", file=sys.stderr)
@@ -290,6 +291,7 @@ def _explain_flags(to: argparse.ArgumentParser) -> None:
 def _compare_flags(to: argparse.ArgumentParser) -> None:
     add_places(to, "RUN RUN [DATA]", "run or model folders; folder, CSV or set (default: what both runs reported on)")
     add_output(to, "FILE|FOLDER", "write the comparison as JSON")
+    add_code(to)
     add_device(to)
     add_json(to)
 

@@ -18,12 +18,11 @@ import hubel
 from hubel.cli import main
 from hubel.errors import DataError, UsageError
 from hubel.evaluation.calibration import confidences, fit_temperature, levels
-from hubel.evidence import IMAGES, LOGITS, OF_IMAGES, RunRecord, keep_arrays
-from hubel.jobs.answer import Classifier
-from hubel.nn.saved import read_card, save_model
+from hubel.evidence import IMAGES, LOGITS, RunRecord, keep_arrays
+from hubel.nn.saved import _digest_json, read_card, save_model
 from hubel.nn.tensor_file import read_tensors
 from hubel.records import Level, ModelCard
-from hubel.runs import RunFolder
+from hubel.runs import RunFolder, json_text
 from report import sample
 
 LEVELS = (Level(confidence=0.99, n=200, errors=0), Level(confidence=0.0, n=400, errors=80))
@@ -78,16 +77,14 @@ def test_on_given_images_both_answer(runs: tuple[Path, Path], data: Path, tmp_pa
 
 
 def test_images_are_known_by_their_content_under_other_names(tmp_path: Path) -> None:
-    a = sample.run(tmp_path / "a", n=200, known=False)
-    b = sample.run(tmp_path / "b", n=200, paths=tuple(f"moved/{i}.png" for i in range(200)), error=0.3, known=False)
-    with pytest.raises(DataError, match="no image in common: say on which"):
-        hubel.compare(a.path, b.path)
-    known = np.random.default_rng(0).integers(0, 256, (200, OF_IMAGES.itemsize), dtype=np.uint8)
-    for run in (a, b):
-        keep_arrays(run.path, IMAGES, {"facts": known})
+    a = sample.run(tmp_path / "a", n=200)
+    b = sample.run(tmp_path / "b", n=200, paths=tuple(f"moved/{i}.png" for i in range(200)), error=0.3)
     found = hubel.compare(a.path, b.path)
     assert found.n == 200
-    assert set(found.only[0]) <= set(a.paths)
+    assert found.only[0] == tuple(np.array(a.paths)[(a.predictions == a.labels) & (b.predictions != b.labels)])
+    (b.path / IMAGES).unlink()
+    with pytest.raises(DataError, match="no image in common: say on which"):
+        hubel.compare(a.path, b.path)
 
 
 def test_other_classes_are_compared_on_those_that_both_know(tmp_path: Path) -> None:
@@ -164,28 +161,23 @@ def test_unsure_answers_say_so(
     assert "no confidence keeps errors that few" in capsys.readouterr().err
 
 
-def test_an_older_run_answers_and_knows_its_levels_from_its_evidence(
-    runs: tuple[Path, Path], data: Path, tmp_path: Path
-) -> None:
+def test_an_older_run_answers_as_before(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     """As a run was before there were temperatures: a card of three keys, evidence without a temperature."""
     old = shutil.copytree(runs[1], tmp_path / "old")
     tensors, record = read_tensors(old / "model" / "model.safetensors")[0], RunRecord.open(old)
-    card = dataclasses.replace(read_card(old / "model"), temperature=1.0, levels=())
-    save_model(old / "model", tensors, card)
-    kept = {name: array for name, array in record._arrays(LOGITS).items() if name != "temperature"}
-    known = np.repeat(kept["validation.logits"], 40, axis=0), np.repeat(kept["validation.labels"], 40)
-    said = json.loads((old / "split.json").read_text())
-    (old / "split.json").write_text(json.dumps({**said, "val": said["val"] * 40}))
-    keep_arrays(old, LOGITS, kept | {"validation.logits": known[0], "validation.labels": known[1]})
+    save_model(old / "model", tensors, dataclasses.replace(read_card(old / "model"), temperature=1.0, levels=()))
+    config = json.loads((old / "model" / "config.json").read_text())
+    del config["sha256"], config["hubel"]["temperature"], config["hubel"]["levels"]
+    (old / "model" / "config.json").write_text(json_text({**config, "sha256": _digest_json(config)}))
+    keep_arrays(old, LOGITS, {k: array for k, array in record._arrays(LOGITS).items() if k != "temperature"})
     (old / IMAGES).unlink()
     RunFolder(old).seal()
-    model = hubel.load(old)
-    assert isinstance(model, Classifier)
-    assert model.card.levels == levels(*confidences(*known))
-    assert RunRecord.open(old).temperature == 1
+    assert read_card(old / "model").temperature == RunRecord.open(old).temperature == 1
     assert RunRecord.open(old).images is None
     assert "accuracy by size, brightness, shape and format is left out" in RunRecord.open(old).missing[0]
     assert hubel.evaluate(old, data, show_as="none").accuracy == record.scores.accuracy
+    with pytest.raises(UsageError, match="saved without counts of its errors"):
+        hubel.predict(old, data, unsure=0.1)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ MANY = bool(os.environ.get("HUBEL_ALL_TESTS"))
 EDITS = 2_000 if MANY else 60
 JSON = ("plan.json", "split.json", "env.json", "scores.json", "findings.json", "manifest.json", "model/config.json")
 FILES = (*JSON, "evidence/facts.json", "recipe.yaml", "results.csv", "model/model.safetensors", STATE)
-BYTES = (*FILES, "evidence/logits.safetensors", "evidence/pictures.safetensors", "evidence/thumbnails.zip")
+EVIDENCE = ("logits.safetensors", "pictures.safetensors", "images.safetensors", "thumbnails.zip")
+BYTES = (*FILES, *(f"evidence/{name}" for name in EVIDENCE))
 READERS = {  # which verbs read a file of a finished run; resume is the one for those of an interrupted run
     "recipe.yaml": ("report", "resume", "recipe"),
     "split.json": ("evaluate", "report", "resume"),

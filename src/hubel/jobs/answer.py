@@ -23,12 +23,12 @@ from hubel.dataset.folder import is_hidden, natural
 from hubel.dataset.pack import Images, Packed, Rows, pack
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.errors import DataError, ImageError, ModelError, UsageError
-from hubel.evaluation.calibration import confidences, levels, promised, with_ece
+from hubel.evaluation.calibration import promised, with_ece
 from hubel.evaluation.metrics import score
 from hubel.evaluation.onnx import OnnxModel, open_onnx
 from hubel.evaluation.predict import predict
 from hubel.events import Event, Measured, Note, Progress
-from hubel.evidence import LOGITS, RunRecord, softmax
+from hubel.evidence import softmax
 from hubel.jobs.hardware import find_device
 from hubel.jobs.plan import StoredPlan
 from hubel.jobs.recipe import Recipe, with_settings
@@ -197,16 +197,11 @@ def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None 
         return OnnxClassifier(exported, exported.card)
     if not os.path.isdir(folder):
         raise ModelError(f"There is no folder {folder}: give a run folder, the model folder in it, or a model.onnx.")
-    run = folder
     if (folder / "model").is_dir():
         verify(folder, "model/")
         folder = folder / "model"
     target = find_device(device)
     model, card = load_model(folder, target, code=code)
-    if not card.levels and (run / LOGITS).exists():  # saved before there were any
-        kept = RunRecord(run)
-        known = confidences(kept.validation_logits, kept.validation_labels, card.temperature)
-        card = replace(card, levels=levels(*known))
     return Classifier(model=model, card=card, device=str(target))
 
 

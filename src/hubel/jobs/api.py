@@ -366,6 +366,7 @@ def compare(
     b: Source | Answering,
     source: Source | None = None,
     *,
+    model: Code = None,
     output: Source | None = None,
     device: str = "auto",
     show_as: Show = "auto",
@@ -375,6 +376,7 @@ def compare(
     Args:
         a, b: run folders, model folders, or what `load` returned.
         source: the images; those that both runs have reported on when None.
+        model: the user's own network, for folders that were trained with one.
         output: where the result is written as JSON, a file or a folder.
     """
     from hubel.jobs.compare import comparing
@@ -384,7 +386,7 @@ def compare(
 
     def events() -> Iterator[Event]:
         place = None if source is None else os.fspath(source)
-        found.append((yield from comparing(sides[0], sides[1], place, device)))
+        found.append((yield from comparing(sides[0], sides[1], place, device, _code_of(model))))
 
     for _ in show(events(), show_as):
         pass

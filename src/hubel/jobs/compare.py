@@ -15,17 +15,23 @@ from hubel.evaluation.paired import Comparison, compared
 from hubel.events import Event, Note
 from hubel.evidence import RunRecord
 from hubel.jobs.answer import Answering, answering, load_folder
+from hubel.nn.foreign import is_code
 from hubel.nn.loading import shared_classes
+from hubel.nn.saved import read_card
+from hubel.nn.zoo import Builder
 
 Array = npt.NDArray[Any]
 
 
 def comparing(
-    a: str | Answering, b: str | Answering, source: str | None, device: str = "auto"
+    a: str | Answering, b: str | Answering, source: str | None, device: str = "auto", code: Builder | None = None
 ) -> Generator[Event, None, Comparison]:
     """Compare on a folder, a CSV or a set by name; or, without, on the images that two runs have both reported on.
 
     Where one model knows more classes, images and answers are those of the classes that both know.
+
+    Args:
+        code: the user's own network, for folders that were trained with one.
 
     Raises:
         DataError: they share no two classes, or no image. UsageError: without runs, images have to be named.
@@ -34,7 +40,7 @@ def comparing(
     names = (str(places[0] or "the first model"), str(places[1] or "the second model"))
     if source is not None:
         catalog = yield from scanning(source, to_learn=False)
-        models = [each if isinstance(each, Answering) else load_folder(each, device=device) for each in (a, b)]
+        models = [each if isinstance(each, Answering) else _loaded(Path(each), device, code) for each in (a, b)]
         classes = models[0].classes
         shared = _shared(classes, models[1].classes, names)
         _, paths, (labels, _), logits = yield from answering(catalog, models, places)
@@ -45,11 +51,8 @@ def comparing(
         classes = first.card.classes
         shared = _shared(classes, second.card.classes, names)
         rows, others = _same_images(first, second, shared, names)
-        paths, labels, logits = (
-            [first.paths[i] for i in rows],
-            first.labels[rows],
-            [first.logits[rows], second.logits[others]],
-        )
+        paths, labels = [first.paths[i] for i in rows], first.labels[rows]
+        logits = [first.logits[rows], second.logits[others]]
     place = np.full(len(classes), -1)
     place[shared[:, 0]] = np.arange(len(shared))
     known = np.flatnonzero(place[labels] >= 0)
@@ -57,6 +60,12 @@ def comparing(
         yield Note(text=f"Compared on the {len(shared)} classes that both models know, {len(known):,} images.")
     right = [each[known][:, shared[:, k]].argmax(1) == place[labels[known]] for k, each in enumerate(logits)]
     return compared(names, right[0], right[1], [paths[i] for i in known], [classes[i] for i in labels[known]])
+
+
+def _loaded(place: Path, device: str, code: Builder | None) -> Answering:
+    inner = place / "model" if (place / "model").is_dir() else place
+    asks = code is not None and is_code(read_card(inner).architecture)
+    return load_folder(place, device=device, code=code if asks else None)
 
 
 def _shared(a: Sequence[str], b: Sequence[str], names: Sequence[str]) -> Array:
