@@ -98,6 +98,30 @@ def test_another_process_answers_the_same(trained: tuple[Path, Done], few_digits
     assert [line.split(",")[1] for line in lines[1:]] == [answer.label for answer in here]
 
 
+def test_evaluate_writes_answers_errors_and_a_page(
+    trained: tuple[Path, Done], few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, output = shutil.copytree(trained[0], tmp_path / "run"), tmp_path / "out"
+    shutil.copytree(few_digits, tmp_path / "data")
+    (tmp_path / "data" / "0").rename(tmp_path / "data" / "new")  # so that "0" is a 7 and the network is wrong
+    (tmp_path / "data" / "7").rename(tmp_path / "data" / "0")
+    shutil.rmtree(tmp_path / "data" / "new")
+    hubel.rename(run, {"1": "<b>one"})
+    assert here("evaluate", run, tmp_path / "data", "--output", output) == 0
+    scores = json.loads((output / "scores.json").read_text())["scores"]
+    wrong = scores["n"] - round(scores["accuracy"] * scores["n"])
+    rows = (output / "predictions.csv").read_text().splitlines()
+    assert len(rows) - 1 == scores["n"] == 80
+    assert sum(row.split(",")[1] != row.split(",")[2] for row in rows[1:]) == wrong > 20
+    assert len(list((output / "wrong").iterdir())) == min(wrong, 100)
+    page = (output / "index.html").read_text()
+    assert page.count("<figure>") == min(wrong, 100)
+    assert "&lt;b&gt;one" in page
+    assert "<b>one" not in page
+    assert here("evaluate", run, tmp_path / "data", "--output", output) == 1
+    assert "not an empty folder" in capsys.readouterr().err
+
+
 def test_predict_names_a_bad_image_and_goes_on(
     trained: tuple[Path, Done], few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

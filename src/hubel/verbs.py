@@ -256,7 +256,7 @@ def _resume_flags(to: argparse.ArgumentParser) -> None:
 def _evaluate_flags(to: argparse.ArgumentParser) -> None:
     add_places(to, "RUN DATA", "run or model folder; folder, CSV or set")
     add_weights(to)
-    add_output(to, "FILE", "write the scores as JSON")
+    add_output(to, "FILE.json|FOLDER", "write the scores; or in a folder answers, errors and a page, too")
     add_device(to)
     add_json(to)
 

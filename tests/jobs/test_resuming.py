@@ -21,7 +21,7 @@ import hubel
 from hubel.errors import HubelError, Interrupted, RunError, Terminated, UsageError
 from hubel.events import EpochRow, Event, Finished, Step
 from hubel.jobs import state_file
-from hubel.jobs.recipe import Recipe, with_settings
+from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.train import resuming, training
 from hubel.nn.tensor_file import read_tensors
 from hubel.runs import STATE
@@ -162,6 +162,25 @@ def test_another_machine_or_other_images_are_refused(few_digits: Path, tmp_path:
     with pytest.raises(RunError, match="images changed"):
         list(resuming(run, source=moved))
     assert isinstance(list(resuming(tmp_path / "run", source=few_digits))[-1], Finished)
+
+
+def test_exclusions_lie_in_the_run_and_paths_lead_from_anywhere(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(few_digits, tmp_path / "data")
+    (tmp_path / "elsewhere").mkdir()
+    name = f"0/{sorted(os.listdir(few_digits / '0'))[0]}"
+    (tmp_path / "not.txt").write_text(f"./{name}\n")
+    monkeypatch.chdir(tmp_path)
+    leave_after(start(Path("data"), Path("run"), {**PLAIN, "exclude": "not.txt"}), 4)
+    assert read_recipe("run").data.exclude == str(tmp_path / "not.txt")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "not.txt").unlink()
+    (tmp_path / "data").rename("data")
+    list(resuming("../run", source="data"))
+    assert json.loads((tmp_path / "run" / "split.json").read_text())["left_out"] == {name: "excluded as asked"}
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(list(resuming("run", extend=1))[-1], Finished), "it knows the new place"
 
 
 def test_a_damaged_state_is_one_sentence(few_digits: Path, tmp_path: Path) -> None:

@@ -76,6 +76,26 @@ def test_a_file_of_features_alone_is_fitted_where_it_belongs(tmp_path: Path) -> 
         pretrained(weights)
 
 
+@pytest.mark.parametrize(
+    ("kind", "why"), [("nan", "holds numbers that are not finite"), ("int8", "holds numbers of the type int8")]
+)
+def test_weights_of_no_use_are_refused(kind: str, why: str, resnet20: Path, tmp_path: Path) -> None:
+    state = read_weights(str(resnet20), "resnet20").state
+    value = state["layer1.0.conv1.weight"]
+    state["layer1.0.conv1.weight"] = value * float("nan") if kind == "nan" else value.to(torch.int8)
+    save_file(state, tmp_path / "bad.safetensors")
+    with pytest.raises(ModelError, match=rf"bad.safetensors can't be used: layer1.0.conv1.weight {why}\.$"):
+        pretrained(read_weights(str(tmp_path / "bad.safetensors"), "resnet20"))
+
+
+def test_a_bare_file_of_as_many_classes_brings_no_head(resnet20: Path) -> None:
+    weights, model = read_weights(str(resnet20), "resnet20"), build("resnet20", classes=10)
+    fresh = model.linear.weight.clone()
+    fitted = load_into(model, weights, shape=(3, 32, 32), classes=tuple("0123456789"))
+    assert torch.equal(model.linear.weight, fresh)
+    assert "replaced by a new one: linear.weight, linear.bias" in fitted.lines()[1]
+
+
 def test_another_head_is_told_and_shared_classes_keep_their_rows(resnet20: Path) -> None:
     weights = read_weights(str(resnet20), "resnet20")
     named = type(weights)(**{**vars(weights), "classes": tuple("abcdefghij")})

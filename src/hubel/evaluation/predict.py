@@ -15,7 +15,7 @@ from hubel.errors import UsageError
 from hubel.nn.hooks import evaluating
 from hubel.records import Preprocess
 
-AT_ONCE = 2**27  # numbers of a batch, at most: half a GiB
+AT_ONCE, ON_PROCESSOR = 2**27, 2**22  # numbers of a batch, at most: a network's first layers make 30 times as many
 
 
 def predict(
@@ -44,8 +44,9 @@ def predict(
     """
     if len(images) == 0 or batch_size < 1:
         raise UsageError(f"nothing to predict: got {len(images)} images in batches of {batch_size}.")
-    batch_size = min(batch_size, max(AT_ONCE // math.prod(images.shape[1:]), 1))
     target = torch.device(device)
+    most = ON_PROCESSOR if target.type == "cpu" else AT_ONCE
+    batch_size = min(batch_size, max(most // math.prod(images.shape[1:]), 1))
     layout = torch.channels_last if is_channels_last(model) else torch.contiguous_format
     precision = nullcontext() if autocast is None else torch.autocast(target.type, autocast)
     logits: list[Tensor] = []

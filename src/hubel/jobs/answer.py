@@ -323,7 +323,7 @@ def answers_csv(
 Opener = Callable[[Sequence[str]], tuple[Classifier | OnnxClassifier, list[str]]]
 
 
-def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator[Event]:
+def evaluating(source: str | Path, opener: Opener, run: Path | None, folder: Path | None = None) -> Iterator[Event]:
     """Measure a model on a folder, a CSV or a set by name; yields a `Measured` in the end.
 
     Where the data has parts, the reported one is measured. Of the very folder that the run divided itself, only the
@@ -331,16 +331,24 @@ def evaluating(source: str | Path, opener: Opener, run: Path | None) -> Iterator
 
     Args:
         opener: makes the classifier, given the data's classes, and says what has to be said about it.
+        folder: where answers, errors and a page are written, if anywhere.
 
     Raises:
         DataError: the model knows none of the classes, or no image is usable.
     """
+    if folder is not None:
+        from hubel.jobs.measured import check_folder, write_measured  # which draws: most answers draw nothing
+
+        check_folder(folder)
     catalog = yield from scanning(source, to_learn=False)
     classifier, notes = opener(catalog.classes)
     for note in notes:
         yield Note(text=note)
-    part, _, (labels,), (logits,) = yield from answering(catalog, [classifier], [run])
+    part, paths, (labels,), (logits,) = yield from answering(catalog, [classifier], [run])
     scores = with_ece(score(logits, labels, classifier.classes), logits, labels)
+    if folder is not None:
+        title = f"{run or classifier.card.architecture} on {source}"
+        write_measured(folder, title, part, scores, classifier.card, catalog.root, paths, labels, softmax(logits))
     yield Measured(part=part, scores=scores, baselines=None)
 
 

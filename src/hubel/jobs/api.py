@@ -241,17 +241,19 @@ def evaluate(
     Args:
         run: run folder or model folder; None where `weights` are given.
         model: a network's name beside `weights`; or the user's own network that a run was trained with.
-        output: where the scores are written as JSON.
+        output: FILE.json for the scores alone; or a folder for these, an answer per image (predictions.csv), the surest
+            errors as pictures, and a page.
         changes: settings of the data beside `weights`: size, fit, mean, std.
     """
     from hubel.jobs.answer import evaluating, opened
 
     opener = partial(opened, run, model, weights, device, changes)
     path = None if run is None else Path(run)
-    for event in show(evaluating(os.fspath(source), opener, path), show_as):
+    folder = None if output is None or Path(output).suffix == ".json" else Path(output)
+    for event in show(evaluating(os.fspath(source), opener, path, folder), show_as):
         if isinstance(event, Measured):
             measured = event
-    if output is not None:
+    if output is not None and folder is None:
         write_json(Path(output), {"part": measured.part, "scores": measured.scores})
     return measured.scores
 

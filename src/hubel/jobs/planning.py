@@ -61,6 +61,7 @@ TUNED_LEAVING = 14.0  # the same for the larger networks that published weights 
 STEADY = 0.4  # share of a step that is as long for small images: overheads and the last stages
 SAVING = 0.15  # seconds an epoch for evaluating and for writing the best weights
 LOOKING = 0.5  # share of the time that is left after which a head makes do with the features that are there
+KNOWN = 128  # training images on which it is measured whether the weights know the classes
 FITTING = 2.0  # seconds to fit a head to features
 FORWARD = 3.0  # a training step costs about as much as three forward passes
 TOGETHER = 0.8  # of their speeds added up is what several processes reach
@@ -181,7 +182,7 @@ def settle_known(plan: Plan) -> None:
     plan.known = weights is not None and len(shared_classes(classes, weights.classes or ())) == len(classes)
     if not plan.known:
         return
-    rows = some_of(plan.division.train, CHUNK, plan.recipe.seed)
+    rows = some_of(plan.division.train, KNOWN, plan.recipe.seed)
     images, labels = Rows(plan.dataset.packed.images, rows), plan.dataset.catalog.labels[rows]
     scores = score(predict(plan.initial_model()[0], images, plan.preprocess, device=plan.device), labels, classes)
     answers, truth = np.array(scores.confusion).sum(0), [each.support for each in scores.per_class]
@@ -349,7 +350,7 @@ def _divide(plan: Plan, model: nn.Module) -> None:
 
 def _forward_speed(plan: Plan, model: nn.Module) -> float:
     """Measure images a second of a forward pass at the size that is judged: the better of two batches."""
-    some = np.ascontiguousarray(plan.loader.sample(CHUNK // 2).permute(0, 2, 3, 1).numpy())
+    some = np.ascontiguousarray(plan.loader.sample(CHUNK).permute(0, 2, 3, 1).numpy())
     precision = PRECISIONS[plan.recipe.train.precision]
     taken = []
     for _ in range(2):

@@ -32,7 +32,7 @@ FITTED = "fit"  # how ``--stages`` calls the head fitted to kept features
 COURSE = ((0, 1e-3), (1, 1e-5))  # depth and rate: the head with Adam, then the last stage with it
 PHASE = re.compile(r"(head|all|last(?P<depth>\d*)):(?P<epochs>\d+):(?P<lr>[0-9.]+(?:[eE][-+]?\d+)?)")
 FEATURE_LIMIT = 2 << 30  # bytes of features that are kept; more are computed anew each epoch
-CHUNK = 128  # images whose features are computed together
+CHUNK = 64  # images whose features are computed together
 
 
 @dataclass(frozen=True, kw_only=True)
