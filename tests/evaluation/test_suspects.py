@@ -88,7 +88,7 @@ def test_no_answer_depends_on_its_own_label() -> None:
 def test_planted_wrong_labels_are_found_and_excluded() -> None:
     rng = np.random.default_rng(2)
     truth = rng.integers(0, 5, 600)
-    features = (rng.normal(size=(600, 40)) + 3 * np.eye(40)[truth]).astype(np.float32)
+    features = (rng.normal(size=(600, 40)) + 4 * np.eye(40)[truth]).astype(np.float32)
     wrong = rng.choice(600, 120, replace=False)
     given = truth.copy()
     given[wrong] = (given[wrong] + rng.integers(1, 5, 120)) % 5

