@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -214,6 +215,20 @@ class Scores:
             raise ValueError(f"the confusion matrix does not fit {count} classes")
         if self.n < 0 or not 0 <= self.accuracy <= 1:
             raise ValueError(f"accuracy {self.accuracy} of {self.n} images is impossible")
+
+    def _repr_html_(self) -> str:
+        """Show accuracy and the confusion matrix in a notebook: a row for each class, a column for each answer."""
+        most, rows = max(max(map(max, self.confusion)), 1), list[str]()
+        names = [html.escape(each.name) for each in self.per_class]
+        for i, (name, counts) in enumerate(zip(names, self.confusion, strict=True)):
+            colour = ("214,73,51", "31,119,180")
+            cells = (f'<td style="background:rgba({colour[i == j]},{n / most:.2f})">{n}</td>' for j, n in enumerate(counts))
+            rows.append(f"<tr><th>{name}</th>{''.join(cells)}</tr>")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        low, high = self.interval
+        said = f"{self.accuracy:.1%} of {self.n:,} images right (95 % interval {low:.1%} to {high:.1%})"
+        table = f"<table><tr><th>is \\ answered</th>{head}</tr>{''.join(rows)}</table>"
+        return f"<b>{said}</b>{table}"
 
 
 @dataclass(frozen=True, kw_only=True)

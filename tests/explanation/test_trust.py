@@ -176,7 +176,7 @@ def test_the_true_map_is_trusted_and_its_negative_and_a_constant_one_are_not() -
         "The map points at what matters: without its brightest third the class goes from 88%"
     )
     assert [one.red_flag for one in bad] == [True] * 3
-    assert [one.sentence.startswith("Don't trust this map") for one in bad] == [True] * 3
+    assert [one.sentence.startswith("Not shown to matter") for one in bad] == [True] * 3
     assert from_json(Trust, to_json(good)) == good
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
 from hubel.errors import UsageError
@@ -52,6 +55,16 @@ class Attribution:
     def notes(self) -> tuple[str, ...]:
         """Why an image's map shows nothing, in a sentence; "" where it shows something."""
         return tuple(_why_empty(one) for one in self.maps)
+
+    def _repr_html_(self) -> str:
+        """Show the heatmaps in a notebook, bright where the class comes from."""
+        shown = []
+        for heat, target, note in zip(self.heatmaps, self.targets.tolist(), self.notes, strict=True):
+            file = io.BytesIO()
+            Image.fromarray(heat.mul(255).round().byte().numpy()).resize((160, 160)).save(file, "PNG")
+            uri, words = b64encode(file.getvalue()).decode(), note or f"class {target}"
+            shown.append(f'<figure><img alt="{words}" src="data:image/png;base64,{uri}"><figcaption>{words}</figcaption></figure>')
+        return f'<div style="display:flex;flex-wrap:wrap">{"".join(shown)}</div>{self.method} {self.layer}'
 
 
 def finished(

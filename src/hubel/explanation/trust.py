@@ -135,7 +135,7 @@ def _measured(values: Tensor) -> Measured:
     return Measured(of_map=of_map, of_random=tuple(of_random), of_centre=of_centre)
 
 
-FLAT = "Don't trust this map: it is the same everywhere, so it points at nothing."
+FLAT = "Not shown to matter: the map is the same everywhere, so it points at nothing."
 
 
 def _sentence(before: float, without: Measured, *, red_flag: bool) -> str:
@@ -145,5 +145,5 @@ def _sentence(before: float, without: Measured, *, red_flag: bool) -> str:
         f"to {least} to {most}"
     )
     if red_flag:
-        return f"Don't trust this map: what it points at matters no more to the answer than random places ({figures})."
+        return f"Not shown to matter: what the map points at counts no more for the answer than random places ({figures})."
     return f"The map points at what matters: {figures}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -139,6 +140,15 @@ class Classifier(Answering):
     card: ModelCard
     device: str = "cpu"
     at_once = AT_ONCE
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook what the model is, what it answers and what it was measured to be worth."""
+        card, count = self.card, sum(each.numel() for each in self.model.parameters())
+        size = " × ".join(map(str, (*card.preprocess.size, card.preprocess.channels)))
+        rows = {"network": f"{card.architecture}, {count:,} parameters", "images": size, "classes": ", ".join(card.classes)}
+        rows |= {name.replace("_", " "): f"{value:.4g}" for name, value in card.metrics.items()}
+        cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(said)}</td></tr>" for name, said in rows.items())
+        return f"<table>{''.join(cells)}</table>"
 
     def logits(self, images: Images) -> npt.NDArray[np.float32]:
         """(N, H, W, C) uint8 as decoded with the card's preprocessing → (N, K) float32, whose softmax is calibrated."""

@@ -77,7 +77,8 @@ class Explanation:
         """Draw it: the image and its map, and below them the training images that are most alike."""
         said = ", ".join(f"{plain(name)} {certainty(p)}" for name, p in self.probabilities.items())
         how = self.method + (f" at {self.layer}" if self.layer else "")
-        words = self.note or {True: "what it points at matters", False: "don't trust this map", None: ""}[self.trusted]
+        tested = {True: "what it points at matters", False: "not shown to matter more than random places", None: ""}
+        words = self.note or tested[self.trusted]
         cards = [([picture(self.pixels), overlay(self.pixels, self.heatmap)], [said, f"{how}: {words}", self.path])]
         if self.alike:
             names = ", ".join(f"{plain(each.label)} {each.cosine:.2f}" for each in self.alike)
