@@ -218,11 +218,13 @@ class Scores:
 
     def _repr_html_(self) -> str:
         """Show accuracy and the confusion matrix in a notebook: a row for each class, a column for each answer."""
-        most, rows = max(max(map(max, self.confusion)), 1), list[str]()
+        most, rows = max(1, *map(max, self.confusion)), list[str]()
         names = [html.escape(each.name) for each in self.per_class]
         for i, (name, counts) in enumerate(zip(names, self.confusion, strict=True)):
             colour = ("214,73,51", "31,119,180")
-            cells = (f'<td style="background:rgba({colour[i == j]},{n / most:.2f})">{n}</td>' for j, n in enumerate(counts))
+            cells = (
+                f'<td style="background:rgba({colour[i == j]},{n / most:.2f})">{n}</td>' for j, n in enumerate(counts)
+            )
             rows.append(f"<tr><th>{name}</th>{''.join(cells)}</tr>")
         head = "".join(f"<th>{name}</th>" for name in names)
         low, high = self.interval

@@ -41,6 +41,9 @@ def test_an_explanation_says_what_where_and_how_far_to_trust_it(run: Path, few_d
         assert one.heatmap.shape == one.pixels.shape[:2]
         assert [each.cosine for each in one.alike] == sorted((e.cosine for e in one.alike), reverse=True)
         assert "<img" in one._repr_html_()
+    shown = (hubel.load(run)._repr_html_(), hubel.Run(run).scores._repr_html_())  # type: ignore[union-attr]
+    assert "parameters" in shown[0]
+    assert shown[1].count("<td") == len(hubel.Run(run).scores.per_class) ** 2
     said = json.loads((tmp_path / "out" / "explanations.json").read_text())
     assert [row["path"] for row in said] == [str(image) for image in images]
     for row in said:

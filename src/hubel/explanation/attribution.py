@@ -63,7 +63,8 @@ class Attribution:
             file = io.BytesIO()
             Image.fromarray(heat.mul(255).round().byte().numpy()).resize((160, 160)).save(file, "PNG")
             uri, words = b64encode(file.getvalue()).decode(), note or f"class {target}"
-            shown.append(f'<figure><img alt="{words}" src="data:image/png;base64,{uri}"><figcaption>{words}</figcaption></figure>')
+            img = f'<img alt="{words}" src="data:image/png;base64,{uri}">'
+            shown.append(f"<figure>{img}<figcaption>{words}</figcaption></figure>")
         return f'<div style="display:flex;flex-wrap:wrap">{"".join(shown)}</div>{self.method} {self.layer}'
 
 

@@ -145,5 +145,7 @@ def _sentence(before: float, without: Measured, *, red_flag: bool) -> str:
         f"to {least} to {most}"
     )
     if red_flag:
-        return f"Not shown to matter: what the map points at counts no more for the answer than random places ({figures})."
+        return (
+            f"Not shown to matter: what the map points at counts no more for the answer than random places ({figures})."
+        )
     return f"The map points at what matters: {figures}."

@@ -145,7 +145,11 @@ class Classifier(Answering):
         """Show in a notebook what the model is, what it answers and what it was measured to be worth."""
         card, count = self.card, sum(each.numel() for each in self.model.parameters())
         size = " × ".join(map(str, (*card.preprocess.size, card.preprocess.channels)))
-        rows = {"network": f"{card.architecture}, {count:,} parameters", "images": size, "classes": ", ".join(card.classes)}
+        rows = {
+            "network": f"{card.architecture}, {count:,} parameters",
+            "images": size,
+            "classes": ", ".join(card.classes),
+        }
         rows |= {name.replace("_", " "): f"{value:.4g}" for name, value in card.metrics.items()}
         cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(said)}</td></tr>" for name, said in rows.items())
         return f"<table>{''.join(cells)}</table>"

@@ -269,9 +269,10 @@ def _train_and_report(
     """
     from hubel.evidence import RunRecord
     from hubel.jobs.hardware import environment
+    from hubel.jobs.judging import restore_best
     from hubel.jobs.measure import measure
     from hubel.jobs.state_file import StateWriter, made_with
-    from hubel.jobs.training import begin, restore_best
+    from hubel.jobs.training import begin
     from hubel.learning.distributed import rank
     from hubel.report.page import write_report
     from hubel.report.story import advice
@@ -332,17 +333,15 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
     """Train phase by phase: look at every step, judge every epoch, keep the best, store the state, stop when asked."""
     import torch
 
+    from hubel.jobs.judging import judge, judge_start, write_best
     from hubel.jobs.training import (
         begin_phase,
         counted_in_all,
         cut_short,
         fit_head,
         go_on,
-        judge,
-        judge_start,
         keep_pace,
         why_no_deeper,
-        write_best,
     )
     from hubel.learning.distributed import rank
     from hubel.learning.engine import fit
@@ -392,7 +391,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
 
 
 def _write_results(training: Training, row: EpochRow) -> None:
-    from hubel.jobs.training import results_cells, results_columns
+    from hubel.jobs.judging import results_cells, results_columns
 
     if len(training.record.history) == 1:
         training.run.append("results.csv", csv_text([results_columns(training.classes)]))
