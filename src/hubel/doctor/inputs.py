@@ -14,7 +14,9 @@ APART = 0.5  # deviations between training and validation images
 LEAST = 200  # held-out images that say something about shares
 
 
-@rule("raw-inputs", 1, 1, "images reach the network as raw values", "divide by 255 and subtract the training images' mean")
+@rule(
+    "raw-inputs", 1, 1, "images reach the network as raw values", "divide by 255 and subtract the training images' mean"
+)
 def raw_inputs(case: Case) -> Seen | None:
     """Values of hundreds make first gradients of hundreds."""
     x = _inputs(case)
@@ -36,7 +38,9 @@ def normalised_twice(case: Case) -> Seen | None:
     return None
 
 
-@rule("other-statistics", 3, 1, "the pretrained weights expect another mean and deviation", "normalise as their card says")
+@rule(
+    "other-statistics", 3, 1, "the pretrained weights expect another mean and deviation", "normalise as their card says"
+)
 def other_statistics(case: Case) -> Seen | None:
     """Black and white have known values after the right normalisation."""
     x, mean, std = _inputs(case), case.intent.mean, case.intent.std
@@ -75,26 +79,66 @@ def other_validation(case: Case) -> Seen | None:
     return None
 
 
-@rule("labels-unpaired", 10, 0, "labels don't belong to their images", "look at some images with their labels", known="suspected")
+@rule(
+    "labels-unpaired",
+    10,
+    0,
+    "labels don't belong to their images",
+    "look at some images with their labels",
+    known="suspected",
+)
 def labels_unpaired(case: Case) -> Seen | None:
     """What is learned by heart helps no held-out image."""
     for c in case.checkups:
         chance = max(max(c.shares, default=0.0), 1 / case.classes)
         bound = chance + 2.6 * math.sqrt(chance * (1 - chance) / c.n)
-        if c.n >= 50 and c.accuracy < bound and c.train_accuracy > bound + 0.15:
-            return Seen(words=f"training images are right in {c.train_accuracy:.0%}, held-out ones in {c.accuracy:.0%} (chance)", strength=0.7)
+        learned = c.train_accuracy > bound + 0.15 and c.train_loss < 0.9 * case.chance < c.loss
+        if c.n >= 50 and c.accuracy < bound and learned and not other_validation(case):
+            return Seen(
+                words=f"training images are right in {c.train_accuracy:.0%}, held-out ones in {c.accuracy:.0%} (chance)",
+                strength=0.7,
+            )
     return None
 
 
-@rule("label-noise", 11, 4, "some labels are wrong", "look at the suspects (hubel data FOLDER --labels), correct or leave them out")
+@rule(
+    "label-noise",
+    11,
+    4,
+    "some labels are wrong",
+    "look at the suspects (hubel data FOLDER --labels), correct or leave them out",
+)
 def label_noise(case: Case) -> Seen | None:
     """Hard images are answered with doubt; wrong labels contradict the surest answers, too."""
     c = max(case.checkups, key=lambda each: each.accuracy, default=None)
     if c is None or c.n < LEAST or c.accuracy < 2.5 / case.classes or c.accuracy > 0.93:
         return None
     if c.surest < 0.9 and c.surest - c.accuracy < 0.4 * (1 - c.accuracy) + 0.02:
-        return Seen(words=f"even the surest fifth of the held-out answers is right in {c.surest:.0%} only (all: {c.accuracy:.0%})", strength=0.5)
+        return Seen(
+            words=f"even the surest fifth of the held-out answers is right in {c.surest:.0%} only (all: {c.accuracy:.0%})",
+            strength=0.5,
+        )
     return None
+
+
+@rule(
+    "destructive-augmentation",
+    15,
+    2,
+    "augmentation destroys what the classes differ in",
+    "soften it, and look at some augmented images",
+    known="suspected",
+)
+def destructive_augmentation(case: Case) -> Seen | None:
+    """Training images, as the network was given them, are far harder than held-out ones."""
+    known = [c for c in case.checkups if c.step >= 20 and c.n >= 50][-2:]
+    if len(known) < 2 or min(c.accuracy - c.train_accuracy for c in known) < 0.2:
+        return None
+    c = known[-1]
+    return Seen(
+        words=f"training images are right in {c.train_accuracy:.0%} as they are augmented, held-out ones in {c.accuracy:.0%}",
+        strength=0.6,
+    )
 
 
 @rule("leak", 12, 0, "images of the validation part are trained on", "divide again, by groups that belong together")
@@ -114,7 +158,9 @@ def imbalance(case: Case) -> Seen | None:
     share = min(count for count in case.counts if count) / total
     gap = max(checkup.recalls) - min(checkup.recalls)
     if share < 0.2 / case.classes and gap > 0.3 and checkup.accuracy > 1.2 / case.classes:
-        return Seen(words=f"the rarest class has {share:.1%} of the images, and recalls are {gap * 100:.0f} points apart")
+        return Seen(
+            words=f"the rarest class has {share:.1%} of the images, and recalls are {gap * 100:.0f} points apart"
+        )
     return None
 
 
@@ -129,10 +175,19 @@ def unshuffled(case: Case) -> Seen | None:
     usual = float(np.mean([_entropy(draw.multinomial(sum(row), shares)) for row in rows]))
     if usual < 0.1 or found > 0.5 * usual:
         return None
-    return Seen(words=f"the labels of a batch have {found:.2f} nats of entropy, shuffled ones would have {usual:.2f}", strength=1.0)
+    return Seen(
+        words=f"the labels of a batch have {found:.2f} nats of entropy, shuffled ones would have {usual:.2f}",
+        strength=1.0,
+    )
 
 
-@rule("axes", 44, 0, "the axes of the images are mixed up (view where permute was meant)", "bring them to (N, C, H, W) with permute")
+@rule(
+    "axes",
+    44,
+    0,
+    "the axes of the images are mixed up (view where permute was meant)",
+    "bring them to (N, C, H, W) with permute",
+)
 def axes(case: Case) -> Seen | None:
     """In an image the nearest pixels are most alike; in interleaved channels, the third ones are."""
     x = _inputs(case)

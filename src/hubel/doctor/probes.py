@@ -21,9 +21,9 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 RUNNING = (nn.modules.batchnorm._BatchNorm,)  # these behave otherwise in training, and so does dropout:
 DROPOUTS = (nn.modules.dropout._DropoutNd,)
-NONLINEAR = (
-    "Relu Gelu Silu Tanh Sigmoid Elu Celu Selu Hardtanh Hardswish Hardsigmoid Softplus Softsign Mish Prelu Clamp Maximum "
-    "Minimum Threshold Softmax Abs Pow Exp Glu LogSigmoid Where ScaledDot"
+NONLINEAR = (  # as autograd names them, in small letters
+    "relu gelu silu tanh sigmoid elu celu selu hardswish softplus softsign mish clamp maximum minimum threshold softmax abs "
+    "pow glu where shrink scaleddot"
 ).split()
 SMALL = 1e-12
 
@@ -100,16 +100,15 @@ def look(
         if value.requires_grad and wanted:
             found = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
             gradients = dict(zip(wanted, found, strict=True))
-        activations = _activations(outputs)
+        activations, leaves = _graph(outputs)
         model.eval()
         with torch.no_grad():
             answers = outputs_of(model(images)).float()
             quiet = (loss or default_loss(answers))(answers, labels)
+            again = outputs_of(model(images)).float() if step == 0 else answers
     used = {name.rpartition(".")[0] for name in gradients}
     learned = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    layers = [
-        _layer(name, owners[name], calls, gradients, updates or {}) for name, calls in seen.items() if calls
-    ]
+    layers = [_layer(name, owners[name], calls, gradients, updates or {}) for name, calls in seen.items() if calls]
     plain = answers.softmax(1) if answers.shape[1] > 1 else answers.sigmoid()
     sums, given = outputs.detach().float().sum(1), answers.argmax(1)
     count = max(answers.shape[1], 2)
@@ -124,14 +123,24 @@ def look(
         favourite=float(torch.bincount(given, minlength=count).max() / len(given)),
         of_labels=float(torch.bincount(labels.clamp(min=0), minlength=count).max() / len(labels)),
         sums_to_one=bool(plain.shape[1] > 1 and (sums - 1).abs().max() < 1e-3 and outputs.min() >= 0),
-        in_unit=bool(outputs.min() >= 0 and outputs.max() <= 1),
+        in_unit=outputs.grad_fn is not None and "sigmoid" in outputs.grad_fn.name().lower().replace("logsigmoid", ""),
         log_sums=bool(outputs.shape[1] > 1 and outputs.detach().float().logsumexp(1).abs().max() < 1e-3),
         activations=activations,
         dropout=max((module.p for module in model.modules() if isinstance(module, DROPOUTS)), default=0.0),
         frozen=tuple(name for name, p in named.items() if not p.requires_grad),
         trained_before=any(_was_trained(module) for module in model.modules() if _is_frozen(module)),
-        cut=tuple(n for n, g in gradients.items() if g is None and n.rpartition(".")[0] in seen and n.rpartition(".")[0] in used),
+        cut=tuple(
+            n
+            for n, g in gradients.items()
+            if g is None and n.rpartition(".")[0] in seen and n.rpartition(".")[0] in used
+        ),
         missing=tuple(n for n, p in wanted.items() if optimizers and id(p) not in learned),
+        unknown=tuple(
+            "×".join(map(str, p.shape))
+            for i, p in leaves.items()
+            if i not in learned and all(p is not q for q in named.values())
+        ),
+        unsteady=bool((again - answers).abs().max() > 1e-2 * answers.std()),
         decay=_decay(optimizers, {id(p): gradients[n] for n, p in wanted.items()}),
     )
 
@@ -222,18 +231,29 @@ def _seen(module: nn.Module, x: Tensor, output: Tensor) -> _Seen:
     low, high = value.min(), value.max()
     both = (low >= -1) & (low < -0.9) & (high > 0.9) & (high <= 1)  # as from a tanh
     one = (low >= 0) & (low < 0.1) & (high > 0.9) & (high <= 1)  # as from a sigmoid
-    ends = torch.where(both, (value.abs() > 0.9999).float().mean(), ((value > 0.9933) | ((value > 0) & (value < 0.0067))).float().mean())
+    ends = torch.where(
+        both,
+        (value.abs() > 0.9999).float().mean(),
+        ((value > 0.9933) | ((value > 0) & (value < 0.0067))).float().mean(),
+    )
     std, mean = torch.std_mean(value, correction=0)
     map_ = (output.shape[-2], output.shape[-1]) if output.ndim == 4 else (1, 1)
     return _Seen(map_, dead.float().mean(), torch.where(both | one, ends, 0.0), mean, std, output.isfinite().all())
 
 
 def _layer(
-    name: str, module: nn.Module, calls: list[_Seen], gradients: Mapping[str, Tensor | None], updates: Mapping[str, float]
+    name: str,
+    module: nn.Module,
+    calls: list[_Seen],
+    gradients: Mapping[str, Tensor | None],
+    updates: Mapping[str, float],
 ) -> Layer:
     own = f"{name}.weight" if name else "weight"
     weight = cast(Tensor | None, getattr(module, "weight", None))
-    gradient, flat = gradients.get(own), None if weight is None else weight.detach().flatten(1) if weight.ndim > 1 else None
+    gradient, flat = (
+        gradients.get(own),
+        None if weight is None else weight.detach().flatten(1) if weight.ndim > 1 else None,
+    )
     alike = flat is not None and len(flat) > 1 and bool((flat - flat[:1]).abs().max() <= 1e-6 * flat.abs().max())
     kind = "norm" if isinstance(module, NORMS) else "conv" if isinstance(module, CONVS) else "linear"
     means = [float(one.mean) for one in calls]
@@ -265,13 +285,20 @@ def _is_frozen(module: nn.Module) -> bool:
 
 
 def _was_trained(module: nn.Module) -> bool:
-    """Norms begin with scale 1 and shift 0, and layers with small even numbers: training makes tails."""
+    """Norms begin with scale 1; the filters of other layers begin about equally large, and their weights unordered."""
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.numel() < 16:
         return False
+    w = weight.detach().float()
     if isinstance(module, NORMS):
-        return float(weight.detach().std()) > 1e-3
-    return float(weight.detach().abs().max() / weight.detach().std().clamp(min=SMALL)) > 6
+        return float(w.std()) > 1e-3
+    if w.ndim < 2 or len(w) < 4:
+        return False
+    sizes, each = w.flatten(1).square().mean(1), w[0].numel()
+    uneven = float(sizes.std() / sizes.mean().clamp(min=SMALL)) / math.sqrt(2 / each)  # 1 for normal numbers
+    pairs = (w[..., 1:] * w[..., :-1]).flatten() if w.ndim == 4 and w.shape[-1] > 1 else w.new_zeros(1)
+    ordered = float(pairs.mean() / w.square().mean().clamp(min=SMALL)) * math.sqrt(len(pairs))
+    return uneven > 1.6 or ordered > 4
 
 
 def outputs_of(made: Any) -> Tensor:
@@ -289,17 +316,20 @@ def outputs_of(made: Any) -> Tensor:
     return made
 
 
-def _activations(outputs: Tensor) -> int:
-    """Non-linear functions between weights and outputs, counted in autograd's graph."""
-    todo, known, count = [outputs.grad_fn], set(), 0
+def _graph(outputs: Tensor) -> tuple[int, dict[int, nn.Parameter]]:
+    """Non-linear functions between weights and outputs, and all parameters, as autograd's graph has them."""
+    todo, known, count, leaves = [outputs.grad_fn], set(), 0, {}
     while todo:
         node = todo.pop()
         if node is None or node in known:
             continue
         known.add(node)
-        count += any(node.name().startswith(name) for name in NONLINEAR)
+        count += any(name in node.name().lower() for name in NONLINEAR)
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, nn.Parameter):
+            leaves[id(leaf)] = leaf
         todo += [following for following, _ in node.next_functions]
-    return count
+    return count, leaves
 
 
 def _decay(optimizers: Sequence[torch.optim.Optimizer], gradients: Mapping[int, Tensor | None]) -> float:

@@ -68,10 +68,12 @@ class Look:
     Attributes:
         train_loss, eval_loss: on the same images in the two modes, in nats. outputs: K. accuracy: in eval mode.
         favourite: share of the answer that is given most often; of_labels: of the commonest label.
-        sums_to_one: whether the outputs are probabilities, in_unit: whether all lie in 0 to 1; log_sums: whether their
-            exponentials sum to one.
+        sums_to_one: whether the outputs are probabilities, in_unit: whether they come out of a sigmoid; log_sums:
+            whether their exponentials sum to one.
         activations: non-linear functions in the pass, by the graph. dropout: the largest share that is dropped.
-        frozen, cut, missing: parameters that want no gradient; want one and get none; are in no optimizer.
+        frozen, cut, missing: parameters that want no gradient; want one and get none; are in no optimizer. unknown:
+            sizes of those that the network doesn't list among its own.
+        unsteady: whether the same images get other answers in eval mode.
         trained_before: whether the frozen ones were trained before, by their norms' statistics.
         decay: the decay's pull on the weights over the gradient's.
     """
@@ -94,6 +96,8 @@ class Look:
     trained_before: bool = False
     cut: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    unsteady: bool = False
     decay: float = 0.0
 
     def named(self, kind: str) -> list[Layer]:
@@ -106,10 +110,14 @@ class Taken:
     """One optimizer step.
 
     Attributes:
-        loss: in nats. accuracy: of its batch. labels: images of each class. lr: the largest rate. norm: of all gradients. update: |Δw| / |w| over all weights; None where not measured.
+        loss: in nats. accuracy: of its batch. labels: images of each class. lr: the largest rate.
+        norm: of all gradients. update: |Δw| / |w| over all weights; None where not measured.
         carried: whether gradients of the step before were still there. learning: share of the modules that behave
             otherwise in training (norms, dropout) that were in train mode; None: there are none.
-        paired: whether the gradient at the outputs is that of cross-entropy on them (its rows sum to zero).
+        paired: whether the gradient at the outputs is that of cross-entropy on them (its rows sum to zero); twice: of
+            cross-entropy on a softmax of them; picked: of picking one output for each image; binary: of cross-entropy
+            on each output alone, where that lies in 0 to 1.
+        at_once: images of its smallest pass.
     """
 
     loss: float
@@ -124,6 +132,10 @@ class Taken:
     carried: bool = False
     learning: float | None = 1.0
     paired: bool = True
+    twice: bool = False
+    picked: bool = False
+    binary: bool = False
+    at_once: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +22,7 @@ from hubel.learning.checkpoint import GENERATORS
 from hubel.nn.dry_run import bare
 from hubel.records import Finding
 
-STILL = 3  # backward passes without a step after which it looks all the same
+FORMS = 10  # steps in which the loss is recognised by its gradient
 
 
 @contextmanager
@@ -59,7 +59,8 @@ def watch(
     """
     if not isinstance(model, nn.Module) or not all(isinstance(one, torch.optim.Optimizer) for one in optimizers):
         raise UsageError("doctor.watch(model, *optimizers) takes an nn.Module and torch's optimizers.")
-    intent = Intent(frozen=frozen, accumulate=accumulate, **_statistics(weights))
+    mean, std = _statistics(weights)
+    intent = Intent(frozen=frozen, accumulate=accumulate, mean=mean, std=std)
     doctor = Doctor(model=bare(model), optimizers=optimizers, intent=intent, loss=loss, share=share)
     doctor.held_out = _held_out(validation)
     eyes = _Eyes(doctor=doctor, model=model, tell=tell or _print)
@@ -132,7 +133,7 @@ class _Eyes:
         self.passes.append(one)
         if graph:
             marker = _Marker()
-            outputs.grad_fn.metadata["hubel"] = marker  # type: ignore[union-attr]
+            outputs.grad_fn.metadata["hubel"] = marker  # type: ignore[union-attr,index]
             self.graphs.append(weakref.ref(marker))
             values = outputs.detach()  # the outputs themselves would keep their graph alive
             outputs.register_hook(lambda gradient: self.back(one, values, gradient))
@@ -158,7 +159,8 @@ class _Eyes:
             "images": images,
             "learning": one.learning,
             "carried": self.carried,
-            "paired": g.sum(1).abs().max() <= 1e-2 * g.abs().max(),
+            "at_once": min(self.waiting.get("at_once", len(labels)), len(labels)),
+            **_form(logits, g, labels, look=self.doctor.step < FORMS),
         }
         case.idle += 1
         self.doctor.met(one.images, labels)
@@ -290,6 +292,24 @@ def _labels(gradient: Tensor) -> Tensor:
     return gradient.argmin(1) if gradient.shape[1] > 1 else (gradient[:, 0] < 0).long()
 
 
+def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tensor | bool]:
+    """Recognise the loss by its gradient g (N, K) at outputs z (N, K)."""
+    form: dict[str, Tensor | bool] = {"paired": g.sum(1).abs().max() <= 1e-2 * g.abs().max()}
+    if not look or z.shape[1] < 3:
+        return form
+    p, right = z.softmax(1), F.one_hot(labels, z.shape[1])
+    once, second = p - right, p.softmax(1) - right
+    second = p * (second - (p * second).sum(1, keepdim=True))
+    near = [F.cosine_similarity(g.flatten(), other.flatten(), dim=0) for other in (once, second)]
+    own, others = g.gather(1, labels[:, None]), g.masked_fill(right.bool(), float("nan"))
+    low, high = others.nan_to_num(float("inf")).min(), others.nan_to_num(float("-inf")).max()
+    least, most = own.min(), own.max()
+    form["twice"] = (near[1] > 0.999) & (near[0] < 0.99)
+    form["picked"] = (low == 0) & (high == 0) & (most < 0) & (least > 1.01 * most)
+    form["binary"] = (low > 0) & (high < 1.6 * low)
+    return form
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return F.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
@@ -304,7 +324,11 @@ def _small(images: Tensor) -> Tensor:
 def _held_out(validation: Any) -> tuple[Tensor, Tensor] | None:
     if validation is None:
         return None
-    if isinstance(validation, (tuple, list)) and len(validation) == 2 and all(isinstance(v, Tensor) for v in validation):
+    if (
+        isinstance(validation, (tuple, list))
+        and len(validation) == 2
+        and all(isinstance(v, Tensor) for v in validation)
+    ):
         images, labels = validation
     else:
         generators = [read() for read, _ in GENERATORS]
@@ -326,12 +350,12 @@ def _held_out(validation: Any) -> tuple[Tensor, Tensor] | None:
     return images[:HELD_OUT], labels[:HELD_OUT].long()
 
 
-def _statistics(weights: Any) -> dict[str, Sequence[float]]:
+def _statistics(weights: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation that weights expect, of torchvision's weights or of anything that has them."""
     if weights is not None and hasattr(weights, "transforms"):
         weights = weights.transforms()
     mean, std = getattr(weights, "mean", ()), getattr(weights, "std", ())
-    return {"mean": tuple(mean), "std": tuple(std)}
+    return tuple(mean), tuple(std)
 
 
 def _print(finding: Finding) -> None:
