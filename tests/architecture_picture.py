@@ -19,6 +19,7 @@ ROWS = (
     ("nn", "dataset"),
     ("geometry", "evaluation"),
     ("learning", "explanation", "report"),
+    ("doctor",),
     ("jobs",),
     ("flags",),
     ("verbs",),

@@ -1,0 +1,41 @@
+"""From measurements to findings, the likeliest cause first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hubel.doctor import inputs, learning, loop, network
+from hubel.doctor.rules import RULES, Rule, Seen
+from hubel.doctor.signs import Case
+from hubel.records import Finding
+
+FAMILIES = (inputs, network, loop, learning)  # which hold the rules; they register themselves
+
+
+def diagnose(case: Case) -> list[Finding]:
+    """Return what is wrong, the likeliest cause first."""
+    return [_finding(rule, seen, case) for rule, seen in sorted(_all(case), key=_first)]
+
+
+def _all(case: Case) -> Iterator[tuple[Rule, Seen]]:
+    for each in RULES.values():
+        seen = each.test(case)
+        if seen is not None:
+            yield each, seen
+
+
+def _first(found: tuple[Rule, Seen]) -> tuple[int, float]:
+    return found[0].depth, -found[1].strength
+
+
+def _finding(rule: Rule, seen: Seen, case: Case) -> Finding:
+    return Finding(
+        code=rule.code,
+        severity=rule.severity,
+        message=f"{seen.words[0].upper()}{seen.words[1:]}: {rule.cause}. {rule.remedy[0].upper()}{rule.remedy[1:]}.",
+        cause=rule.cause,
+        remedy=rule.remedy,
+        step=case.now,
+        known=rule.known,
+        evidence={**seen.evidence, **({"where": list(seen.where)} if seen.where else {})},
+    )

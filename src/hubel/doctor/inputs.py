@@ -1,0 +1,221 @@
+"""Rules on images and labels."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hubel.doctor.rules import Seen, rule
+from hubel.doctor.signs import Case, Inputs
+
+RAW, TWICE, FLAT = 10.0, 3.0, 0.05  # root mean square of raw values; deviations after two normalisations
+APART = 0.5  # deviations between training and validation images
+LEAST = 200  # held-out images that say something about shares
+
+
+@rule(
+    "raw-inputs", 1, 1, "images reach the network as raw values", "divide by 255 and subtract the training images' mean"
+)
+def raw_inputs(case: Case) -> Seen | None:
+    """Values of hundreds make first gradients of hundreds."""
+    x = _inputs(case)
+    if x is None or x.size < RAW:
+        return None
+    return Seen(words=f"inputs reach {max(x.high):.0f} (root mean square {x.size:.0f})", strength=1.0)
+
+
+@rule("normalised-twice", 2, 1, "images are normalised twice", "take one of the two normalisations out")
+def normalised_twice(case: Case) -> Seen | None:
+    """Dividing by 255 twice leaves hardly any deviation; subtracting and dividing twice leaves far too much."""
+    x = _inputs(case)
+    if x is None or x.size >= RAW:
+        return None
+    if max(x.std) < FLAT and max(x.high) - min(x.low) < 0.2:
+        return Seen(words=f"inputs hardly differ (standard deviation {max(x.std):.2g})", strength=0.9)
+    if max(x.std) > TWICE or (max(x.high) < -0.5 and max(x.std) < 1):
+        return Seen(words=f"inputs have mean {x.mean[0]:.1f} and standard deviation {max(x.std):.1f}", strength=0.8)
+    return None
+
+
+@rule(
+    "other-statistics", 3, 1, "the pretrained weights expect another mean and deviation", "normalise as their card says"
+)
+def other_statistics(case: Case) -> Seen | None:
+    """Black and white have known values after the right normalisation."""
+    x, mean, std = _inputs(case), case.intent.mean, case.intent.std
+    if x is None or len(mean) != len(x.mean) or x.size >= RAW:
+        return None
+    black = [(0 - m) / s for m, s in zip(mean, std, strict=True)]
+    white = [(1 - m) / s for m, s in zip(mean, std, strict=True)]
+    spans = [w - b for b, w in zip(black, white, strict=True)]
+    off = max(
+        max(abs(low - b), abs(high - w)) / span
+        for low, b, high, w, span in zip(x.low, black, x.high, white, spans, strict=True)
+    )
+    if off < 0.12:
+        return None
+    return Seen(
+        words=f"inputs lie in {min(x.low):.2f} to {max(x.high):.2f}, the weights expect {min(black):.2f} to {max(white):.2f}",
+        strength=0.9,
+    )
+
+
+@rule("other-validation", 4, 0, "validation images are prepared otherwise than training images", "share the transform")
+def other_validation(case: Case) -> Seen | None:
+    """Augmentation moves the mean of a channel by far less than a missing normalisation does."""
+    x = _inputs(case)
+    for there in (e.inputs for e in case.evaluations if e.images >= 16):
+        if x is None or len(there.mean) != len(x.mean):
+            continue
+        off = max(abs(a - b) / max(s, t, 1e-6) for a, b, s, t in zip(x.mean, there.mean, x.std, there.std, strict=True))
+        ratio = max(max(s, t) / max(min(s, t), 1e-6) for s, t in zip(x.std, there.std, strict=True))
+        if off > APART or ratio > 1.7:
+            return Seen(
+                words=f"validation images have mean {there.mean[0]:.2f} and deviation {there.std[0]:.2f}, training "
+                f"images {x.mean[0]:.2f} and {x.std[0]:.2f}",
+                strength=0.9,
+            )
+    return None
+
+
+@rule(
+    "labels-unpaired",
+    10,
+    0,
+    "labels don't belong to their images",
+    "look at some images with their labels",
+    known="suspected",
+)
+def labels_unpaired(case: Case) -> Seen | None:
+    """What is learned by heart helps no held-out image."""
+    for c in case.checkups:
+        chance = max(max(c.shares, default=0.0), 1 / case.classes)
+        bound = chance + 2.6 * math.sqrt(chance * (1 - chance) / c.n)
+        learned = c.train_accuracy > bound + 0.15 and c.train_loss < 0.9 * case.chance < c.loss
+        if c.n >= 50 and c.accuracy < bound and learned and not other_validation(case):
+            return Seen(
+                words=f"training images are right in {c.train_accuracy:.0%}, held-out ones in {c.accuracy:.0%} (chance)",
+                strength=0.7,
+            )
+    return None
+
+
+@rule(
+    "label-noise",
+    11,
+    4,
+    "some labels are wrong",
+    "look at the suspects (hubel data FOLDER --labels), correct or leave them out",
+)
+def label_noise(case: Case) -> Seen | None:
+    """Hard images are answered with doubt; wrong labels contradict the surest answers, too."""
+    c = max(case.checkups, key=lambda each: each.accuracy, default=None)
+    if c is None or c.n < LEAST or c.accuracy < 2.5 / case.classes or c.accuracy > 0.93:
+        return None
+    if c.surest < 0.9 and c.surest - c.accuracy < 0.4 * (1 - c.accuracy) + 0.02:
+        return Seen(
+            words=f"even the surest fifth of the held-out answers is right in {c.surest:.0%} only (all: {c.accuracy:.0%})",
+            strength=0.5,
+        )
+    return None
+
+
+@rule(
+    "destructive-augmentation",
+    15,
+    2,
+    "augmentation destroys what the classes differ in",
+    "soften it, and look at some augmented images",
+    known="suspected",
+)
+def destructive_augmentation(case: Case) -> Seen | None:
+    """Training images, as the network was given them, are far harder than held-out ones."""
+    known = [c for c in case.checkups if c.step >= 20 and c.n >= 50][-2:]
+    if len(known) < 2 or min(c.accuracy - c.train_accuracy for c in known) < 0.2:
+        return None
+    c = known[-1]
+    return Seen(
+        words=f"training images are right in {c.train_accuracy:.0%} as they are augmented, held-out ones in {c.accuracy:.0%}",
+        strength=0.6,
+    )
+
+
+@rule("leak", 12, 0, "images of the validation part are trained on", "divide again, by groups that belong together")
+def leak(case: Case) -> Seen | None:
+    """The same image on both sides."""
+    if case.compared < 32 or case.doubles <= max(1, 0.01 * case.compared):
+        return None
+    return Seen(words=f"{case.doubles} of {case.compared} validation images were met in training", strength=0.9)
+
+
+@rule("imbalance", 13, 2, "rare classes are hardly learned", "weight the loss, or draw classes equally often")
+def imbalance(case: Case) -> Seen | None:
+    """Few images alone do no harm: the rarest class has to be recognised worse, too."""
+    total, checkup = sum(case.counts), case.checkups[-1] if case.checkups else None
+    if total < 200 or checkup is None or len(checkup.recalls) < 2:
+        return None
+    share = min(count for count in case.counts if count) / total
+    gap = max(checkup.recalls) - min(checkup.recalls)
+    if share < 0.2 / case.classes and gap > 0.3 and checkup.accuracy > 1.2 / case.classes:
+        return Seen(
+            words=f"the rarest class has {share:.1%} of the images, and recalls are {gap * 100:.0f} points apart"
+        )
+    return None
+
+
+@rule("unshuffled", 14, 0, "batches are not shuffled", "shuffle the training images (DataLoader(..., shuffle=True))")
+def unshuffled(case: Case) -> Seen | None:
+    """A shuffled batch holds its share of the classes, as many as chance gives it."""
+    rows, counts = [step.labels for step in case.steps[:60] if sum(step.labels) > 1], case.counts
+    if len(rows) < 3 or sum(count > 0 for count in counts) < 2:
+        return None
+    draw, shares = np.random.default_rng(0), np.array(counts) / sum(counts)
+    found = float(np.median([_entropy(np.array(row)) for row in rows]))
+    usual = float(np.mean([_entropy(draw.multinomial(sum(row), shares)) for row in rows]))
+    if usual < 0.1 or found > 0.5 * usual:
+        return None
+    return Seen(
+        words=f"the labels of a batch have {found:.2f} nats of entropy, shuffled ones would have {usual:.2f}",
+        strength=1.0,
+    )
+
+
+@rule(
+    "axes",
+    44,
+    0,
+    "the axes of the images are mixed up (view where permute was meant)",
+    "bring them to (N, C, H, W) with permute",
+)
+def axes(case: Case) -> Seen | None:
+    """In an image the nearest pixels are most alike; in interleaved channels, the third ones are."""
+    x = _inputs(case)
+    if x is None or len(x.mean) != 3 or x.third < x.near + 0.01:
+        return None
+    return Seen(words=f"pixels three apart are more alike ({x.third:.2f}) than neighbours ({x.near:.2f})", strength=1.0)
+
+
+@rule("labels-range", 47, 0, "labels are shifted or scaled", "number the classes from 0 to K - 1, as whole numbers")
+def labels_range(case: Case) -> Seen | None:
+    """One class alone, or the first never and all others often."""
+    if "out of bounds" in case.raised or "out-of-bounds" in case.raised:
+        return Seen(words="a label is larger than the number of outputs allows", strength=1.0)
+    total = sum(case.counts)
+    if total < 64 * case.classes and total < 400:
+        return None
+    used = [k for k, count in enumerate(case.counts) if count]
+    if len(used) == 1:
+        return Seen(words=f"all labels are {used[0]}", strength=1.0)
+    if used and used[0] > 0 and len(used) == case.classes - used[0] and case.classes <= 20:
+        return Seen(words=f"no label is {', '.join(map(str, range(used[0])))}, every other number occurs", strength=0.6)
+    return None
+
+
+def _inputs(case: Case) -> Inputs | None:
+    return case.looks[0].inputs if case.looks and case.looks[0].inputs.finite else None
+
+
+def _entropy(counts: np.ndarray) -> float:
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())

@@ -1,0 +1,213 @@
+"""Rules on how the training goes: rate, fit, and what came of it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hubel.doctor.rules import Seen, rule
+from hubel.doctor.signs import Case
+
+SLOW, FAST = 1e-5, 0.1  # shares of the weights that a step changes
+SEEN = 50  # steps after which the course of a training can be judged
+
+
+@rule(
+    "rate-too-low",
+    19,
+    2,
+    "the learning rate is far too low",
+    "raise it tenfold, or let the finder choose (--find-lr)",
+    known="suspected",
+)
+def rate_too_low(case: Case) -> Seen | None:
+    """Weights hardly move, and the loss doesn't either."""
+    known = [u for u in case.updates() if u > 0]
+    if case.now < 20 or len(known) < 3 or float(np.median(known)) > 3 * SLOW or case.learned():
+        return None
+    return Seen(words=f"a step changes the weights by {float(np.median(known)):.1e} of their size", strength=0.7)
+
+
+@rule("rate-too-high", 20, 2, "the learning rate is far too high", "divide it by 10, and warm up", known="suspected")
+def rate_too_high(case: Case) -> Seen | None:
+    """Steps as large as a tenth of the weights, or a loss that climbs far above its least."""
+    losses, known = case.losses(), case.updates()
+    if len(losses) < 10:
+        return None
+    low, late = min(losses), [x if math.isfinite(x) else math.inf for x in losses[-10:]]
+    climbs = float(np.median(late)) > max(1.5 * low, 1.3 * case.chance)
+    start = float(np.median(losses[:3]))
+    jumps = [u for u in known if u > FAST]
+    exploded = max((x for x in losses if math.isfinite(x)), default=0.0) > 3 * max(start, case.chance)
+    if (len(jumps) >= 2 and not case.learned()) or (climbs and exploded):
+        largest = max(known, default=0.0)
+        return Seen(
+            words=f"steps change the weights by up to {largest:.0%}, and the loss went from {low:.2f} to {float(np.median(late)):.2f}",
+            strength=0.7,
+        )
+    return None
+
+
+@rule(
+    "oscillation",
+    21,
+    2,
+    "the training swings around instead of settling",
+    "divide the rate by 3, or let it decay",
+    known="suspected",
+)
+def oscillation(case: Case) -> Seen | None:
+    """The loss of late steps moves up and down by its own size, and gets nowhere."""
+    if case.now < 2 * SEEN:
+        return None
+    late, before = np.array(case.losses(SEEN)), np.array(case.losses(2 * SEEN)[:SEEN])
+    if not np.isfinite(late).all() or not np.isfinite(before).all():
+        return None
+    swing = float(np.quantile(late, 0.9) - np.quantile(late, 0.1))
+    if (
+        swing > 0.8 * float(np.median(late))
+        and np.median(late) > 0.95 * np.median(before)
+        and np.median(late) > 0.3 * case.chance
+    ):
+        return Seen(
+            words=f"the loss of the last {SEEN} steps swings by {swing:.2f} around {float(np.median(late)):.2f}",
+            strength=0.5,
+        )
+    return None
+
+
+@rule("exploding", 29, 3, "gradients explode", "clip them, warm the rate up, normalise layers", known="measured")
+def exploding(case: Case) -> Seen | None:
+    """Far above what is usual for this run; or growing by orders of magnitude from the last layer to the first."""
+    norms = [step.norm for step in case.steps if step.norm is not None]
+    for look in case.looks[:2]:
+        known = [layer.gradient for layer in look.layers if layer.kind != "norm" and layer.gradient is not None]
+        if known and (
+            not math.isfinite(max(known)) or (len(known) > 4 and known[0] > 1e3 * known[-1] and known[0] > 1)
+        ):
+            return Seen(
+                words=f"the gradient grows from {known[-1]:.1e} in the last layer to {known[0]:.1e} in the first",
+                strength=0.8,
+            )
+    if len(norms) < 8:
+        return None
+    usual = float(np.median(norms))
+    peaks = [norm for norm in norms if not math.isfinite(norm) or norm > 30 * usual]
+    if not peaks or case.learned():
+        return None
+    return Seen(words=f"gradients reach {max(peaks):.1e}, usual are {usual:.1e}", strength=0.6)
+
+
+@rule(
+    "constant-answer",
+    33,
+    3,
+    "the network gives the same answer to nearly every image",
+    "look at the causes named with it: imbalance, dead channels, the head's bias",
+    known="suspected",
+)
+def constant_answer(case: Case) -> Seen | None:
+    """While labels differ, and after steps enough."""
+    look = case.looks[-1] if case.looks else None
+    if look is None or look.step < SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
+        return None
+    if look.eval_loss < 0.9 * case.chance:
+        return None
+    return Seen(words=f"{look.favourite:.0%} of the answers are the same class", strength=0.6)
+
+
+@rule(
+    "stuck",
+    0,
+    3,
+    "the training loss stays at that of chance",
+    "check the learning rate, try another block, verify labels",
+    known="suspected",
+)
+def stuck(case: Case) -> Seen | None:
+    """The course's first row: what a look can't explain yet."""
+    if case.now < 4 * SEEN or case.learned():
+        return None
+    late = float(np.median(case.losses(SEEN)))
+    return Seen(words=f"after {case.now} steps the loss is {late:.2f}, ln K is {case.chance:.2f}", strength=0.3)
+
+
+@rule(
+    "overfitting",
+    34,
+    4,
+    "the network learns its images by heart",
+    "keep the best weights, augment, drop out, or start from pretrained weights",
+)
+def overfitting(case: Case) -> Seen | None:
+    """Held-out loss above its least, while the training loss falls."""
+    c = case.checkups
+    if len(c) < 4:
+        return None
+    least = min(range(len(c)), key=lambda i: c[i].loss)
+    if least > len(c) - 3 or c[-1].loss < 1.2 * c[least].loss or c[-1].train_loss > 0.8 * c[least].train_loss:
+        return None
+    return Seen(
+        words=f"held-out loss rose from {c[least].loss:.2f} to {c[-1].loss:.2f} while the training loss fell to {c[-1].train_loss:.2f}",
+        strength=0.6,
+    )
+
+
+@rule(
+    "worse-from-the-start",
+    40,
+    4,
+    "held-out images are answered worse from the start",
+    "augment, drop out, bring more data or pretrained weights; look whether they are prepared alike",
+    known="measured",
+)
+def worse_from_the_start(case: Case) -> Seen | None:
+    """A gap at the first evaluations in which anything was learned."""
+    known = [c for c in case.checkups if c.train_accuracy > 1.5 / case.classes][:3]
+    if len(known) < 2 or min(c.n for c in known) < 40:
+        return None
+    gaps = [c.train_accuracy - c.accuracy for c in known]
+    if min(gaps) < 0.25 or known[-1].loss < known[0].loss:
+        return None
+    return Seen(
+        words=f"training images are right in {known[-1].train_accuracy:.0%}, held-out ones in {known[-1].accuracy:.0%}",
+        strength=0.4,
+    )
+
+
+@rule("underfitting", 35, 4, "the network is too small for the task", "more filters, more layers", known="suspected")
+def underfitting(case: Case) -> Seen | None:
+    """A plateau on training images, with hardly a gap to held-out ones."""
+    c = case.checkups
+    if len(c) < 4 or not case.learned() or case.now < 4 * SEEN:
+        return None
+    late = np.array(case.losses(SEEN)).mean()
+    before = np.array(case.losses(4 * SEEN)[:SEEN]).mean()
+    narrow = min((layer.weight for layer in case.looks[0].layers), default=1.0) if case.looks else 1.0
+    gap = c[-1].train_accuracy - c[-1].accuracy
+    if late > 0.97 * before and gap < 0.05 and c[-1].train_accuracy < 0.8 and narrow >= 0:
+        return Seen(
+            words=f"training accuracy stays at {c[-1].train_accuracy:.0%}, held-out accuracy at {c[-1].accuracy:.0%}",
+            strength=0.4,
+        )
+    return None
+
+
+@rule("over-regularised", 36, 2, "regularisation outweighs the images", "lower weight decay or dropout")
+def over_regularised(case: Case) -> Seen | None:
+    """Decay pulls more than the gradient; or so much is dropped that training images cost far more in train mode."""
+    look = case.looks[-1] if case.looks else None
+    if look is None or case.now < 20:
+        return None
+    if look.decay > 1 and len([1 for each in case.looks if each.decay > 1]) >= 2 and look.eval_loss > 0.3 * case.chance:
+        return Seen(
+            words=f"weight decay pulls {look.decay:.1f} times as much as the gradient",
+            strength=min(look.decay / 10, 0.8),
+        )
+    if look.dropout >= 0.8 and look.eval_loss < 0.8 * look.train_loss:
+        return Seen(
+            words=f"{look.dropout:.0%} is dropped: the same images cost {look.train_loss:.2f} with and {look.eval_loss:.2f} without it",
+            strength=0.7,
+        )
+    return None

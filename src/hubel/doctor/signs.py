@@ -1,0 +1,249 @@
+"""What the doctor measures, as plain numbers: rules read nothing else, so that they can be tried without a network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Images as the network is given them.
+
+    Attributes:
+        mean, std, low, high: of each channel.
+        near: correlation of horizontal neighbours. third: of pixels three apart, which is the larger one where channels
+            lie where pixels should.
+        finite: whether every number is.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    near: float = 1.0
+    third: float = 1.0
+    finite: bool = True
+
+    @property
+    def size(self) -> float:
+        """Root mean square of the channel that is furthest from zero."""
+        return max(math.hypot(m, s) for m, s in zip(self.mean, self.std, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer with weights, looked at on the probe images.
+
+    Attributes:
+        kind: ``conv``, ``linear`` or ``norm``. calls: how often one pass runs it. map: output height and width.
+        weight, gradient: root mean square; update: of the last step, as a share of the weights; None: not known.
+        alike: whether all filters are the same. dead: share of input channels that are zero on every image.
+        saturated: share of input values at a sigmoid's or a tanh's ends. apart: how far the inputs of several calls
+            are apart, in standard deviations. momentum: of a norm's running statistics. finite: whether outputs are.
+    """
+
+    name: str
+    kind: str
+    calls: int = 1
+    map: tuple[int, int] = (1, 1)
+    weight: float = 1.0
+    gradient: float | None = None
+    update: float | None = None
+    alike: bool = False
+    dead: float = 0.0
+    saturated: float = 0.0
+    apart: float = 0.0
+    momentum: float | None = None
+    finite: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One look inside the network after `step` steps: a pass forwards and backwards over the probe images.
+
+    Attributes:
+        train_loss, eval_loss: on the same images in the two modes, in nats. outputs: K. accuracy: in eval mode.
+        favourite: share of the answer that is given most often; of_labels: of the commonest label.
+        sums_to_one: whether the outputs are probabilities, in_unit: whether they come out of a sigmoid; log_sums:
+            whether their exponentials sum to one.
+        activations: non-linear functions in the pass, by the graph. dropout: the largest share that is dropped.
+        frozen, cut, missing: parameters that want no gradient; want one and get none; are in no optimizer. unknown:
+            sizes of those that the network doesn't list among its own.
+        unsteady: whether the same images get other answers in eval mode.
+        trained_before: whether the frozen ones were trained before, by their norms' statistics.
+        decay: the decay's pull on the weights over the gradient's.
+    """
+
+    step: int
+    inputs: Inputs
+    layers: tuple[Layer, ...]
+    train_loss: float
+    eval_loss: float
+    outputs: int
+    accuracy: float
+    favourite: float = 0.0
+    of_labels: float = 0.0
+    sums_to_one: bool = False
+    in_unit: bool = False
+    log_sums: bool = False
+    activations: int = 1
+    dropout: float = 0.0
+    frozen: tuple[str, ...] = ()
+    trained_before: bool = False
+    cut: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
+    unsteady: bool = False
+    decay: float = 0.0
+
+    def named(self, kind: str) -> list[Layer]:
+        """The layers of a kind, in the order of the pass."""
+        return [layer for layer in self.layers if layer.kind == kind]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """One optimizer step.
+
+    Attributes:
+        loss: in nats. accuracy: of its batch. labels: images of each class. lr: the largest rate.
+        norm: of all gradients. update: |Δw| / |w| over all weights; None where not measured.
+        carried: whether gradients of the step before were still there. learning: share of the modules that behave
+            otherwise in training (norms, dropout) that were in train mode; None: there are none.
+        paired: whether the gradient at the outputs is that of cross-entropy on them (its rows sum to zero); twice: of
+            cross-entropy on a softmax of them; picked: of picking one output for each image; binary: of cross-entropy
+            on each output alone, where that lies in 0 to 1.
+        at_once: images of its smallest pass.
+    """
+
+    loss: float
+    accuracy: float
+    lr: float
+    images: int
+    labels: tuple[int, ...] = ()
+    norm: float | None = None
+    update: float | None = None
+    seconds: float = 0.0
+    waited: float = 0.0
+    carried: bool = False
+    learning: float | None = 1.0
+    paired: bool = True
+    twice: bool = False
+    picked: bool = False
+    binary: bool = False
+    at_once: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkup:
+    """Held-out images after `step` steps.
+
+    Attributes:
+        loss, accuracy, n: in eval mode, on held-out images; train_loss, train_accuracy: on as many training images.
+        surest: accuracy among the fifth of the answers that is surest. recalls: of each class that occurs.
+        inputs: the images as the network was given them, in the user's own evaluation where there is one.
+    """
+
+    step: int
+    loss: float
+    accuracy: float
+    n: int
+    train_loss: float
+    train_accuracy: float
+    surest: float = 1.0
+    recalls: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """An evaluation by the user's own loop.
+
+    Attributes:
+        passes: forward passes; images: in them. in_train_mode: whether norms or dropout were in train mode.
+        with_graph: passes that recorded gradients which nobody asked for. favourite: share of the commonest answer.
+    """
+
+    step: int
+    passes: int
+    images: int
+    in_train_mode: bool
+    with_graph: int
+    favourite: float
+    inputs: Inputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intent:
+    """What the user says is meant so; it silences the rules that would object.
+
+    Attributes:
+        frozen: whether layers are frozen on purpose. accumulate: backward passes for a step.
+        mean, std: that the pretrained weights expect.
+    """
+
+    frozen: bool = False
+    accumulate: int = 1
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass
+class Case:
+    """All that is known of a training at a moment.
+
+    Attributes:
+        idle: backward passes since the last step. alive: passes whose graphs are kept alive.
+        broken: what brought numbers about that are not finite. raised: an exception that ended the training, in words.
+        doubles: held-out images that were met in training, of so many that were compared.
+    """
+
+    intent: Intent = field(default_factory=Intent)
+    steps: list[Taken] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
+    checkups: list[Checkup] = field(default_factory=list)
+    evaluations: list[Evaluated] = field(default_factory=list)
+    idle: int = 0
+    alive: int = 0
+    broken: str = ""
+    raised: str = ""
+    doubles: int = 0
+    compared: int = 0
+
+    @property
+    def now(self) -> int:
+        """Steps taken so far."""
+        return len(self.steps)
+
+    @property
+    def classes(self) -> int:
+        """K, by the outputs."""
+        return self.looks[0].outputs if self.looks else 2
+
+    @property
+    def chance(self) -> float:
+        """Loss of an answer that knows nothing, in nats."""
+        return math.log(max(self.classes, 2))
+
+    @property
+    def counts(self) -> list[int]:
+        """Training images of each class met so far."""
+        rows = [step.labels for step in self.steps if step.labels]
+        return [sum(column) for column in itertools.zip_longest(*rows, fillvalue=0)]
+
+    def losses(self, last: int | None = None) -> list[float]:
+        """Losses of the last steps."""
+        return [step.loss for step in (self.steps if last is None else self.steps[-last:])]
+
+    def updates(self) -> list[float]:
+        """Measured shares by which steps changed the weights."""
+        return [step.update for step in self.steps if step.update is not None]
+
+    def learned(self) -> bool:
+        """Whether the loss of late steps lies clearly below that of an answer that knows nothing."""
+        late = self.losses(20)
+        return bool(late) and float(np.median(late)) < 0.9 * self.chance

@@ -1,0 +1,362 @@
+"""Watching anyone's training loop: hooks at the network, the optimizers and the loader, gone when the block ends."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hubel.doctor.doctor import HELD_OUT, THEN, Doctor
+from hubel.doctor.probes import Loss, outputs_of, inputs_of, learning_share
+from hubel.doctor.signs import Evaluated, Intent
+from hubel.errors import UsageError
+from hubel.learning.checkpoint import GENERATORS
+from hubel.nn.dry_run import bare
+from hubel.records import Finding
+
+FORMS = 10  # steps in which the loss is recognised by its gradient
+
+
+@contextmanager
+def watch(
+    model: nn.Module,
+    *optimizers: torch.optim.Optimizer,
+    validation: Any = None,
+    loss: Loss | None = None,
+    weights: Any = None,
+    frozen: bool = False,
+    accumulate: int = 1,
+    tell: Callable[[Finding], None] | None = None,
+    share: float = 0.02,
+) -> Iterator[Doctor]:
+    """Watch the training loop in the block, which needs no change.
+
+    Labels are read from the gradient at the outputs; images, modes and times from the calls. After the block,
+    ``doctor.findings`` holds what is wrong, the likeliest cause first.
+
+    Args:
+        model: the network, wrapped or not, that the loop calls. optimizers: those that change it; without one, steps
+            can't be seen.
+        validation: held-out images, prepared for the network, with labels: a DataLoader, or two tensors (N, C, H, W) and
+            (N,). Without them, nothing can be said of leaks, overfitting and label noise.
+        loss: ``loss(outputs, labels)`` where it isn't cross-entropy.
+        weights: what the network started from, where that expects images of a certain mean and deviation: torchvision's
+            weights, or an object with `mean` and `std`.
+        frozen: whether layers are frozen on purpose. accumulate: backward passes for a step.
+        tell: called with each finding when it is found; by default it is printed.
+        share: of the training's time that looking may take.
+
+    Raises:
+        UsageError: what is given is no network or no optimizer.
+    """
+    if not isinstance(model, nn.Module) or not all(isinstance(one, torch.optim.Optimizer) for one in optimizers):
+        raise UsageError("doctor.watch(model, *optimizers) takes an nn.Module and torch's optimizers.")
+    mean, std = _statistics(weights)
+    intent = Intent(frozen=frozen, accumulate=accumulate, mean=mean, std=std)
+    doctor = Doctor(model=bare(model), optimizers=optimizers, intent=intent, loss=loss, share=share)
+    doctor.held_out = _held_out(validation)
+    eyes = _Eyes(doctor=doctor, model=model, tell=tell or _print)
+    with ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(eyes.enter, with_kwargs=True).remove)
+        hooks.callback(model.register_forward_hook(eyes.leave).remove)
+        for optimizer in optimizers:
+            hooks.callback(optimizer.register_step_pre_hook(eyes.before_step).remove)
+            hooks.callback(optimizer.register_step_post_hook(eyes.after_step).remove)
+        hooks.enter_context(_waiting(eyes))
+        try:
+            yield doctor
+        except Exception as error:
+            doctor.case.raised = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            eyes.end()
+
+
+@dataclass
+class _Pass:
+    """One forward pass of the user's."""
+
+    images: Tensor
+    graph: bool
+    learning: float | None
+    favourite: Tensor
+    returned: bool = False
+
+
+@dataclass(kw_only=True)
+class _Eyes:
+    """What the hooks call, and what they remember between two calls."""
+
+    doctor: Doctor
+    model: nn.Module
+    tell: Callable[[Finding], None]
+    looking: bool = False
+    images: Tensor | None = None
+    passes: list[_Pass] = field(default_factory=list)
+    waiting: dict[str, Any] = field(default_factory=dict)
+    graphs: list[weakref.ref[Any]] = field(default_factory=list)
+    versions: dict[int, int] = field(default_factory=dict)
+    carried: bool = False
+    waited: float = 0.0
+    last: float = field(default_factory=time.perf_counter)
+    checked: int = 0
+    matched: set[int] = field(default_factory=set)
+
+    def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """The network is called."""
+        if not self.looking:
+            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 4]
+            self.images = given[0] if given else None
+
+    def leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        """It has answered."""
+        if self.looking or self.images is None:
+            return
+        try:
+            outputs = outputs_of(output)
+        except TypeError:
+            return
+        if outputs.ndim != 2:
+            return
+        with torch.no_grad():
+            answers = torch.bincount(outputs.argmax(1), minlength=max(outputs.shape[1], 2))
+        graph = outputs.requires_grad and torch.is_grad_enabled()
+        one = _Pass(self.images, graph, learning_share(self.doctor.model), answers)
+        self.passes.append(one)
+        if graph:
+            marker = _Marker()
+            outputs.grad_fn.metadata["hubel"] = marker  # type: ignore[union-attr,index]
+            self.graphs.append(weakref.ref(marker))
+            values = outputs.detach()  # the outputs themselves would keep their graph alive
+            outputs.register_hook(lambda gradient: self.back(one, values, gradient))
+
+    def back(self, one: _Pass, outputs: Tensor, gradient: Tensor) -> None:
+        """A gradient came back to the outputs: this was a training pass."""
+        if one.returned or self.looking:
+            return
+        one.returned = True
+        case, g, labels = self.doctor.case, gradient.detach().float(), _labels(gradient)
+        first = not self.waiting
+        if first:
+            self.carried = self._carried()
+        loss = self.doctor.loss or _cross_entropy
+        logits = outputs.float()
+        count = max(outputs.shape[1], 2)
+        answers = logits.argmax(1) if outputs.shape[1] > 1 else (logits[:, 0] > 0).long()
+        images = self.waiting.get("images", 0) + len(labels)
+        self.waiting = {
+            "loss": loss(logits, labels).detach(),
+            "accuracy": (answers == labels).float().mean(),
+            "labels": torch.bincount(labels, minlength=count),
+            "images": images,
+            "learning": one.learning,
+            "carried": self.carried,
+            "at_once": min(self.waiting.get("at_once", len(labels)), len(labels)),
+            **_form(logits, g, labels, look=self.doctor.step < FORMS),
+        }
+        case.idle += 1
+        self.doctor.met(one.images, labels)
+        self._compare(one.images)
+
+    def before_step(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        """The optimizer is about to step, for the first time: the network is as it was started."""
+        self._close_evaluation()
+        if self.doctor.step == 0 and not self.doctor.case.looks:
+            self._say(self.doctor.begin)
+
+    def after_step(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        """It has."""
+        if optimizer is not self.doctor.optimizers[-1] or not self.waiting:
+            return
+        now = time.perf_counter()
+        grads = [p.grad for p in self.doctor.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(grads) if grads else None
+        rates = [group["lr"] for each in self.doctor.optimizers for group in each.param_groups]
+        told = {"lr": float(max(rates)), "norm": norm, "seconds": now - self.last, "waited": self.waited}
+        told |= self.waiting
+        self.versions = {id(p): p.grad._version for p in self._firsts() if p.grad is not None}
+        self.waiting, self.waited = {}, 0.0
+        self.doctor.case.idle = 0
+        self._count_graphs()
+        self._say(lambda: self.doctor.taken(**told))
+        if self.doctor.step % THEN == 0 and self.doctor.step != self.checked:
+            self._check()
+        self.last = time.perf_counter()
+
+    def end(self) -> None:
+        """The block ends."""
+        self._close_evaluation()
+        self._count_graphs()
+        if self.doctor.case.looks or self.doctor.probe is not None:
+            if not self.doctor.case.looks:
+                self._say(self.doctor.begin)
+            self._check()
+        self._say(self.doctor.judge)
+
+    def _carried(self) -> bool:
+        """Whether gradients of the step before are still there: held, and not written since."""
+        firsts = [p for p in self._firsts() if p.grad is not None]
+        return bool(firsts) and bool(self.versions) and all(self.versions.get(id(p)) == p.grad._version for p in firsts)  # type: ignore[union-attr]
+
+    def _firsts(self) -> list[nn.Parameter]:
+        return [p for p in self.doctor.model.parameters() if p.requires_grad][:2]
+
+    def _close_evaluation(self) -> None:
+        """Passes without a gradient since the last step were an evaluation."""
+        if self.looking:
+            return
+        quiet = [one for one in self.passes if not one.returned]
+        self.passes = []
+        if not quiet:
+            return
+        modes = [one.learning for one in quiet if one.learning is not None]
+        counts = torch.stack([one.favourite for one in quiet]).sum(0)
+        sample = torch.cat([one.images[:64] for one in quiet[:8] if one.images.shape[1:] == quiet[0].images.shape[1:]])
+        found = Evaluated(
+            step=self.doctor.step,
+            passes=len(quiet),
+            images=int(counts.sum()),
+            in_train_mode=bool(modes) and max(modes) == 1,
+            with_graph=sum(one.graph for one in quiet),
+            favourite=float(counts.max() / counts.sum()),
+            inputs=inputs_of(sample),
+        )
+        self._say(lambda: self.doctor.evaluated(found))
+        if len(quiet) > 1 or self.doctor.held_out is not None:
+            self._check()
+
+    def _check(self) -> None:
+        self.checked = self.doctor.step
+        self._say(self.doctor.check)
+
+    def _count_graphs(self) -> None:
+        self.graphs = [ref for ref in self.graphs if ref() is not None]
+        self.doctor.case.alive = max(self.doctor.case.alive, len(self.graphs) - 1)
+
+    def _compare(self, images: Tensor) -> None:
+        """Look whether held-out images are among these, mirrored or not."""
+        held_out = self.doctor.held_out
+        if held_out is None or held_out[0].shape[1:] != images.shape[1:]:
+            return
+        own, met = _small(held_out[0]), torch.cat([_small(images), _small(images.flip(3))])
+        distance, scale = torch.cdist(own, met).amin(1), own.std(0).norm()
+        self.matched |= set((distance < 0.02 * scale).nonzero().flatten().tolist())
+        self.doctor.case.doubles, self.doctor.case.compared = len(self.matched), len(own)
+
+    def _say(self, made: Callable[[], Iterator[Finding]]) -> None:
+        self.looking = True
+        try:
+            for finding in made():
+                self.tell(finding)
+        finally:
+            self.looking = False
+
+
+class _Marker:
+    """Lives as long as the graph it is attached to."""
+
+
+@contextmanager
+def _waiting(eyes: _Eyes) -> Iterator[None]:
+    """Time how long DataLoaders are waited for."""
+    original = DataLoader.__iter__
+
+    def timed(self: DataLoader[Any]) -> Iterator[Any]:
+        batches = original(self)
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            eyes.waited += time.perf_counter() - began
+            yield batch
+
+    DataLoader.__iter__ = timed  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        DataLoader.__iter__ = original  # type: ignore[method-assign]
+
+
+def _labels(gradient: Tensor) -> Tensor:
+    """The class whose output the loss wants larger."""
+    return gradient.argmin(1) if gradient.shape[1] > 1 else (gradient[:, 0] < 0).long()
+
+
+def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tensor | bool]:
+    """Recognise the loss by its gradient g (N, K) at outputs z (N, K)."""
+    form: dict[str, Tensor | bool] = {"paired": g.sum(1).abs().max() <= 1e-2 * g.abs().max()}
+    if not look or z.shape[1] < 3:
+        return form
+    p, right = z.softmax(1), F.one_hot(labels, z.shape[1])
+    once, second = p - right, p.softmax(1) - right
+    second = p * (second - (p * second).sum(1, keepdim=True))
+    near = [F.cosine_similarity(g.flatten(), other.flatten(), dim=0) for other in (once, second)]
+    own, others = g.gather(1, labels[:, None]), g.masked_fill(right.bool(), float("nan"))
+    low, high = others.nan_to_num(float("inf")).min(), others.nan_to_num(float("-inf")).max()
+    least, most = own.min(), own.max()
+    form["twice"] = (near[1] > 0.999) & (near[0] < 0.99)
+    form["picked"] = (low == 0) & (high == 0) & (most < 0) & (least > 1.01 * most)
+    form["binary"] = (low > 0) & (high < 1.6 * low)
+    return form
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
+    return F.cross_entropy(logits, labels)
+
+
+def _small(images: Tensor) -> Tensor:
+    grey = images.detach().float().mean(1, keepdim=True)
+    return F.adaptive_avg_pool2d(grey, (8, 8)).flatten(1)
+
+
+def _held_out(validation: Any) -> tuple[Tensor, Tensor] | None:
+    if validation is None:
+        return None
+    if (
+        isinstance(validation, (tuple, list))
+        and len(validation) == 2
+        and all(isinstance(v, Tensor) for v in validation)
+    ):
+        images, labels = validation
+    else:
+        generators = [read() for read, _ in GENERATORS]
+        parts: list[tuple[Tensor, Tensor]] = []
+        try:
+            for batch in validation:
+                parts.append((batch[0], batch[1]))
+                if sum(len(part) for part, _ in parts) >= HELD_OUT:
+                    break
+        except (TypeError, LookupError) as error:
+            raise UsageError("validation= takes batches of images and labels, or two tensors.") from error
+        for (_, write), state in zip(GENERATORS, generators, strict=True):
+            write(state)
+        if not parts:
+            raise UsageError("validation= holds no images.")
+        images, labels = (torch.cat(kept) for kept in zip(*parts, strict=True))
+    if images.ndim != 4 or len(images) != len(labels):
+        raise UsageError(f"validation= takes images (N, C, H, W) and labels (N,), got {tuple(images.shape)}.")
+    return images[:HELD_OUT], labels[:HELD_OUT].long()
+
+
+def _statistics(weights: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation that weights expect, of torchvision's weights or of anything that has them."""
+    if weights is not None and hasattr(weights, "transforms"):
+        weights = weights.transforms()
+    mean, std = getattr(weights, "mean", ()), getattr(weights, "std", ())
+    return tuple(mean), tuple(std)
+
+
+def _print(finding: Finding) -> None:
+    print(f"doctor, step {finding.step}: {finding.message}", flush=True)
