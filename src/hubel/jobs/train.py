@@ -24,7 +24,7 @@ from hubel.jobs.clock import Clock
 from hubel.jobs.prepare import Dataset, View, look, prepare, preprocess_for
 from hubel.jobs.recipe import Recipe, found_anywhere, read_recipe, to_yaml
 from hubel.jobs.signals import Stop, stopping
-from hubel.records import PARTS
+from hubel.records import PARTS, Finding
 from hubel.runs import Division, RunFolder, read_record
 from hubel.text import csv_text
 
@@ -330,9 +330,10 @@ def write_settings(training: Training) -> None:
 
 
 def story(training: Training, writer: StateWriter, state: State | None) -> Iterator[Event]:
-    """Train phase by phase: look at every step, judge every epoch, keep the best, store the state, stop when asked."""
+    """Train phase by phase: let the doctor see every step, judge every epoch, keep the best, store the state."""
     import torch
 
+    from hubel.jobs.attend import attended
     from hubel.jobs.judging import judge, judge_start, write_best
     from hubel.jobs.training import (
         begin_phase,
@@ -364,7 +365,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
             state = None
         size, weights = training.plan.size, training.class_weights
         fitted = training.phases[number].fitted
-        steps = fit(training.state, batches, config, size=size, class_weights=weights)
+        steps = attended(training, fit(training.state, batches, config, size=size, class_weights=weights))
         for event in fit_head(training) if fitted else steps:
             store = False
             if isinstance(event, Step):
@@ -373,7 +374,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
             elif isinstance(event, EpochEnd) and (row := judge(training, event)):
                 _write_results(training, row)
                 yield row
-            elif isinstance(event, Progress):
+            elif isinstance(event, (Progress, Finding)):
                 yield event
             if (store or training.ended) and not training.diverged:
                 writer.store(training)
