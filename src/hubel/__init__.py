@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hubel.jobs.api import data as data
     from hubel.jobs.api import demo as demo
     from hubel.jobs.api import evaluate as evaluate
+    from hubel.jobs.api import examine as examine
     from hubel.jobs.api import explain as explain
     from hubel.jobs.api import export as export
     from hubel.jobs.api import inspect as inspect
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
     from hubel.report.page import write_report as write_report
 
 _HOMES = {
-    **{name: verb.home for name, verb in VERBS.items() if name != "report"},  # which is a package, so:
+    **{name: verb.home for name, verb in VERBS.items() if name not in ("doctor", "report")},  # packages, so:
+    "examine": "jobs.api",
     "write_report": "report.page",
     "prepare": "jobs.api",
     "load": "jobs.answer",
@@ -79,6 +81,8 @@ __all__ = sorted(["__version__", *_HOMES])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
+    if name == "doctor":  # hubel.doctor.watch, for anyone's loop
+        return importlib.import_module("hubel.doctor")
     if name not in _HOMES:
         raise AttributeError(f"hubel has no {name!r}; it has {', '.join(_HOMES)}")
     return getattr(importlib.import_module(f"hubel.{_HOMES[name]}"), name)

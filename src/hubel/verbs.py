@@ -288,6 +288,13 @@ def _explain_flags(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
+def _doctor_flags(to: argparse.ArgumentParser) -> None:
+    add_json(to)
+    to.add_argument("--rules", action="store_true", help="list what it recognises, and how often it is right and wrong")
+    to.add_argument("source", metavar="RUN|FOLDER|SCRIPT.py", nargs="?", help="what is to be examined")
+    to.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="of the script")
+
+
 def _compare_flags(to: argparse.ArgumentParser) -> None:
     add_places(to, "RUN RUN [DATA]", "run or model folders; folder, CSV or set (default: what both runs reported on)")
     add_output(to, "FILE|FOLDER", "write the comparison as JSON")
@@ -335,6 +342,24 @@ def _cache_flags(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
+def _doctor(_: str, given: Given) -> int:
+    from hubel.jobs import api
+
+    as_json = given.pop("json", False)
+    if given.pop("rules", False):
+        from hubel.jobs.examine import rule_lines, rules
+
+        for line in [] if as_json else rule_lines():
+            print(line)
+        for row in rules() if as_json else []:
+            _say("rule", row, of_record=False)
+        return 0
+    if "source" not in given:
+        raise UsageError("hubel doctor RUN, FOLDER or SCRIPT.py: say what is to be examined; or --rules.")
+    api.examine(given["source"], given.get("arguments", ()), show_as="json" if as_json else "auto")
+    return 0
+
+
 def _report(name: str, given: Given) -> int:
     as_json, page = given.pop("json", False), str(function(name)(**given))
     if as_json:
@@ -363,6 +388,9 @@ VERBS: dict[str, Verb] = {
     "evaluate": _row("measure a trained model on other images", "jobs.api", _evaluate_flags, _evaluate),
     "predict": _row("name what is in images, with confidences", "jobs.api", _predict_flags, _predict),
     "explain": _row("show where an answer comes from, and whether to trust that", "jobs.api", _explain_flags, _explain),
+    "doctor": _row(
+        "what is wrong with a run, a folder of images, or your own training script", "jobs.api", _doctor_flags, _doctor
+    ),
     "rename": _row("give classes of a run other names", "jobs.api", _rename_flags, _rename),
     "compare": _row("is one of two models better on the same images?", "jobs.api", _compare_flags, _compare),
     "report": _row("draw a run's report again, from what its folder holds", "jobs.api", _report_flags, _report),

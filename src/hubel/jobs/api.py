@@ -215,6 +215,26 @@ def data(
     return tuple(findings)
 
 
+def examine(source: Source, arguments: Sequence[str] = (), *, show_as: Show = "auto") -> tuple[Finding, ...]:
+    """Say what is wrong with a training, or with images.
+
+    Args:
+        source: a run folder; or a folder, table or set of images, which is audited; or a Python script that trains a
+            network, which is run, and watched.
+        arguments: of the script.
+
+    Raises:
+        HubelError: there is no such thing.
+    """
+    from hubel.jobs.examine import examining_run, examining_script
+
+    path = Path(source)
+    if path.suffix != ".py" and not (path / "plan.json").exists():
+        return data(source, show_as=show_as)
+    events = examining_script(path, arguments) if path.suffix == ".py" else examining_run(path)
+    return tuple(event for event in show(events, show_as) if isinstance(event, Finding))
+
+
 def _audit(source: str, config: DataConfig, labels: bool) -> Iterator[Event]:
     dataset = yield from audited(source, config)
     if labels:

@@ -1,8 +1,8 @@
-"""The doctor in hubel's own loop: it is told every step and every epoch, and what it finds is an event."""
+"""The doctor in hubel's own loop: it is told every step and every epoch, tests what it suspects, and may heal it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -10,31 +10,43 @@ import torch
 
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.doctor.doctor import Doctor
+from hubel.doctor.fork import BUDGET, STEPS, Verdict, decide, factor_for
 from hubel.doctor.probes import learning_share
 from hubel.doctor.signs import Checkup, Intent
-from hubel.events import EpochEnd, EpochRow, Step
+from hubel.events import EpochEnd, EpochRow, Note, Step
 from hubel.jobs.training import Training
+from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import world_size
+from hubel.learning.engine import Batches
 from hubel.records import Finding
 
 PIXELS, LEAST, MOST = 64 * 64 * 64, 16, 64  # of all probe images together; images
+WORSE = 1.1  # times the validation loss of before, at which a remedy is taken back
+
+Told = Step | EpochEnd | Finding | Note
 
 
-def attended(training: Training, events: Iterator[Step | EpochEnd]) -> Iterator[Step | EpochEnd | Finding]:
-    """Pass a phase's steps and epochs on, and what is wrong with them; weights end the same with and without it.
+def attended(
+    training: Training, batches: Batches, config: TrainConfig, events: Iterator[Step | EpochEnd]
+) -> Iterator[Told]:
+    """Pass a phase's steps and epochs on, and what is wrong with them; unless it heals, weights end as without it.
 
     Under torchrun nobody looks, since a look runs the network and all processes would have to look together; nor at a
     head that is trained alone, on features that are kept.
+
+    Args:
+        batches, config: of the phase, for tests on the batches that come next.
     """
     if world_size() > 1 or training.kept is not None:
         yield from events
         return
-    told, doctor = {finding.code for finding in training.record.findings}, _doctor(training)
-    yield from _new(training, doctor.begin(), told)
+    visit = _Visit(training, batches, config)
+    yield from visit.new(visit.doctor.begin())
     for event in events:
         yield event
         if isinstance(event, Step):
-            found = doctor.taken(
+            visit.last = event
+            found = visit.doctor.taken(
                 loss=event.loss.detach(),
                 accuracy=0.0,
                 lr=event.lr,
@@ -44,9 +56,98 @@ def attended(training: Training, events: Iterator[Step | EpochEnd]) -> Iterator[
                 waited=event.waited,
                 learning=learning_share(training.state.model),
             )
-            yield from _new(training, found, told)
+            yield from visit.new(found)
         elif training.record.history:
-            yield from _new(training, doctor.checked(_checkup(training, event, training.record.history[-1])), told)
+            row = training.record.history[-1]
+            yield from visit.taken_back(row)
+            yield from visit.new(visit.doctor.checked(visit.checkup(event, row)))
+
+
+class _Visit:
+    """The doctor at one phase, and what was said, tested and applied so far."""
+
+    def __init__(self, training: Training, batches: Batches, config: TrainConfig) -> None:
+        self.training, self.batches, self.config = training, batches, config
+        self.doctor = _doctor(training)
+        self.told = {finding.code for finding in training.record.findings}
+        self.last: Step | None = None
+        self.tested = 0
+        self.applied: tuple[float, float] | None = None  # the rate of before, and the validation loss of then
+
+    def new(self, found: Iterable[Finding]) -> Iterator[Finding | Note]:
+        """Test a finding where a fork can decide it, number its step in the whole training, and say it once."""
+        for finding in found:
+            if finding.code in self.told:
+                continue
+            self.told.add(finding.code)
+            verdict = self.verdict(finding)
+            if verdict is not None and not verdict.better:
+                continue
+            whole = replace(finding, step=self.training.record.steps_before + (finding.step or 0))
+            if verdict is not None:
+                whole = _decided(whole, verdict)
+            self.training.record.findings += (whole,)
+            yield whole
+            if verdict is not None and self.config.heal:
+                yield self.healed(whole, verdict)
+
+    def verdict(self, finding: Finding) -> Verdict | None:
+        """Decide a suspicion by a fork; None where none can, or no steps are left for it."""
+        step, factor = self.last, factor_for(finding.code, self.doctor.case.updates())
+        if factor is None or step is None or not np.isfinite(float(step.loss)):
+            return None
+        if self.tested + 2 * STEPS > BUDGET * step.steps:
+            return None
+        self.tested += 2 * STEPS
+        training = self.training
+        return decide(
+            training.state,
+            self.batches,
+            self.config,
+            factor,
+            lr=step.lr,
+            size=training.plan.size,
+            class_weights=training.class_weights,
+        )
+
+    def healed(self, finding: Finding, verdict: Verdict) -> Note:
+        """Apply the remedy that the fork has tried, and say what it gained and cost."""
+        state, history = self.training.state, self.training.record.history
+        self.applied = state.rate, history[-1].val_loss if history else np.inf
+        state.rate *= verdict.factor
+        text = (
+            f"Healed {finding.code.replace('-', ' ')}: from step {finding.step} on the rate is "
+            f"{verdict.factor:.2g} times what was planned (loss after {STEPS} steps {verdict.without:.3f} → "
+            f"{verdict.treated:.3f}; the test took {verdict.steps} steps, {verdict.seconds:.1f} s)."
+        )
+        self.training.record.notes += (text,)
+        return Note(text=text)
+
+    def taken_back(self, row: EpochRow) -> Iterator[Note]:
+        """Take a remedy back that did not help the validation images."""
+        if self.applied is None:
+            return
+        (rate, before), self.applied = self.applied, None
+        if row.val_loss > WORSE * before:
+            self.training.state.rate = rate
+            text = f"The remedy was taken back: validation loss rose from {before:.3f} to {row.val_loss:.3f}."
+            self.training.record.notes += (text,)
+            yield Note(text=text)
+
+    def checkup(self, event: EpochEnd, row: EpochRow) -> Checkup:
+        """What the loop itself measured when the epoch ended."""
+        training = self.training
+        counts = np.bincount(training.dataset.catalog.labels[training.division.val], minlength=len(training.classes))
+        return Checkup(
+            step=event.step,
+            loss=row.val_loss,
+            accuracy=row.val_accuracy,
+            n=int(counts.sum()),
+            train_loss=event.loss,
+            train_accuracy=event.accuracy,
+            recalls=tuple(recall for recall, count in zip(row.recalls, counts, strict=True) if count),
+            shares=tuple((counts[counts > 0] / counts.sum()).tolist()),
+        )
 
 
 def _doctor(training: Training) -> Doctor:
@@ -67,25 +168,10 @@ def _doctor(training: Training) -> Doctor:
     return doctor
 
 
-def _checkup(training: Training, event: EpochEnd, row: EpochRow) -> Checkup:
-    counts = np.bincount(training.dataset.catalog.labels[training.division.val], minlength=len(training.classes))
-    return Checkup(
-        step=event.step,
-        loss=row.val_loss,
-        accuracy=row.val_accuracy,
-        n=int(counts.sum()),
-        train_loss=event.loss,
-        train_accuracy=event.accuracy,
-        recalls=tuple(recall for recall, count in zip(row.recalls, counts, strict=True) if count),
-        shares=tuple((counts[counts > 0] / counts.sum()).tolist()),
+def _decided(finding: Finding, verdict: Verdict) -> Finding:
+    words = (
+        f" A test on the next {STEPS} batches decided it: loss {verdict.without:.3f} as it is, "
+        f"{verdict.treated:.3f} with {verdict.factor:.2g} times the rate."
     )
-
-
-def _new(training: Training, found: Iterator[Finding], told: set[str]) -> Iterator[Finding]:
-    """Number steps as those of the whole training, and say each thing once; the report is told, too."""
-    for finding in found:
-        if finding.code not in told:
-            told.add(finding.code)
-            whole = replace(finding, step=training.record.steps_before + (finding.step or 0))
-            training.record.findings += (whole,)
-            yield whole
+    evidence = {**finding.evidence, "without": verdict.without, "treated": verdict.treated}
+    return replace(finding, message=finding.message + words, known="decided by a fork", evidence=evidence)

@@ -365,8 +365,9 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
             state = None
         size, weights = training.plan.size, training.class_weights
         fitted = training.phases[number].fitted
-        steps = attended(training, fit(training.state, batches, config, size=size, class_weights=weights))
-        for event in fit_head(training) if fitted else steps:
+        steps = fit(training.state, batches, config, size=size, class_weights=weights)
+        events = attended(training, batches, config, steps)
+        for event in fit_head(training) if fitted else events:
             store = False
             if isinstance(event, Step):
                 yield counted_in_all(training, event)
@@ -374,7 +375,7 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
             elif isinstance(event, EpochEnd) and (row := judge(training, event)):
                 _write_results(training, row)
                 yield row
-            elif isinstance(event, (Progress, Finding)):
+            elif isinstance(event, (Progress, Finding, Note)):
                 yield event
             if (store or training.ended) and not training.diverged:
                 writer.store(training)

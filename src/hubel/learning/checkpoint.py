@@ -24,7 +24,7 @@ from hubel.errors import RunError
 from hubel.learning.distributed import gathered, rank, summed
 from hubel.learning.engine import Tally, TrainState
 
-COUNTERS = ("epoch", "position", "step")
+COUNTERS = ("epoch", "position", "step", "rate")
 GENERATORS: tuple[tuple[Callable[[], Any], Callable[[Any], None]], ...] = (
     (torch.get_rng_state, torch.set_rng_state),
     (torch.cuda.get_rng_state_all, torch.cuda.set_rng_state_all),
@@ -56,7 +56,7 @@ class Loop:
     """What of a state is no tensor.
 
     Attributes:
-        epoch, position, step, images, seconds: counters of the state and of its tally. scaler: of float16's gradients.
+        epoch, position, step, rate, images, seconds: of the state and of its tally. scaler: of float16's gradients.
         strides: of the optimizers' tensors, by name.
     """
 
@@ -67,9 +67,10 @@ class Loop:
     seconds: float
     scaler: Scaler | None
     strides: dict[str, tuple[int, ...]]
+    rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.epoch, self.position, self.step, self.images, self.seconds) < 0:
+        if min(self.epoch, self.position, self.step, self.images, self.seconds, self.rate) < 0:
             raise ValueError("a counter is below zero")
 
 
@@ -96,6 +97,7 @@ def captured(state: TrainState, model: nn.Module) -> tuple[dict[str, Tensor], Lo
         epoch=state.epoch,
         position=state.position,
         step=state.step,
+        rate=state.rate,
         images=state.tally.images,
         seconds=state.tally.seconds,
         scaler=Scaler(**state.scaler.state_dict()) if state.scaler.is_enabled() else None,

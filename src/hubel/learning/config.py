@@ -49,6 +49,7 @@ class TrainConfig:
         "last, last2, … and all",
     ] = None
     stage_decay: Annotated[float, "in fine-tuning, the rate of a stage as a share of the next one's"] = 1.0
+    heal: Annotated[bool, "apply what the doctor advises where a test on the next batches shows that it helps"] = False
     patience: Annotated[int | None, "stop after so many epochs without a better validation accuracy"] = None
 
     def __post_init__(self) -> None:

@@ -74,6 +74,7 @@ class TrainState:
         pace: share of the time budget that is used up, set by the caller where the training has fallen behind its plan:
             rate and image size then follow the larger of this and the share of the steps, so that a machine that is
             slower than measured still ends the schedule in time. The loop ends at 1.
+        rate: what the rate of every step is multiplied by, set by the caller that finds it too high or too low.
         tally: of the current epoch. scaler: of float16's gradients.
     """
 
@@ -84,6 +85,7 @@ class TrainState:
     position: int = 0
     step: int = 0
     pace: float = 0.0
+    rate: float = 1.0
     tally: Tally = field(default_factory=Tally)
     scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
 
@@ -127,7 +129,7 @@ def fit(
         began = time.perf_counter()
         while group := tuple(itertools.islice(coming, config.accumulate)):
             waited = time.perf_counter() - began
-            rate = lr * factor(config.schedule, max(state.step / steps, state.pace), config.warmup)
+            rate = state.rate * lr * factor(config.schedule, max(state.step / steps, state.pace), config.warmup)
             loss, grad_norm = _step(state, network, group, config, rate, class_weights)
             state.step, state.position = state.step + 1, state.position + 1
             images = sum(batch.count for batch in group)

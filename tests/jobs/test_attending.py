@@ -1,0 +1,48 @@
+"""The doctor in hubel's own loop: silent where all is well, exact, and able to mend a rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hubel
+from hubel.events import Event, Note
+from hubel.jobs.recipe import Recipe, with_settings
+from hubel.learning.checkpoint import digest
+from hubel.records import Finding
+
+SETTINGS = {"weights": "none", "epochs": 6, "batch_size": 16, "width": 4, "seed": 0}
+
+
+def events(few_digits: Path, output: Path, **changes: Any) -> list[Event]:
+    recipe = with_settings(Recipe(), {**SETTINGS, **changes})
+    return list(hubel.training(str(few_digits), recipe, output=output, report=False))
+
+
+def unattended(_training: object, _batches: object, _config: object, steps: Iterator[Event]) -> Iterator[Event]:
+    yield from steps
+
+
+def test_weights_are_the_same_with_and_without_it_and_nothing_is_said(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = events(few_digits, tmp_path / "with")
+    assert not [event for event in said if isinstance(event, Finding)]
+    monkeypatch.setattr("hubel.jobs.attend.attended", unattended)
+    events(few_digits, tmp_path / "without")
+    first, second = (hubel.load(tmp_path / name).model for name in ("with", "without"))  # type: ignore[union-attr]
+    assert digest(first) == digest(second)
+
+
+def test_a_rate_that_is_far_too_low_is_tested_and_healed(few_digits: Path, tmp_path: Path) -> None:
+    slow = {"lr": 1e-6, "optimizer": "sgd", "schedule": "constant", "epochs": 60}
+    said = events(few_digits, tmp_path / "slow", **slow, heal=True)
+    found = next(event for event in said if isinstance(event, Finding))
+    assert (found.code, found.known) == ("rate-too-low", "decided by a fork")
+    assert found.evidence["treated"] < found.evidence["without"]
+    assert [event for event in said if isinstance(event, Note) and event.text.startswith("Healed rate too low")]
+    assert hubel.Run(tmp_path / "slow").scores.accuracy > 0.9
+    assert "rate-too-low" in [each.code for each in hubel.Run(tmp_path / "slow").findings]
