@@ -33,19 +33,15 @@ def rate_too_low(case: Case) -> Seen | None:
 def rate_too_high(case: Case) -> Seen | None:
     """Steps as large as a tenth of the weights, or a loss that climbs far above its least."""
     losses, known = case.losses(), case.updates()
-    if len(losses) < 10:
+    if len(losses) < 10 or case.ever_learned():
         return None
     low, late = min(losses), [x if math.isfinite(x) else math.inf for x in losses[-10:]]
     climbs = float(np.median(late)) > max(1.5 * low, 1.3 * case.chance)
     start = float(np.median(losses[:3]))
-    jumps = [u for u in known if u > FAST]
     exploded = max((x for x in losses if math.isfinite(x)), default=0.0) > 3 * max(start, case.chance)
-    if (len(jumps) >= 2 and not case.learned()) or (climbs and exploded):
-        largest = max(known, default=0.0)
-        return Seen(
-            words=f"steps change the weights by up to {largest:.0%}, and the loss went from {low:.2f} to {float(np.median(late)):.2f}",
-            strength=0.7,
-        )
+    if sum(u > FAST for u in known[-5:]) >= 2 or (climbs and exploded):
+        words = f"steps change the weights by up to {max(known, default=0.0):.0%}"
+        return Seen(words=f"{words}, and the loss went from {low:.2f} to {float(np.median(late)):.2f}", strength=0.7)
     return None
 
 
@@ -59,21 +55,14 @@ def rate_too_high(case: Case) -> Seen | None:
 )
 def oscillation(case: Case) -> Seen | None:
     """The loss of late steps moves up and down by its own size, and gets nowhere."""
-    if case.now < 2 * SEEN:
+    if case.now < SEEN or not case.ever_learned():
         return None
-    late, before = np.array(case.losses(SEEN)), np.array(case.losses(2 * SEEN)[:SEEN])
-    if not np.isfinite(late).all() or not np.isfinite(before).all():
-        return None
-    swing = float(np.quantile(late, 0.9) - np.quantile(late, 0.1))
-    if (
-        swing > 0.8 * float(np.median(late))
-        and np.median(late) > 0.95 * np.median(before)
-        and np.median(late) > 0.3 * case.chance
-    ):
-        return Seen(
-            words=f"the loss of the last {SEEN} steps swings by {swing:.2f} around {float(np.median(late)):.2f}",
-            strength=0.5,
-        )
+    smooth = np.convolve(case.losses(), np.ones(8) / 8, "valid")
+    smooth = smooth[np.isfinite(smooth)]
+    least = np.minimum.accumulate(smooth)
+    climbs = smooth - least
+    if climbs.max() > 0.4 * case.chance and (smooth > 1.5 * least + 0.2 * case.chance).mean() > 0.2:
+        return Seen(words=f"the loss fell to {least[-1]:.2f} and swings up by {climbs.max():.2f} again", strength=0.6)
     return None
 
 
@@ -127,7 +116,7 @@ def constant_answer(case: Case) -> Seen | None:
 )
 def stuck(case: Case) -> Seen | None:
     """The course's first row: what a look can't explain yet."""
-    if case.now < 4 * SEEN or case.learned():
+    if case.now < 2 * SEEN or case.learned():
         return None
     late = float(np.median(case.losses(SEEN)))
     return Seen(words=f"after {case.now} steps the loss is {late:.2f}, ln K is {case.chance:.2f}", strength=0.3)
@@ -180,18 +169,20 @@ def worse_from_the_start(case: Case) -> Seen | None:
 def underfitting(case: Case) -> Seen | None:
     """A plateau on training images, with hardly a gap to held-out ones."""
     c = case.checkups
-    if len(c) < 4 or not case.learned() or case.now < 4 * SEEN:
+    if len(c) < 3 or not case.looks or not case.ever_learned() or case.now < 2 * SEEN:
         return None
-    late = np.array(case.losses(SEEN)).mean()
-    before = np.array(case.losses(4 * SEEN)[:SEEN]).mean()
-    narrow = min((layer.weight for layer in case.looks[0].layers), default=1.0) if case.looks else 1.0
-    gap = c[-1].train_accuracy - c[-1].accuracy
-    if late > 0.97 * before and gap < 0.05 and c[-1].train_accuracy < 0.8 and narrow >= 0:
-        return Seen(
-            words=f"training accuracy stays at {c[-1].train_accuracy:.0%}, held-out accuracy at {c[-1].accuracy:.0%}",
-            strength=0.4,
-        )
-    return None
+    hidden = [layer for layer in case.looks[0].layers[:-1] if layer.kind != "norm"]
+    narrow = min(hidden, key=lambda layer: layer.width, default=None)
+    if narrow is None or narrow.width > max(0.45 * case.classes, 2) or c[-1].train_accuracy > 0.85:
+        return None
+    if max(c[-1].train_accuracy - c[-1].accuracy, 0) > 0.1:
+        return None
+    return Seen(
+        words=f"training accuracy stays at {c[-1].train_accuracy:.0%}, and {narrow.name} has {narrow.width} filters "
+        f"for {case.classes} classes",
+        strength=0.4,
+        where=(narrow.name,),
+    )
 
 
 @rule("over-regularised", 36, 2, "regularisation outweighs the images", "lower weight decay or dropout")

@@ -165,7 +165,7 @@ def checkup(
     odds, answers = outputs.softmax(1).max(1)
     right = (answers == labels).float()
     first = odds.argsort(descending=True)[: max(len(labels) // 5, 1)]
-    classes = labels.unique().tolist()
+    classes = range(max(outputs.shape[1], 2))
     return Checkup(
         step=step,
         loss=value,
@@ -264,6 +264,8 @@ def _layer(
         calls=len(calls),
         map=calls[0].map,
         weight=1.0 if weight is None else _rms(weight),
+        gain=1.0 if flat is None else _rms(flat) * math.sqrt(flat.shape[1]),
+        width=64 if weight is None else len(weight),
         gradient=None if gradient is None else _rms(gradient),
         update=updates.get(own),
         alike=alike and kind != "norm",
