@@ -145,7 +145,7 @@ class Doctor:
         """Try all rules on what is known; yields findings that are new."""
         began = time.perf_counter()
         self._read()
-        self.findings = diagnose(self.case)
+        self.findings = diagnose(self.case, self._told)
         new = [finding for finding in self.findings if finding.code not in self._told]
         for finding in new:
             self._told[finding.code] = self._count

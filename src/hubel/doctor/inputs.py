@@ -115,7 +115,11 @@ def label_noise(case: Case) -> Seen | None:
     late, losses = case.checkups[-2:], case.losses(60)
     if len(late) < 2 or case.now < 100 or min(c.n for c in late) < LEAST:
         return None
-    if float(np.median(losses[30:])) < 0.9 * float(np.median(losses[:30])) or late[-1].accuracy < 2.5 / case.classes:
+    if (
+        float(np.median(losses[30:])) < 0.9 * float(np.median(losses[:30]))
+        or late[-1].accuracy < 2.5 / case.classes
+        or other_validation(case)
+    ):
         return None
     if all(
         c.accuracy < 0.93 and c.surest < 0.88 and c.surest - c.accuracy < 0.35 * (1 - c.accuracy) + 0.02 for c in late
@@ -162,7 +166,7 @@ def imbalance(case: Case) -> Seen | None:
     total, checkup = sum(case.counts), case.checkups[-1] if case.checkups else None
     if total < 200 or checkup is None or checkup.accuracy < 1.2 / case.classes:
         return None
-    known = [(n / total, r) for n, r in zip(case.counts, checkup.recalls, strict=False) if n and math.isfinite(r)]
+    known = [(n / total, r) for n, r in zip(case.counts, checkup.recalls, strict=False) if math.isfinite(r)]
     rare, usual = ([r for share, r in known if (share < 0.3 / case.classes) == side] for side in (True, False))
     share = min((share for share, _ in known), default=1.0)
     if share > 0.2 / case.classes or not rare or not usual:

@@ -77,7 +77,7 @@ class Look:
             sizes of those that the network doesn't list among its own.
         unsteady: whether the same images get other answers in eval mode.
         trained_before: whether the frozen ones were trained before, by their norms' statistics.
-        decay: the decay's pull on the weights over the gradient's.
+        decay: the decay's pull on the weights over the gradient's. shrink: share of the weights that it takes in a step.
     """
 
     step: int
@@ -101,6 +101,7 @@ class Look:
     unknown: tuple[str, ...] = ()
     unsteady: bool = False
     decay: float = 0.0
+    shrink: float = 0.0
 
     def named(self, kind: str) -> list[Layer]:
         """The layers of a kind, in the order of the pass."""

@@ -136,6 +136,8 @@ class _Eyes:
             marker = _Marker()
             outputs.grad_fn.metadata["hubel"] = marker  # type: ignore[union-attr,index]
             self.graphs.append(weakref.ref(marker))
+            if len(self.graphs) > FORMS:
+                self._count_graphs()
             values = outputs.detach()  # the outputs themselves would keep their graph alive
             outputs.register_hook(lambda gradient: self.back(one, values, gradient))
 
@@ -144,7 +146,8 @@ class _Eyes:
         if one.returned or self.looking:
             return
         one.returned, began = True, time.perf_counter()
-        case, g, labels = self.doctor.case, gradient.detach().float(), _labels(gradient)
+        case, g = self.doctor.case, gradient.detach().float()
+        labels = _labels(outputs, g, len(outputs) * self.doctor.intent.accumulate)
         first = not self.waiting
         if first:
             self.carried = self._carried()
@@ -291,9 +294,18 @@ def _waiting(eyes: _Eyes) -> Iterator[None]:
         DataLoader.__iter__ = original  # type: ignore[method-assign]
 
 
-def _labels(gradient: Tensor) -> Tensor:
-    """The class whose output the loss wants larger."""
-    return gradient.argmin(1) if gradient.shape[1] > 1 else (gradient[:, 0] < 0).long()
+def _labels(outputs: Tensor, gradient: Tensor, passes: int) -> Tensor:
+    """The class whose output the loss wants larger; with smoothed labels, that which probabilities and gradient add up to.
+
+    Args:
+        passes: what cross-entropy's gradient was divided by.
+    """
+    if gradient.shape[1] == 1:
+        return (gradient[:, 0] < 0).long()
+    target = outputs.float().softmax(1) - passes * gradient
+    rest = target.sort(1).values[:, :-1]
+    smoothed = ((rest[:, -1] - rest[:, 0]).max() < 1e-2) & (target.max(1).values.min() > 0.3)
+    return torch.where(smoothed, target.argmax(1), gradient.argmin(1))
 
 
 def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tensor]:
