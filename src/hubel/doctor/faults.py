@@ -265,7 +265,7 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.3, 0.6, 1.0))),
     ),
     "oscillation": (
-        lambda x, s: replace(x, optimizer=sgd(pick(s, 0.03, 0.02, 0.04), momentum=pick(s, 0.98, 0.99, 0.99))),
+        lambda x, s: replace(x, optimizer=sgd(pick(s, 0.05, 0.04, 0.06), momentum=pick(s, 0.98, 0.99, 0.99))),
         lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.02, 0.02, 0.04), betas=(0.99, 0.99))),
     ),
     "schedule": (
@@ -336,9 +336,12 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, quiet=False, keeps=True, evaluates=True, every=pick(s, 40, 20, 10)),
     ),
     "worse-from-the-start": (
-        lambda x, s: replace(p.kept(x, pick(s, 120, 90, 60)), every=12, steps=60, batch=20),
+        lambda x, s: replace(p.hard(p.kept(x, pick(s, 120, 90, 60)), 0.8), every=12, steps=60, batch=20),
         lambda x, s: replace(
-            p.kept(x, pick(s, 150, 100, 80)), every=12, steps=60, optimizer=lambda q: torch.optim.AdamW(q, 3e-3)
+            p.hard(p.kept(x, pick(s, 150, 100, 80)), 0.8),
+            every=12,
+            steps=60,
+            optimizer=lambda q: torch.optim.AdamW(q, 3e-3),
         ),
     ),
     "evaluation-with-gradients": (

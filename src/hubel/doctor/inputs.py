@@ -117,12 +117,12 @@ def label_noise(case: Case) -> Seen | None:
         return None
     if (
         float(np.median(losses[30:])) < 0.9 * float(np.median(losses[:30]))
-        or late[-1].accuracy < 2.5 / case.classes
+        or late[-1].accuracy < max(2.5 / case.classes, 0.35)
         or other_validation(case)
     ):
         return None
     if all(
-        c.accuracy < 0.93 and c.surest < 0.88 and c.surest - c.accuracy < 0.35 * (1 - c.accuracy) + 0.02 for c in late
+        c.accuracy < 0.9 and c.surest < 0.88 and c.surest - c.accuracy < 0.25 * (1 - c.accuracy) + 0.02 for c in late
     ):
         c = late[-1]
         return Seen(

@@ -58,11 +58,12 @@ def oscillation(case: Case) -> Seen | None:
     """The loss of late steps moves up and down by its own size, and gets nowhere."""
     if case.now < SEEN or not case.ever_learned():
         return None
-    smooth = np.convolve(case.losses(), np.ones(8) / 8, "valid")
+    width = int(np.clip(256 / max(case.steps[-1].images, 1), 8, 64))  # batches that make a steady mean
+    smooth = np.convolve(case.losses(), np.ones(width) / width, "valid")
     smooth = smooth[np.isfinite(smooth)]
     least = np.minimum.accumulate(smooth)
     climbs = smooth - least
-    if climbs.max() > 0.4 * case.chance and (smooth > 1.5 * least + 0.2 * case.chance).mean() > 0.2:
+    if climbs.max() > 0.25 * case.chance and (smooth > 1.25 * least + 0.1 * case.chance).mean() > 0.15:
         return Seen(words=f"the loss fell to {least[-1]:.2f} and swings up by {climbs.max():.2f} again", strength=0.6)
     return None
 
@@ -107,7 +108,7 @@ def constant_answer(case: Case) -> Seen | None:
             words = f"from the start, {look.favourite:.0%} of the answers are the same class, at a loss of {look.train_loss:.1f}"
             return Seen(words=words, strength=0.9)
     look = case.looks[-1] if case.looks else None
-    if look is None or look.step < SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
+    if look is None or look.step < 2 * SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
         return None
     if look.eval_loss < 0.9 * case.chance:
         return None
@@ -117,7 +118,7 @@ def constant_answer(case: Case) -> Seen | None:
 @rule(
     "stuck",
     0,
-    3,
+    5,
     "the training loss stays at that of chance",
     "check the learning rate, try another block, verify labels",
     known="suspected",
@@ -126,7 +127,9 @@ def stuck(case: Case) -> Seen | None:
     """The course's first row: what a look can't explain yet."""
     if case.now < 2 * SEEN or case.learned():
         return None
-    late = float(np.median(case.losses(SEEN)))
+    late, early = float(np.median(case.losses(30))), float(np.median(case.losses()[:10]))
+    if late < 0.95 * min(early, case.chance):
+        return None
     return Seen(words=f"after {case.now} steps the loss is {late:.2f}, ln K is {case.chance:.2f}", strength=0.3)
 
 
@@ -200,7 +203,7 @@ def over_regularised(case: Case) -> Seen | None:
     if look is None or case.now < 20:
         return None
     poor = look.eval_loss > 0.3 * case.chance
-    if look.shrink > SHRINKING and poor:
+    if look.shrink > SHRINKING and look.shrink > 0.3 * float(np.median(case.updates()[-5:] or [0.0])) and poor:
         return Seen(words=f"weight decay takes {look.shrink:.1%} of the weights in each step", strength=0.9)
     if look.decay > 1 and len([1 for each in case.looks if each.decay > 1]) >= 2 and poor and case.ever_learned():
         return Seen(
