@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hubel.doctor import inputs, learning, loop, network
 from hubel.doctor.rules import RULES, Rule, Seen
@@ -12,9 +12,16 @@ from hubel.records import Finding
 FAMILIES = (inputs, network, loop, learning)  # which hold the rules; they register themselves
 
 
-def diagnose(case: Case) -> list[Finding]:
-    """Return what is wrong, the likeliest cause first."""
-    return [_finding(rule, seen, case) for rule, seen in sorted(_all(case), key=_first)]
+def diagnose(case: Case, told: Mapping[str, int] | None = None) -> list[Finding]:
+    """Return what is wrong, the likeliest cause first: of the same depth, what was seen first.
+
+    Args:
+        told: the step at which a code was seen first.
+    """
+    found = sorted(
+        _all(case), key=lambda one: (one[0].depth, (told or {}).get(one[0].code, case.now), -one[1].strength)
+    )
+    return [_finding(rule, seen, case) for rule, seen in found]
 
 
 def _all(case: Case) -> Iterator[tuple[Rule, Seen]]:
@@ -22,10 +29,6 @@ def _all(case: Case) -> Iterator[tuple[Rule, Seen]]:
         seen = each.test(case)
         if seen is not None:
             yield each, seen
-
-
-def _first(found: tuple[Rule, Seen]) -> tuple[int, float]:
-    return found[0].depth, -found[1].strength
 
 
 def _finding(rule: Rule, seen: Seen, case: Case) -> Finding:

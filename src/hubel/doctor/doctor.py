@@ -17,8 +17,8 @@ from hubel.records import Finding
 
 FIRST, THEN = (0, 1, 2, 5, 10, 20, 50, 100), 200  # steps after which it looks inside
 MEASURED = 20  # every so many steps, updates are measured and rules are tried
-PROBES, HELD_OUT = 64, 512  # images
-GRACE = 0.5  # seconds that looking may take beyond its share
+PROBES, HELD_OUT = 64, 256  # images
+GRACE = 1.0  # seconds that looking may take beyond its share
 SHARE = 0.02  # of the training's time
 
 
@@ -120,13 +120,15 @@ class Doctor:
 
     def check(self) -> Iterator[Finding]:
         """Answer for held-out images, and for as many that were trained on; yields what is new."""
-        if self.held_out is None or not self._trained:
+        if self.held_out is None or not self._trained or not (len(self.case.checkups) < 4 or self._may_look()):
             return
         began = time.perf_counter()
         images, labels = (torch.cat(parts) for parts in zip(*self._trained, strict=True))
         found = checkup(self.model, self.held_out, (images, labels), step=self._count, loss=self.loss)
-        self.case.checkups.append(found)
         self.spent += time.perf_counter() - began
+        if not _finite(found.loss):
+            return
+        self.case.checkups.append(found)
         yield from self.judge()
 
     def checked(self, found: Checkup) -> Iterator[Finding]:
@@ -143,7 +145,7 @@ class Doctor:
         """Try all rules on what is known; yields findings that are new."""
         began = time.perf_counter()
         self._read()
-        self.findings = diagnose(self.case)
+        self.findings = diagnose(self.case, self._told)
         new = [finding for finding in self.findings if finding.code not in self._told]
         for finding in new:
             self._told[finding.code] = self._count

@@ -132,9 +132,10 @@ def _dropping(model: nn.Module, s: int) -> None:
     p.put(model, last, nn.Sequential(p.Between(lambda x: F.dropout(x, drop)), last))
 
 
-def _lead(lesson: Lesson, share: float) -> Lesson:
-    """Most images of classes 0 and 1."""
-    return p.rare(lesson, [1.0, 1.0] + [share] * (p.size(lesson)[1] - 2))
+def _unpaired(lesson: Lesson, s: int, order: Callable[[torch.Tensor], torch.Tensor]) -> Lesson:
+    """Few enough that they can be learned by heart in time."""
+    few = p.one_shot(lesson, s, noise=0.0)
+    return p.labelled(few, order(few.train[1]))
 
 
 def _warm(optimizer: torch.optim.Optimizer, s: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -224,8 +225,10 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, parameters=lambda m: _filtered(m, s)) if s else changed(x, lambda m: p.listed(m, 1)),
     ),
     "labels-unpaired": (
-        lambda x, s: p.labelled(p.one_shot(x, 0), p.one_shot(x, 0).train[1].flip(0)),
-        lambda x, s: p.labelled(p.kept(x, 120), x.train[1][:120].roll(s + 1)),
+        lambda x, s: _unpaired(
+            x, s, lambda y: y[torch.randperm(len(y), generator=torch.Generator().manual_seed(x.seed))]
+        ),
+        lambda x, s: _unpaired(x, s, lambda y: y.roll(s + 1)),
     ),
     "label-noise": (
         lambda x, s: p.mislabelled(x, pick(s, 0.2, 0.3, 0.5), p.noisy),
@@ -262,8 +265,8 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.3, 0.6, 1.0))),
     ),
     "oscillation": (
-        lambda x, s: replace(x, optimizer=sgd(pick(s, 0.1, 0.1, 0.2), momentum=pick(s, 0.98, 0.99, 0.99))),
-        lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.05, 0.05, 0.1), betas=(0.99, 0.99))),
+        lambda x, s: replace(x, optimizer=sgd(pick(s, 0.05, 0.04, 0.06), momentum=pick(s, 0.98, 0.99, 0.99))),
+        lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.02, 0.02, 0.04), betas=(0.99, 0.99))),
     ),
     "schedule": (
         lambda x, s: replace(x, schedule=p.milestone(pick(s, 20, 10, 5), 0.1)),
@@ -306,8 +309,8 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
     "constant-answer": (lambda x, s: changed(x, lambda m: _head_biased(m, s)), _weighted),
     "overfitting": (p.one_shot, lambda x, s: p.one_shot(x, s, repeats=20)),
     "underfitting": (
-        lambda x, s: built(x, p.narrow, width=pick(s, 3, 2, 1)),
-        lambda x, s: built(x, p.narrow, width=pick(s, 4, 3, 2), stride=pick(s, 4, 4, 8)),
+        lambda x, s: replace(built(x, p.narrow, width=pick(s, 3, 2, 1)), steps=240),
+        lambda x, s: replace(built(x, p.narrow, width=pick(s, 4, 3, 2), stride=pick(s, 4, 4, 8)), steps=240),
     ),
     "over-regularised": (
         lambda x, s: replace(x, optimizer=sgd(0.02, decay=pick(s, 0.5, 1.0, 2.0))),
@@ -333,9 +336,12 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, quiet=False, keeps=True, evaluates=True, every=pick(s, 40, 20, 10)),
     ),
     "worse-from-the-start": (
-        lambda x, s: replace(p.kept(x, pick(s, 120, 90, 60)), every=15, steps=150, batch=20),
+        lambda x, s: replace(p.hard(p.kept(x, pick(s, 120, 90, 60)), 0.8), every=12, steps=60, batch=20),
         lambda x, s: replace(
-            p.kept(x, pick(s, 150, 100, 80)), every=15, steps=150, optimizer=lambda q: torch.optim.AdamW(q, 3e-3)
+            p.hard(p.kept(x, pick(s, 150, 100, 80)), 0.8),
+            every=12,
+            steps=60,
+            optimizer=lambda q: torch.optim.AdamW(q, 3e-3),
         ),
     ),
     "evaluation-with-gradients": (

@@ -89,16 +89,18 @@ def other_validation(case: Case) -> Seen | None:
 )
 def labels_unpaired(case: Case) -> Seen | None:
     """What is learned by heart helps no held-out image."""
-    for c in case.checkups:
+    late = [c for c in case.checkups if c.n >= 50][-2:]
+    if len(late) < 2 or other_validation(case):
+        return None
+    for c in late:
         chance = max(max(c.shares, default=0.0), 1 / case.classes)
         bound = chance + 2.6 * math.sqrt(chance * (1 - chance) / c.n)
-        learned = c.train_accuracy > bound + 0.15 and c.train_loss < 0.9 * case.chance < c.loss
-        if c.n >= 50 and c.accuracy < bound and learned and not other_validation(case):
-            return Seen(
-                words=f"training images are right in {c.train_accuracy:.0%}, held-out ones in {c.accuracy:.0%} (chance)",
-                strength=0.7,
-            )
-    return None
+        if c.accuracy > bound or c.train_accuracy < bound + 0.15 or not c.train_loss < 0.9 * case.chance < c.loss:
+            return None
+    return Seen(
+        words=f"training images are right in {c.train_accuracy:.0%}, held-out ones in {c.accuracy:.0%} (chance)",
+        strength=0.7,
+    )
 
 
 @rule(
@@ -110,10 +112,19 @@ def labels_unpaired(case: Case) -> Seen | None:
 )
 def label_noise(case: Case) -> Seen | None:
     """Hard images are answered with doubt; wrong labels contradict the surest answers, too."""
-    c = max(case.checkups, key=lambda each: each.accuracy, default=None)
-    if c is None or c.n < LEAST or c.accuracy < 2.5 / case.classes or c.accuracy > 0.93:
+    late, losses = case.checkups[-2:], case.losses(60)
+    if len(late) < 2 or case.now < 100 or min(c.n for c in late) < LEAST:
         return None
-    if c.surest < 0.9 and c.surest - c.accuracy < 0.4 * (1 - c.accuracy) + 0.02:
+    if (
+        float(np.median(losses[30:])) < 0.9 * float(np.median(losses[:30]))
+        or late[-1].accuracy < max(2.5 / case.classes, 0.35)
+        or other_validation(case)
+    ):
+        return None
+    if all(
+        c.accuracy < 0.9 and c.surest < 0.88 and c.surest - c.accuracy < 0.25 * (1 - c.accuracy) + 0.02 for c in late
+    ):
+        c = late[-1]
         return Seen(
             words=f"even the surest fifth of the held-out answers is right in {c.surest:.0%} only (all: {c.accuracy:.0%})",
             strength=0.5,
@@ -153,15 +164,17 @@ def leak(case: Case) -> Seen | None:
 def imbalance(case: Case) -> Seen | None:
     """Few images alone do no harm: the rarest class has to be recognised worse, too."""
     total, checkup = sum(case.counts), case.checkups[-1] if case.checkups else None
-    if total < 200 or checkup is None or len(checkup.recalls) < 2:
+    if total < 200 or checkup is None or checkup.accuracy < 1.2 / case.classes:
         return None
-    share = min(count for count in case.counts if count) / total
-    gap = max(checkup.recalls) - min(checkup.recalls)
-    if share < 0.2 / case.classes and gap > 0.3 and checkup.accuracy > 1.2 / case.classes:
-        return Seen(
-            words=f"the rarest class has {share:.1%} of the images, and recalls are {gap * 100:.0f} points apart"
-        )
-    return None
+    known = [(n / total, r) for n, r in zip(case.counts, checkup.recalls, strict=False) if math.isfinite(r)]
+    rare, usual = ([r for share, r in known if (share < 0.3 / case.classes) == side] for side in (True, False))
+    share = min((share for share, _ in known), default=1.0)
+    if share > 0.2 / case.classes or not rare or not usual:
+        return None
+    gap = float(np.mean(usual) - np.mean(rare))
+    if gap < 0.3:
+        return None
+    return Seen(words=f"the rarest class has {share:.1%} of the images, and recalls are {gap * 100:.0f} points apart")
 
 
 @rule("unshuffled", 14, 0, "batches are not shuffled", "shuffle the training images (DataLoader(..., shuffle=True))")

@@ -10,6 +10,7 @@ from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case
 
 SLOW, FAST = 1e-5, 0.1  # shares of the weights that a step changes
+SHRINKING = 5e-3  # share of the weights that decay takes in a step, momentum counted in
 SEEN = 50  # steps after which the course of a training can be judged
 
 
@@ -33,19 +34,15 @@ def rate_too_low(case: Case) -> Seen | None:
 def rate_too_high(case: Case) -> Seen | None:
     """Steps as large as a tenth of the weights, or a loss that climbs far above its least."""
     losses, known = case.losses(), case.updates()
-    if len(losses) < 10:
+    if len(losses) < 10 or case.ever_learned() or over_regularised(case):
         return None
     low, late = min(losses), [x if math.isfinite(x) else math.inf for x in losses[-10:]]
     climbs = float(np.median(late)) > max(1.5 * low, 1.3 * case.chance)
     start = float(np.median(losses[:3]))
-    jumps = [u for u in known if u > FAST]
     exploded = max((x for x in losses if math.isfinite(x)), default=0.0) > 3 * max(start, case.chance)
-    if (len(jumps) >= 2 and not case.learned()) or (climbs and exploded):
-        largest = max(known, default=0.0)
-        return Seen(
-            words=f"steps change the weights by up to {largest:.0%}, and the loss went from {low:.2f} to {float(np.median(late)):.2f}",
-            strength=0.7,
-        )
+    if sum(u > FAST for u in known[-5:]) >= 2 or (climbs and exploded):
+        words = f"steps change the weights by up to {max(known, default=0.0):.0%}"
+        return Seen(words=f"{words}, and the loss went from {low:.2f} to {float(np.median(late)):.2f}", strength=0.7)
     return None
 
 
@@ -59,44 +56,33 @@ def rate_too_high(case: Case) -> Seen | None:
 )
 def oscillation(case: Case) -> Seen | None:
     """The loss of late steps moves up and down by its own size, and gets nowhere."""
-    if case.now < 2 * SEEN:
+    if case.now < SEEN or not case.ever_learned():
         return None
-    late, before = np.array(case.losses(SEEN)), np.array(case.losses(2 * SEEN)[:SEEN])
-    if not np.isfinite(late).all() or not np.isfinite(before).all():
-        return None
-    swing = float(np.quantile(late, 0.9) - np.quantile(late, 0.1))
-    if (
-        swing > 0.8 * float(np.median(late))
-        and np.median(late) > 0.95 * np.median(before)
-        and np.median(late) > 0.3 * case.chance
-    ):
-        return Seen(
-            words=f"the loss of the last {SEEN} steps swings by {swing:.2f} around {float(np.median(late)):.2f}",
-            strength=0.5,
-        )
+    width = int(np.clip(256 / max(case.steps[-1].images, 1), 8, 64))  # batches that make a steady mean
+    smooth = np.convolve(case.losses(), np.ones(width) / width, "valid")
+    smooth = smooth[np.isfinite(smooth)]
+    least = np.minimum.accumulate(smooth)
+    climbs = smooth - least
+    if climbs.max() > 0.25 * case.chance and (smooth > 1.25 * least + 0.1 * case.chance).mean() > 0.15:
+        return Seen(words=f"the loss fell to {least[-1]:.2f} and swings up by {climbs.max():.2f} again", strength=0.6)
     return None
 
 
 @rule("exploding", 29, 3, "gradients explode", "clip them, warm the rate up, normalise layers", known="measured")
 def exploding(case: Case) -> Seen | None:
     """Far above what is usual for this run; or growing by orders of magnitude from the last layer to the first."""
-    norms = [step.norm for step in case.steps if step.norm is not None]
     for look in case.looks[:2]:
         known = [layer.gradient for layer in look.layers if layer.kind != "norm" and layer.gradient is not None]
-        if known and (
-            not math.isfinite(max(known)) or (len(known) > 4 and known[0] > 1e3 * known[-1] and known[0] > 1)
-        ):
-            return Seen(
-                words=f"the gradient grows from {known[-1]:.1e} in the last layer to {known[0]:.1e} in the first",
-                strength=0.8,
-            )
-    if len(norms) < 8:
-        return None
-    usual = float(np.median(norms))
-    peaks = [norm for norm in norms if not math.isfinite(norm) or norm > 30 * usual]
-    if not peaks or case.learned():
-        return None
-    return Seen(words=f"gradients reach {max(peaks):.1e}, usual are {usual:.1e}", strength=0.6)
+        grown = len(known) > 4 and known[0] > 1e3 * known[-1] and known[0] > 1
+        if grown or (known and not math.isfinite(max(known)) and not case.broken.startswith("image")):
+            words = f"the gradient grows from {known[-1]:.1e} in the last layer to {known[0]:.1e} in the first"
+            return Seen(words=words, strength=0.8)
+    norms = np.array([step.norm for step in case.steps if step.norm is not None and math.isfinite(step.norm)])
+    for n in range(8, len(norms)):
+        usual = float(np.median(norms[:n]))
+        if norms[n] > 30 * max(usual, 0.1) and not case.learned():
+            return Seen(words=f"gradients reach {norms[n]:.1e}, usual were {usual:.1e}", strength=0.6)
+    return None
 
 
 @rule(
@@ -109,8 +95,20 @@ def exploding(case: Case) -> Seen | None:
 )
 def constant_answer(case: Case) -> Seen | None:
     """While labels differ, and after steps enough."""
+    look = case.looks[0] if case.looks else None
+    if (
+        look
+        and look.favourite > 0.95
+        and look.train_loss > 3 * case.chance
+        and look.inputs.size < 10
+        and look.outputs > 2
+    ):
+        gains = [layer.gain for layer in look.layers if layer.kind != "norm"]
+        if max(gains) < 3:  # weights are as usual: a bias, then
+            words = f"from the start, {look.favourite:.0%} of the answers are the same class, at a loss of {look.train_loss:.1f}"
+            return Seen(words=words, strength=0.9)
     look = case.looks[-1] if case.looks else None
-    if look is None or look.step < SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
+    if look is None or look.step < 2 * SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
         return None
     if look.eval_loss < 0.9 * case.chance:
         return None
@@ -120,16 +118,18 @@ def constant_answer(case: Case) -> Seen | None:
 @rule(
     "stuck",
     0,
-    3,
+    5,
     "the training loss stays at that of chance",
     "check the learning rate, try another block, verify labels",
     known="suspected",
 )
 def stuck(case: Case) -> Seen | None:
     """The course's first row: what a look can't explain yet."""
-    if case.now < 4 * SEEN or case.learned():
+    if case.now < 2 * SEEN or case.learned():
         return None
-    late = float(np.median(case.losses(SEEN)))
+    late, early = float(np.median(case.losses(30))), float(np.median(case.losses()[:10]))
+    if late < 0.95 * min(early, case.chance):
+        return None
     return Seen(words=f"after {case.now} steps the loss is {late:.2f}, ln K is {case.chance:.2f}", strength=0.3)
 
 
@@ -164,11 +164,11 @@ def overfitting(case: Case) -> Seen | None:
 )
 def worse_from_the_start(case: Case) -> Seen | None:
     """A gap at the first evaluations in which anything was learned."""
-    known = [c for c in case.checkups if c.train_accuracy > 1.5 / case.classes][:3]
-    if len(known) < 2 or min(c.n for c in known) < 40:
+    known = [c for c in case.checkups if c.train_accuracy > 1.5 / case.classes][:4]
+    if len(known) < 2 or min(c.n for c in known) < 40 or known[-1].train_accuracy < 0.5:
         return None
     gaps = [c.train_accuracy - c.accuracy for c in known]
-    if min(gaps) < 0.25 or known[-1].loss < known[0].loss:
+    if min(gaps) < 0.08 or sum(gaps[-2:]) < 0.4:
         return None
     return Seen(
         words=f"training images are right in {known[-1].train_accuracy:.0%}, held-out ones in {known[-1].accuracy:.0%}",
@@ -180,18 +180,20 @@ def worse_from_the_start(case: Case) -> Seen | None:
 def underfitting(case: Case) -> Seen | None:
     """A plateau on training images, with hardly a gap to held-out ones."""
     c = case.checkups
-    if len(c) < 4 or not case.learned() or case.now < 4 * SEEN:
+    if len(c) < 3 or not case.looks or case.now < 2 * SEEN or c[-1].train_accuracy < 1.5 / case.classes:
         return None
-    late = np.array(case.losses(SEEN)).mean()
-    before = np.array(case.losses(4 * SEEN)[:SEEN]).mean()
-    narrow = min((layer.weight for layer in case.looks[0].layers), default=1.0) if case.looks else 1.0
-    gap = c[-1].train_accuracy - c[-1].accuracy
-    if late > 0.97 * before and gap < 0.05 and c[-1].train_accuracy < 0.8 and narrow >= 0:
-        return Seen(
-            words=f"training accuracy stays at {c[-1].train_accuracy:.0%}, held-out accuracy at {c[-1].accuracy:.0%}",
-            strength=0.4,
-        )
-    return None
+    hidden = [layer for layer in case.looks[0].layers[:-1] if layer.kind != "norm"]
+    narrow = min(hidden, key=lambda layer: layer.width, default=None)
+    if narrow is None or narrow.width > max(0.45 * case.classes, 2) or c[-1].train_accuracy > 0.85:
+        return None
+    if max(c[-1].train_accuracy - c[-1].accuracy, 0) > 0.1:
+        return None
+    return Seen(
+        words=f"training accuracy stays at {c[-1].train_accuracy:.0%}, and {narrow.name} has {narrow.width} filters "
+        f"for {case.classes} classes",
+        strength=0.4,
+        where=(narrow.name,),
+    )
 
 
 @rule("over-regularised", 36, 2, "regularisation outweighs the images", "lower weight decay or dropout")
@@ -200,7 +202,10 @@ def over_regularised(case: Case) -> Seen | None:
     look = case.looks[-1] if case.looks else None
     if look is None or case.now < 20:
         return None
-    if look.decay > 1 and len([1 for each in case.looks if each.decay > 1]) >= 2 and look.eval_loss > 0.3 * case.chance:
+    poor = look.eval_loss > 0.3 * case.chance
+    if look.shrink > SHRINKING and look.shrink > 0.3 * float(np.median(case.updates()[-5:] or [0.0])) and poor:
+        return Seen(words=f"weight decay takes {look.shrink:.1%} of the weights in each step", strength=0.9)
+    if look.decay > 1 and len([1 for each in case.looks if each.decay > 1]) >= 2 and poor and case.ever_learned():
         return Seen(
             words=f"weight decay pulls {look.decay:.1f} times as much as the gradient",
             strength=min(look.decay / 10, 0.8),

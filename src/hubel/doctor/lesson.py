@@ -149,7 +149,7 @@ def _evaluate(lesson: Lesson, model: nn.Module, held_out: tuple[Tensor, Tensor])
     if lesson.evaluates:
         model.eval()
     with torch.set_grad_enabled(not lesson.quiet):
-        for images, labels in zip(held_out[0].split(32), held_out[1].split(32), strict=True):
+        for images, labels in zip(held_out[0].split(16), held_out[1].split(16), strict=True):
             outputs = model(images)
             right += int((outputs.argmax(1) == labels).sum())
             loss = lesson.loss(outputs, labels)

@@ -42,7 +42,7 @@ def no_step(case: Case) -> Seen | None:
     if case.idle >= max(IDLE, 2 * case.intent.accumulate):
         return Seen(words=f"{case.idle} backward passes without a step", strength=1.0)
     known, rates = case.updates(), [step.lr for step in case.steps]
-    if len(known) >= EARLY and max(known[-EARLY:]) == 0 and max(rates[-EARLY:]) > 0:
+    if len(known) >= EARLY and max(known) == 0 and max(rates[-EARLY:]) > 0:
         return Seen(words=f"{len(known)} steps changed no weight", strength=1.0)
     return None
 

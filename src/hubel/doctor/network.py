@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case, Look
 
 DEAD, SATURATED = 0.5, 0.5
-STALE = 100  # steps after which running statistics have had their time
+STALE = 40  # steps after which running statistics have had their time
 
 
 @rule("softmax-twice", 5, 0, "the network ends in a softmax, and cross-entropy takes another one", "return logits")
@@ -62,13 +64,13 @@ def bad_head_start(case: Case) -> Seen | None:
     if look is None or look.outputs < 2 or look.inputs.size > 10 or not _paired(case):
         return None
     ratio = look.train_loss / case.chance
-    linear = look.named("linear") or look.named("conv")
-    if ratio < 4 or not linear:
+    layers = [layer for layer in look.layers if layer.kind != "norm"]
+    if ratio < 2.5 or len(layers) < 2 or layers[-1].gain < 3 * float(np.median([layer.gain for layer in layers[:-1]])):
         return None
     return Seen(
         words=f"the first loss is {look.train_loss:.1f}, ln K is {case.chance:.2f}",
         strength=min(ratio / 20, 0.9),
-        where=(linear[-1].name,),
+        where=(layers[-1].name,),
     )
 
 
@@ -191,17 +193,15 @@ def tiny_batches(case: Case) -> Seen | None:
 )
 def stale_statistics(case: Case) -> Seen | None:
     """The same images cost far more in eval mode than in train mode."""
-    if len(case.looks) < 2 or case.now < STALE:
+    late = [c for c in case.checkups if c.step >= STALE][-2:]
+    norms = [layer for layer in case.looks[-1].named("norm") if layer.momentum is not None] if case.looks else []
+    if len(late) < 2 or not norms:
         return None
-    late = [look for look in case.looks[-2:] if look.step >= STALE / 2]
-    norms = [layer for layer in case.looks[-1].named("norm") if layer.momentum is not None]
-    if len(late) < 2 or not norms or any(look.dropout > 0.6 for look in late):
-        return None
-    if all(look.eval_loss > 1.5 * look.train_loss + 0.25 * case.chance for look in late):
-        look = late[-1]
+    usual = [float(np.median(case.losses()[max(c.step - STALE, 0) : c.step])) for c in late]
+    if all(c.train_loss > 1.5 * level + 0.25 * case.chance for c, level in zip(late, usual, strict=True)):
         return Seen(
-            words=f"the same images cost {look.eval_loss:.2f} in eval mode and {look.train_loss:.2f} in train mode",
-            strength=0.6,
+            words=f"training images cost {late[-1].train_loss:.2f} in eval mode and {usual[-1]:.2f} in train mode",
+            strength=0.9,
         )
     return None
 
@@ -215,8 +215,13 @@ def stale_statistics(case: Case) -> Seen | None:
 )
 def dead_channels(case: Case) -> Seen | None:
     """Zero on every image, not just on most: sparse outputs are healthy."""
-    look = case.looks[-1] if case.looks else None
-    dead = [layer for layer in look.layers[1:] if layer.dead > DEAD] if look else []
+    dead = [layer for layer in case.looks[-1].layers[1:] if layer.dead > DEAD] if case.looks else []
+    before = (
+        {layer.name for layer in (case.looks[-2] if len(case.looks) > 1 else case.looks[0]).layers if layer.dead > DEAD}
+        if dead
+        else set()
+    )
+    dead = [layer for layer in dead if layer.name in before]
     if not dead:
         return None
     worst = max(dead, key=lambda layer: layer.dead)

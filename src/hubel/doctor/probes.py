@@ -93,7 +93,8 @@ def look(
             module.training = module.training or isinstance(module, (*RUNNING, *DROPOUTS))
         model.train()
         with watch(model, after, owners):
-            outputs = outputs_of(model(images))
+            given = images.detach().requires_grad_(images.is_floating_point())  # so that the graph begins there
+            outputs = outputs_of(model(given))
         value = (loss or default_loss(outputs))(outputs, labels)
         wanted = {name: p for name, p in named.items() if p.requires_grad}
         gradients: dict[str, Tensor | None] = dict.fromkeys(wanted)
@@ -141,6 +142,7 @@ def look(
             if i not in learned and all(p is not q for q in named.values())
         ),
         unsteady=bool((again - answers).abs().max() > 1e-2 * answers.std()),
+        shrink=_shrink(optimizers),
         decay=_decay(optimizers, {id(p): gradients[n] for n, p in wanted.items()}),
     )
 
@@ -165,7 +167,7 @@ def checkup(
     odds, answers = outputs.softmax(1).max(1)
     right = (answers == labels).float()
     first = odds.argsort(descending=True)[: max(len(labels) // 5, 1)]
-    classes = labels.unique().tolist()
+    classes = range(max(outputs.shape[1], 2))
     return Checkup(
         step=step,
         loss=value,
@@ -264,6 +266,8 @@ def _layer(
         calls=len(calls),
         map=calls[0].map,
         weight=1.0 if weight is None else _rms(weight),
+        gain=1.0 if flat is None else _rms(flat) * math.sqrt(flat.shape[1]),
+        width=64 if weight is None else len(weight),
         gradient=None if gradient is None else _rms(gradient),
         update=updates.get(own),
         alike=alike and kind != "norm",
@@ -343,6 +347,19 @@ def _decay(optimizers: Sequence[torch.optim.Optimizer], gradients: Mapping[int, 
                     pull += (group.get("weight_decay", 0.0) * float(p.detach().norm())) ** 2
                     push += float(g.norm()) ** 2
     return math.sqrt(pull / push) if push > 0 else 0.0
+
+
+def _shrink(optimizers: Sequence[torch.optim.Optimizer]) -> float:
+    """Of the weights, in a step, where decay isn't divided by the gradient's size as in Adam."""
+    found = [0.0]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            plain = "betas" not in group or group.get(
+                "decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)
+            )
+            rate = float(group["lr"]) / (1 - min(group.get("momentum", 0.0), 0.999))
+            found.append(rate * group.get("weight_decay", 0.0) if plain else 0.0)
+    return max(found)
 
 
 def _correlation(x: Tensor, apart: int) -> float:

@@ -40,7 +40,7 @@ class Layer:
 
     Attributes:
         kind: ``conv``, ``linear`` or ``norm``. calls: how often one pass runs it. map: output height and width.
-        weight, gradient: root mean square; update: of the last step, as a share of the weights; None: not known.
+        weight, gradient: root mean square; gain: of the weights, times the root of what a filter sums up; width: filters; update: of the last step, as a share of the weights; None: not known.
         alike: whether all filters are the same. dead: share of input channels that are zero on every image.
         saturated: share of input values at a sigmoid's or a tanh's ends. apart: how far the inputs of several calls
             are apart, in standard deviations. momentum: of a norm's running statistics. finite: whether outputs are.
@@ -51,6 +51,8 @@ class Layer:
     calls: int = 1
     map: tuple[int, int] = (1, 1)
     weight: float = 1.0
+    gain: float = 1.0
+    width: int = 64
     gradient: float | None = None
     update: float | None = None
     alike: bool = False
@@ -75,7 +77,7 @@ class Look:
             sizes of those that the network doesn't list among its own.
         unsteady: whether the same images get other answers in eval mode.
         trained_before: whether the frozen ones were trained before, by their norms' statistics.
-        decay: the decay's pull on the weights over the gradient's.
+        decay: the decay's pull on the weights over the gradient's. shrink: share of the weights that it takes in a step.
     """
 
     step: int
@@ -99,6 +101,7 @@ class Look:
     unknown: tuple[str, ...] = ()
     unsteady: bool = False
     decay: float = 0.0
+    shrink: float = 0.0
 
     def named(self, kind: str) -> list[Layer]:
         """The layers of a kind, in the order of the pass."""
@@ -144,7 +147,7 @@ class Checkup:
 
     Attributes:
         loss, accuracy, n: in eval mode, on held-out images; train_loss, train_accuracy: on as many training images.
-        surest: accuracy among the fifth of the answers that is surest. recalls: of each class that occurs.
+        surest: accuracy among the fifth of the answers that is surest. recalls: of each class, NaN where it doesn't occur.
         inputs: the images as the network was given them, in the user's own evaluation where there is one.
     """
 
@@ -247,3 +250,11 @@ class Case:
         """Whether the loss of late steps lies clearly below that of an answer that knows nothing."""
         late = self.losses(20)
         return bool(late) and float(np.median(late)) < 0.9 * self.chance
+
+    def ever_learned(self) -> bool:
+        """Whether ten losses in a row were, at some time, clearly below that of an answer that knows nothing."""
+        losses = np.array(self.losses())
+        if len(losses) < 10:
+            return False
+        windows = np.convolve(np.where(np.isfinite(losses), losses, 1e9), np.ones(10) / 10, "valid")
+        return float(windows.min()) < 0.8 * self.chance

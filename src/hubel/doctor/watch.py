@@ -109,6 +109,7 @@ class _Eyes:
     last: float = field(default_factory=time.perf_counter)
     checked: int = 0
     matched: set[int] = field(default_factory=set)
+    own: Tensor | None = None
 
     def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The network is called."""
@@ -135,6 +136,8 @@ class _Eyes:
             marker = _Marker()
             outputs.grad_fn.metadata["hubel"] = marker  # type: ignore[union-attr,index]
             self.graphs.append(weakref.ref(marker))
+            if len(self.graphs) > FORMS:
+                self._count_graphs()
             values = outputs.detach()  # the outputs themselves would keep their graph alive
             outputs.register_hook(lambda gradient: self.back(one, values, gradient))
 
@@ -142,20 +145,21 @@ class _Eyes:
         """A gradient came back to the outputs: this was a training pass."""
         if one.returned or self.looking:
             return
-        one.returned = True
-        case, g, labels = self.doctor.case, gradient.detach().float(), _labels(gradient)
+        one.returned, began = True, time.perf_counter()
+        case, g = self.doctor.case, gradient.detach().float()
+        labels = _labels(outputs, g, len(outputs) * self.doctor.intent.accumulate)
         first = not self.waiting
         if first:
             self.carried = self._carried()
         loss = self.doctor.loss or _cross_entropy
         logits = outputs.float()
-        count = max(outputs.shape[1], 2)
+        count, finite = max(outputs.shape[1], 2), g.isfinite().all()
         answers = logits.argmax(1) if outputs.shape[1] > 1 else (logits[:, 0] > 0).long()
         images = self.waiting.get("images", 0) + len(labels)
         self.waiting = {
             "loss": loss(logits, labels).detach(),
             "accuracy": (answers == labels).float().mean(),
-            "labels": torch.bincount(labels, minlength=count),
+            "labels": torch.bincount(labels, minlength=count) * finite,
             "images": images,
             "learning": one.learning,
             "carried": self.carried,
@@ -165,6 +169,7 @@ class _Eyes:
         case.idle += 1
         self.doctor.met(one.images, labels)
         self._compare(one.images)
+        self.doctor.spent += time.perf_counter() - began
 
     def before_step(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """The optimizer is about to step, for the first time: the network is as it was started."""
@@ -246,10 +251,12 @@ class _Eyes:
         held_out = self.doctor.held_out
         if held_out is None or held_out[0].shape[1:] != images.shape[1:]:
             return
-        own, met = _small(held_out[0]), torch.cat([_small(images), _small(images.flip(3))])
-        distance, scale = torch.cdist(own, met).amin(1), own.std(0).norm()
+        if self.own is None:
+            self.own = _small(held_out[0])
+        met = torch.cat([_small(images), _small(images.flip(3))])
+        distance, scale = torch.cdist(self.own, met).amin(1), self.own.std(0).norm()
         self.matched |= set((distance < 0.02 * scale).nonzero().flatten().tolist())
-        self.doctor.case.doubles, self.doctor.case.compared = len(self.matched), len(own)
+        self.doctor.case.doubles, self.doctor.case.compared = len(self.matched), len(self.own)
 
     def _say(self, made: Callable[[], Iterator[Finding]]) -> None:
         self.looking = True
@@ -287,14 +294,23 @@ def _waiting(eyes: _Eyes) -> Iterator[None]:
         DataLoader.__iter__ = original  # type: ignore[method-assign]
 
 
-def _labels(gradient: Tensor) -> Tensor:
-    """The class whose output the loss wants larger."""
-    return gradient.argmin(1) if gradient.shape[1] > 1 else (gradient[:, 0] < 0).long()
+def _labels(outputs: Tensor, gradient: Tensor, passes: int) -> Tensor:
+    """The class whose output the loss wants larger; with smoothed labels, that which probabilities and gradient add up to.
+
+    Args:
+        passes: what cross-entropy's gradient was divided by.
+    """
+    if gradient.shape[1] == 1:
+        return (gradient[:, 0] < 0).long()
+    target = outputs.float().softmax(1) - passes * gradient
+    rest = target.sort(1).values[:, :-1]
+    smoothed = ((rest[:, -1] - rest[:, 0]).max() < 1e-2) & (target.max(1).values.min() > 0.3)
+    return torch.where(smoothed, target.argmax(1), gradient.argmin(1))
 
 
-def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tensor | bool]:
+def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tensor]:
     """Recognise the loss by its gradient g (N, K) at outputs z (N, K)."""
-    form: dict[str, Tensor | bool] = {"paired": g.sum(1).abs().max() <= 1e-2 * g.abs().max()}
+    form: dict[str, Tensor] = {"paired": g.sum(1).abs().max() <= 1e-2 * g.abs().max()}
     if not look or z.shape[1] < 3:
         return form
     p, right = z.softmax(1), F.one_hot(labels, z.shape[1])
@@ -306,7 +322,7 @@ def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tens
     least, most = own.min(), own.max()
     form["twice"] = (near[1] > 0.999) & (near[0] < 0.99)
     form["picked"] = (low == 0) & (high == 0) & (most < 0) & (least > 1.01 * most)
-    form["binary"] = (low > 0) & (high < 1.6 * low)
+    form["binary"] = ~form["paired"] & (low > 0) & (high < 1.6 * low)
     return form
 
 

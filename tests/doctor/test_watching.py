@@ -1,0 +1,119 @@
+"""Watching changes nothing, leaves nothing behind, and says nothing about a healthy loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hubel.doctor import planting as p
+from hubel.doctor.faults import FAULTS, HEALTHY
+from hubel.doctor.lesson import Lesson, run
+from hubel.doctor.watch import watch
+from hubel.errors import UsageError
+from hubel.learning.checkpoint import digest
+
+CHEAP = [
+    "raw-inputs",
+    "normalised-twice",
+    "other-validation",
+    "softmax-twice",
+    "bad-head-start",
+    "constant-start",
+    "frozen",
+    "not-in-optimizer",
+    "unshuffled",
+    "no-activation",
+    "tiny-batches",
+    "rate-too-low",
+    "not-cleared",
+    "no-step",
+    "eval-while-training",
+    "train-while-evaluating",
+    "out-of-memory",
+    "evaluation-with-gradients",
+    "head-and-loss",
+    "detached",
+    "used-twice",
+    "vanishing",
+    "saturation",
+]
+
+
+@pytest.fixture(scope="session")
+def restless(lesson: Lesson) -> Lesson:
+    """Batch norm, dropout, and augmentation by chance."""
+    return replace(
+        HEALTHY["dropout"](lesson),
+        augment=lambda x: x.roll(int(torch.randint(-1, 2, ())), 3) + 0.1 * torch.randn_like(x),
+    )
+
+
+def test_weights_are_the_same_to_the_bit(restless: Lesson) -> None:
+    alone, watched = run(restless, watching=False), run(restless)
+    assert len(watched.doctor.case.looks) > 3
+    assert digest(alone.model) == digest(watched.model)
+
+
+def test_nothing_stays_behind(lesson: Lesson) -> None:
+    original = DataLoader.__iter__
+    model = lesson.network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ZeroDivisionError), watch(model, optimizer, tell=lambda finding: None):
+        assert DataLoader.__iter__ is not original
+        nn.functional.cross_entropy(model(lesson.train[0][:8]), lesson.train[1][:8]).backward()
+        optimizer.step()
+        raise ZeroDivisionError
+    assert DataLoader.__iter__ is original
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert not optimizer._optimizer_step_pre_hooks
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize(
+    "odd", ["plain", "warm-up", "smoothing", "accumulation", "batch-16", "restarts", "pretrained-prefix"]
+)
+def test_a_healthy_loop_is_silent(lesson: Lesson, odd: str) -> None:
+    assert [finding.message for finding in run(HEALTHY[odd](lesson)).doctor.said() if finding.severity != "note"] == []
+
+
+@pytest.mark.parametrize("fault", CHEAP)
+def test_the_planted_fault_comes_first(lesson: Lesson, fault: str) -> None:
+    planted = FAULTS[fault][0](replace(lesson, steps=30, every=15), 1)
+    said = run(planted).doctor.said()
+    assert [finding.code for finding in said][:1] == [fault]
+    assert said[0].cause
+    assert said[0].remedy
+
+
+def test_what_the_loop_can_be_asked(lesson: Lesson) -> None:
+    learned = run(replace(lesson, steps=30, every=15))
+    case = learned.doctor.case
+    assert [len(case.steps), len(case.evaluations)] == [30, 2]
+    assert (
+        case.counts == torch.bincount(torch.cat([lesson.train[1][:0]]), minlength=10).tolist()
+        or sum(case.counts) == 960
+    )
+    assert case.steps[0].images == 32
+    assert case.looks[0].step == 0
+
+
+def test_labels_are_read_from_the_gradient(lesson: Lesson) -> None:
+    labels = torch.full_like(lesson.train[1], 7)
+    assert run(replace(p.labelled(lesson, labels), steps=3)).doctor.case.counts[7] == 96
+
+
+def test_findings_are_told_once_and_at_once(lesson: Lesson) -> None:
+    told: list[str] = []
+    run(replace(lesson, clears=False, steps=40), tell=lambda finding: told.append(f"{finding.code} {finding.step}"))
+    assert told.count("not-cleared 5") + told.count("not-cleared 10") == 1
+
+
+def test_other_things_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"nn\.Module"), watch(object()):  # type: ignore[arg-type]
+        pass
+    with pytest.raises(UsageError, match="validation"), watch(nn.Linear(2, 2), validation=3):
+        pass
