@@ -31,7 +31,8 @@ class Doctor:
         probe: images (N, C, H, W) as the network is given them, and labels (N,). held_out: others, for checkups.
         share: of the training's time that looking may take.
         case: all measurements. findings: what is wrong, the likeliest cause first.
-        spent: seconds that the doctor took so far.
+        spent: seconds that the doctor took so far. lines: where in a script ``forward``, ``backward``, ``step`` and
+            ``evaluation`` stand.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Doctor:
     case: Case = field(default_factory=Case)
     findings: list[Finding] = field(default_factory=list)
     spent: float = 0.0
+    lines: dict[str, str] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=dict)
     _pending: list[dict[str, Any]] = field(default_factory=list)
     _before: dict[str, Tensor] = field(default_factory=dict)

@@ -68,7 +68,6 @@ class _Search:
 
     def __init__(self, script: Path, tell: Callable[[Finding], None]) -> None:
         self.script, self.tell = script, tell
-        self.places: dict[str, str] = {}
         self.doctor: Doctor | None = None
         self.stack = ExitStack()
 
@@ -89,20 +88,10 @@ class _Search:
         if not images or not own or not torch.is_grad_enabled() or isinstance(module, nn.modules.loss._Loss):
             return
         self.handle.remove()
-        every = [found for found in gc.get_objects() if isinstance(found, torch.optim.Optimizer)]
+        every = [found for found in gc.get_objects() if issubclass(type(found), torch.optim.Optimizer)]
         sharing = [one for one in every if own & {id(p) for group in one.param_groups for p in group["params"]}]
-        watching = watch(module, *(sharing or every), tell=self.told, place=self.place)
+        watching = watch(module, *(sharing or every), tell=self.told, script=self.script)
         self.doctor = self.stack.enter_context(watching)
-
-    def place(self, kind: str) -> None:
-        """Remember where in the script something of a kind happens."""
-        if kind in self.places:
-            return
-        frame = sys._getframe(1)
-        while frame is not None and Path(frame.f_code.co_filename).resolve() != self.script:
-            frame = frame.f_back  # type: ignore[assignment]
-        if frame is not None:
-            self.places[kind] = f"{self.script.name}:{frame.f_lineno}"
 
     def told(self, finding: Finding) -> None:
         """Pass a finding on, with its place."""
@@ -110,7 +99,8 @@ class _Search:
 
     def placed(self, finding: Finding) -> Finding:
         """Say where in the script the fault stands, or where the network is called that has it."""
-        where = self.places.get(AT.get(finding.code, "forward")) or self.places.get("forward")
-        if where is None or where in finding.message:
+        lines = self.doctor.lines if self.doctor else {}
+        where = lines.get(AT.get(finding.code, "forward")) or lines.get("forward")
+        if not where or where in finding.message:
             return finding
         return replace(finding, message=f"{finding.message} ({where})", evidence={**finding.evidence, "line": where})

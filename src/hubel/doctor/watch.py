@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -36,6 +39,7 @@ def watch(
     accumulate: int = 1,
     tell: Callable[[Finding], None] | None = None,
     share: float = 0.02,
+    script: Path | None = None,
 ) -> Iterator[Doctor]:
     """Watch the training loop in the block, which needs no change.
 
@@ -53,6 +57,7 @@ def watch(
         frozen: whether layers are frozen on purpose. accumulate: backward passes for a step.
         tell: called with each finding when it is found; by default it is printed.
         share: of the training's time that looking may take.
+        script: the file of the loop; ``doctor.lines`` then says where in it what happens.
 
     Raises:
         UsageError: what is given is no network or no optimizer.
@@ -63,10 +68,9 @@ def watch(
     intent = Intent(frozen=frozen, accumulate=accumulate, mean=mean, std=std)
     doctor = Doctor(model=bare(model), optimizers=optimizers, intent=intent, loss=loss, share=share)
     doctor.held_out = _held_out(validation)
-    eyes = _Eyes(doctor=doctor, model=model, tell=tell or _print)
+    eyes = _Eyes(doctor=doctor, model=model, tell=tell or _print, script=script)
     with ExitStack() as hooks:
-        hooks.callback(model.register_forward_pre_hook(eyes.enter, with_kwargs=True).remove)
-        hooks.callback(model.register_forward_hook(eyes.leave).remove)
+        hooks.callback(model.register_forward_hook(eyes.leave, with_kwargs=True).remove)
         for optimizer in optimizers:
             hooks.callback(optimizer.register_step_pre_hook(eyes.before_step).remove)
             hooks.callback(optimizer.register_step_post_hook(eyes.after_step).remove)
@@ -88,6 +92,7 @@ class _Pass:
     graph: bool
     learning: float | None
     favourite: Tensor
+    line: str
     returned: bool = False
 
 
@@ -98,8 +103,8 @@ class _Eyes:
     doctor: Doctor
     model: nn.Module
     tell: Callable[[Finding], None]
+    script: Path | None = None
     looking: bool = False
-    images: Tensor | None = None
     passes: list[_Pass] = field(default_factory=list)
     waiting: dict[str, Any] = field(default_factory=dict)
     graphs: list[weakref.ref[Any]] = field(default_factory=list)
@@ -111,15 +116,10 @@ class _Eyes:
     matched: set[int] = field(default_factory=set)
     own: Tensor | None = None
 
-    def enter(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The network is called."""
-        if not self.looking:
-            given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 4]
-            self.images = given[0] if given else None
-
-    def leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        """It has answered."""
-        if self.looking or self.images is None:
+    def leave(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """The network has answered."""
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 4]
+        if self.looking or not given:
             return
         try:
             outputs = outputs_of(output)
@@ -130,7 +130,7 @@ class _Eyes:
         with torch.no_grad():
             answers = torch.bincount(outputs.argmax(1), minlength=max(outputs.shape[1], 2))
         graph = outputs.requires_grad and torch.is_grad_enabled()
-        one = _Pass(self.images, graph, learning_share(self.doctor.model), answers)
+        one = _Pass(given[0], graph, learning_share(self.doctor.model), answers, self._line())
         self.passes.append(one)
         if graph:
             marker = _Marker()
@@ -146,6 +146,8 @@ class _Eyes:
         if one.returned or self.looking:
             return
         one.returned, began = True, time.perf_counter()
+        self.doctor.lines.setdefault("forward", one.line)
+        self.doctor.lines.setdefault("backward", self._line())
         case, g = self.doctor.case, gradient.detach().float()
         labels = _labels(outputs, g, len(outputs) * self.doctor.intent.accumulate)
         first = not self.waiting
@@ -173,6 +175,7 @@ class _Eyes:
 
     def before_step(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """The optimizer is about to step, for the first time: the network is as it was started."""
+        self.doctor.lines.setdefault("step", self._line())
         self._close_evaluation()
         if self.doctor.step == 0 and not self.doctor.case.looks:
             self._say(self.doctor.begin)
@@ -206,6 +209,15 @@ class _Eyes:
             self._check()
         self._say(self.doctor.judge)
 
+    def _line(self) -> str:
+        """Where the script is now; "" once its lines are known, or where there is none."""
+        if self.script is None or len(self.doctor.lines) == 4:
+            return ""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and frame.f_code.co_filename != str(self.script):
+            frame = frame.f_back
+        return "" if frame is None else f"{self.script.name}:{frame.f_lineno}"
+
     def _carried(self) -> bool:
         """Whether gradients of the step before are still there: held, and not written since."""
         firsts = [p for p in self._firsts() if p.grad is not None]
@@ -222,6 +234,7 @@ class _Eyes:
         self.passes = []
         if not quiet:
             return
+        self.doctor.lines.setdefault("evaluation", quiet[0].line)
         modes = [one.learning for one in quiet if one.learning is not None]
         counts = torch.stack([one.favourite for one in quiet]).sum(0)
         sample = torch.cat([one.images[:64] for one in quiet[:8] if one.images.shape[1:] == quiet[0].images.shape[1:]])
