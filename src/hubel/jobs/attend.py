@@ -117,7 +117,7 @@ class _Visit:
         state.rate *= verdict.factor
         text = (
             f"Healed {finding.code.replace('-', ' ')}: from step {finding.step} on the rate is "
-            f"{verdict.factor:.2g} times what was planned (loss after {STEPS} steps {verdict.without:.3f} → "
+            f"{_times(verdict.factor)} times what was planned (loss after {STEPS} steps {verdict.without:.3f} → "
             f"{verdict.treated:.3f}; the test took {verdict.steps} steps, {verdict.seconds:.1f} s)."
         )
         self.training.record.notes += (text,)
@@ -171,7 +171,11 @@ def _doctor(training: Training) -> Doctor:
 def _decided(finding: Finding, verdict: Verdict) -> Finding:
     words = (
         f" A test on the next {STEPS} batches decided it: loss {verdict.without:.3f} as it is, "
-        f"{verdict.treated:.3f} with {verdict.factor:.2g} times the rate."
+        f"{verdict.treated:.3f} with {_times(verdict.factor)} times the rate."
     )
     evidence = {**finding.evidence, "without": verdict.without, "treated": verdict.treated}
     return replace(finding, message=finding.message + words, known="decided by a fork", evidence=evidence)
+
+
+def _times(factor: float) -> str:
+    return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"

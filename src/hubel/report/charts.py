@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 import vl_convert
 
 from hubel.evaluation.intervals import wilson_interval
@@ -45,10 +46,19 @@ def png(drawn: str) -> bytes:
     return picture
 
 
-def for_page(history: Sequence[EpochRow], told: Mapping[str, Any]) -> dict[str, str]:
-    """The page's charts as SVG: reliability and coverage; loss, accuracy and rate, if there is a history."""
+def for_page(
+    history: Sequence[EpochRow], told: Mapping[str, Any], moments: Sequence[tuple[int, int]] = ()
+) -> dict[str, str]:
+    """The page's charts as SVG: reliability and coverage; loss, accuracy and rate, if there is a history.
+
+    Args:
+        moments: number and step of each finding of the training, marked in the loss.
+    """
     drawn = {draw.__name__: svg(draw(told[draw.__name__])) for draw in (reliability, coverage)}
-    return drawn | ({draw.__name__: svg(draw(history)) for draw in (loss, accuracy, rate)} if history else {})
+    if not history:
+        return drawn
+    marked = loss(history) if not moments else alt.layer(loss(history), _moments(history, moments))
+    return drawn | {"loss": svg(marked)} | {draw.__name__: svg(draw(history)) for draw in (accuracy, rate)}
 
 
 def for_files(run: RunRecord, grid: Grid, told: Mapping[str, Any]) -> dict[str, str]:
@@ -182,6 +192,21 @@ def _by_epoch(history: Sequence[EpochRow], fields: tuple[str, str], y: Any) -> A
     best = best_epoch(tuple(history))
     chart = lines if best is None else _best_mark(history, best) + lines
     return chart.properties(width=WIDTH, height=HEIGHT)
+
+
+def _moments(history: Sequence[EpochRow], moments: Sequence[tuple[int, int]]) -> Any:
+    """A line at each moment with its number; several at once stand side by side."""
+    steps, epochs = [0, *(row.step for row in history)], [history[0].epoch - 1, *(row.epoch for row in history)]
+    places: dict[float, list[str]] = {}
+    for number, step in moments:
+        place = max(float(np.interp(step, steps, epochs)), float(history[0].epoch))
+        places.setdefault(round(place, 1), []).append(str(number))
+    base = alt.Chart(alt.Data(values=[{"epoch": at, "text": ", ".join(names)} for at, names in places.items()]))
+    x = _epoch_axis(history)
+    rule = base.mark_rule(color=INK, strokeWidth=1.5).encode(x=x)
+    return rule + base.mark_text(color=INK, align="left", dx=3, dy=8, baseline="top").encode(
+        x=x, y=alt.value(0), text="text:N"
+    )
 
 
 def _best_mark(history: Sequence[EpochRow], best: EpochRow) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 from markupsafe import Markup
 
 from hubel.evidence import RunRecord
+from hubel.records import Finding
 from hubel.report.confidence import confidence
 from hubel.report.confusion import Grid, as_csv, grid, surest_errors
 from hubel.report.pictures import (
@@ -56,7 +57,8 @@ def write_report(run: str | Path) -> Path:
     record = RunRecord.open(run)
     matrix, worst = grid(record), surest_errors(record, MOST_WORST)
     told = confidence(record)
-    page = _page(record, matrix, worst, told, charts.for_page(record.history, told))
+    moments = [(number, finding.step) for number, finding in enumerate(_seen(record), 1) if finding.step is not None]
+    page = _page(record, matrix, worst, told, charts.for_page(record.history, told, moments))
     files = {name: charts.png(drawing) for name, drawing in charts.for_files(record, matrix, told).items()}
     files |= dict(picture_files(record, worst))
     folder = make_folder(record.path / "pictures")
@@ -96,7 +98,8 @@ def _page(run: RunRecord, matrix: Grid, worst: list[int], told: Mapping[str, Any
         "explained": [(name, shots) for name in EXPLAINED if (shots := explained(run, name))],
         **_filters(run),
         "augmented": augmented_shot(run),
-        "findings": findings(run.findings),
+        "seen": _seen(run),
+        "findings": findings([finding for finding in run.findings if finding.step is None]),
     }
     return filled(
         "report.html",
@@ -196,6 +199,11 @@ def _curves(run: RunRecord, drawn: Mapping[str, str]) -> list[tuple[Markup, str]
     }
     span = f"from epoch {first.epoch} to {last.epoch}"
     return [(Markup(drawn[name]), text.format(span)) for name, text in texts.items()]
+
+
+def _seen(run: RunRecord) -> list[Finding]:
+    """What the doctor saw while the network was trained."""
+    return [finding for finding in run.findings if finding.step is not None]
 
 
 def _filters(run: RunRecord) -> dict[str, Any]:
