@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import hubel
+from hubel.doctor.doctor import Doctor
 from hubel.events import Event, Note
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.learning.checkpoint import digest
@@ -35,6 +38,33 @@ def test_weights_are_the_same_with_and_without_it_and_nothing_is_said(
     events(few_digits, tmp_path / "without")
     first, second = (hubel.load(tmp_path / name).model for name in ("with", "without"))  # type: ignore[union-attr]
     assert digest(first) == digest(second)
+
+
+def test_a_rate_that_is_far_too_high_is_taken_back_to_the_start(few_digits: Path, tmp_path: Path) -> None:
+    fast = {"lr": 300.0, "optimizer": "sgd", "schedule": "constant", "epochs": 60}
+    said = events(few_digits, tmp_path / "fast", **fast, heal=True)
+    found = next(event for event in said if isinstance(event, Finding))
+    assert (found.code, found.known) == ("rate-too-high", "decided by a fork")
+    assert any("back to the weights of" in event.text for event in said if isinstance(event, Note))
+    assert hubel.Run(tmp_path / "fast").scores.accuracy > 0.9
+
+
+def test_numbers_that_break_are_gone_back_from(
+    few_digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = Doctor.taken
+
+    def broken(self: Doctor, **values: Any) -> Iterator[Finding]:
+        if self.step == 120:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(math.nan)
+        return taken(self, **values)
+
+    monkeypatch.setattr(Doctor, "taken", broken)
+    said = events(few_digits, tmp_path / "broken", epochs=40, heal=True)
+    [healed] = [event.text for event in said if isinstance(event, Note) and "Healed" in event.text]
+    assert "with half of the rate" in healed
+    assert hubel.Run(tmp_path / "broken").scores.accuracy > 0.9
 
 
 def test_a_rate_that_is_far_too_low_is_tested_and_healed(few_digits: Path, tmp_path: Path) -> None:

@@ -158,6 +158,10 @@ class Doctor:
         """Everything that was found, each with the step at which it was first seen, the likeliest cause first."""
         return [replace(finding, step=self._told.get(finding.code, finding.step)) for finding in self.findings]
 
+    def forget(self, code: str) -> None:
+        """A fault was mended: say it again if it comes again."""
+        self._told.pop(code, None)
+
     def _may_look(self) -> bool:
         elapsed = time.monotonic() - self._began
         return self.spent + self._last_cost <= self.share * elapsed + GRACE

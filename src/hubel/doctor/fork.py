@@ -11,15 +11,16 @@ import numpy as np
 from torch import Tensor
 
 from hubel.events import Step
-from hubel.learning.checkpoint import forked
+from hubel.learning.checkpoint import Snapshot, forked
 from hubel.learning.config import TrainConfig
 from hubel.learning.engine import Batches, TrainState, fit
 
 STEPS = 16  # of each arm
 BUDGET = 0.1  # of a training's steps may go into forks
-CLEAR = 2.0  # standard errors by which the losses of an arm have to be lower
-LOWER = {"rate-too-high": 0.1, "oscillation": 1 / 3}  # times the rate
-USUAL, MOST = 1e-3, 1e4  # share of the weights that a healthy step changes; the largest factor for a rate
+CLEAR, LITTLE = 2.0, 0.01  # standard errors, and share, by which the losses of an arm have to be lower
+TINY = 1e-9  # nats
+USUAL, LARGE = 1e-3, 1e-2  # share of the weights that a healthy step changes, and a large one
+MOST, LEAST, CALM = 1e4, 1e-5, 1 / 3  # times the rate: bounds, and what calms a training that swings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,13 @@ def factor_for(code: str, updates: Sequence[float]) -> float | None:
     Args:
         updates: shares of the weights that steps have changed.
     """
-    if code != "rate-too-low" or not updates:
-        return LOWER.get(code)
-    return float(np.clip(USUAL / max(float(np.median(updates)), 1e-12), 10.0, MOST))
+    if code == "oscillation":
+        return CALM
+    if code == "rate-too-high":
+        return float(np.clip(LARGE / max([u for u in updates if np.isfinite(u)], default=0.1), LEAST, 0.1))
+    if code == "rate-too-low" and updates:
+        return float(np.clip(USUAL / max(float(np.median(updates)), 1e-12), 10.0, MOST))
+    return None
 
 
 def decide(
@@ -60,6 +65,7 @@ def decide(
     lr: float,
     size: int,
     class_weights: Tensor | None = None,
+    start: Snapshot | None = None,
     steps: int = STEPS,
 ) -> Verdict:
     """Train two branches from here with the batches that come next, at the rate and at `factor` times the rate.
@@ -67,12 +73,12 @@ def decide(
     The training is given back to the bit, random state included.
 
     Args:
-        lr: the rate of the last step. size: side of the images in pixels.
+        lr: the rate of the last step. size: side of the images in pixels. start: an earlier moment to begin from.
     """
     began = time.perf_counter()
     arms = []
     for times in (1.0, factor):
-        with forked(state) as branch:
+        with forked(state, start) as branch:
             branch.pace, branch.rate = 0.0, 1.0
             constant = replace(config, lr=lr * times, schedule="constant", warmup=0.0, epochs=branch.epoch + steps)
             constant = replace(constant, compile=False)
@@ -80,13 +86,13 @@ def decide(
             taken = itertools.islice((event for event in events if isinstance(event, Step)), steps)
             arms.append([float(event.loss) for event in taken])
     without, treated = (np.nan_to_num(np.array(arm), nan=1e9, posinf=1e9) for arm in arms)
-    gain = (without - treated)[steps // 2 :]
+    gain = np.log(np.maximum(without, TINY) / np.maximum(treated, TINY))[steps // 2 :]
     error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float("inf")
     return Verdict(
         factor=factor,
         without=float(without[steps // 2 :].mean()),
         treated=float(treated[steps // 2 :].mean()),
-        better=bool(gain.mean() > CLEAR * error and gain.mean() > 0.01 * abs(float(without[steps // 2 :].mean()))),
+        better=bool(gain.mean() > max(CLEAR * error, LITTLE)),
         steps=2 * steps,
         seconds=time.perf_counter() - began,
     )

@@ -38,11 +38,11 @@ def rate_too_high(case: Case) -> Seen | None:
         return None
     low, late = min(losses), [x if math.isfinite(x) else math.inf for x in losses[-10:]]
     climbs = float(np.median(late)) > max(1.5 * low, 1.3 * case.chance)
-    start = float(np.median(losses[:3]))
+    start = losses[0]
     exploded = max((x for x in losses if math.isfinite(x)), default=0.0) > 3 * max(start, case.chance)
     if sum(u > FAST for u in known[-5:]) >= 2 or (climbs and exploded):
         words = f"steps change the weights by up to {max(known, default=0.0):.0%}"
-        return Seen(words=f"{words}, and the loss went from {low:.2f} to {float(np.median(late)):.2f}", strength=0.7)
+        return Seen(words=f"{words}, and the loss went from {low:.2f} to {float(np.median(late)):.3g}", strength=0.7)
     return None
 
 

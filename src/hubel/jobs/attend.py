@@ -15,12 +15,14 @@ from hubel.doctor.probes import learning_share
 from hubel.doctor.signs import Checkup, Intent
 from hubel.events import EpochEnd, EpochRow, Note, Step
 from hubel.jobs.training import Training
+from hubel.learning.checkpoint import Snapshot, put_back, snapshot
 from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import world_size
-from hubel.learning.engine import Batches
+from hubel.learning.engine import Batches, Tally
 from hubel.records import Finding
 
 PIXELS, LEAST, MOST = 64 * 64 * 64, 16, 64  # of all probe images together; images
+KEPT, RETURNS = 100, 5  # steps between two times of keeping the state; times that it may be gone back to
 WORSE = 1.1  # times the validation loss of before, at which a remedy is taken back
 
 Told = Step | EpochEnd | Finding | Note
@@ -42,10 +44,12 @@ def attended(
         return
     visit = _Visit(training, batches, config)
     yield from visit.new(visit.doctor.begin())
+    visit.keep()
     for event in events:
         yield event
         if isinstance(event, Step):
             visit.last = event
+            visit.keep()
             found = visit.doctor.taken(
                 loss=event.loss.detach(),
                 accuracy=0.0,
@@ -73,6 +77,8 @@ class _Visit:
         self.last: Step | None = None
         self.tested = 0
         self.applied: tuple[float, float] | None = None  # the rate of before, and the validation loss of then
+        self.kept: Snapshot | None = None
+        self.returns = 0
 
     def new(self, found: Iterable[Finding]) -> Iterator[Finding | Note]:
         """Test a finding where a fork can decide it, number its step in the whole training, and say it once."""
@@ -90,6 +96,8 @@ class _Visit:
             yield whole
             if verdict is not None and self.config.heal:
                 yield self.healed(whole, verdict)
+            elif finding.code == "broken-numbers" and self.config.heal and self.returns < RETURNS:
+                yield self.returned()
 
     def verdict(self, finding: Finding) -> Verdict | None:
         """Decide a suspicion by a fork; None where none can, or no steps are left for it."""
@@ -108,18 +116,49 @@ class _Visit:
             lr=step.lr,
             size=training.plan.size,
             class_weights=training.class_weights,
+            start=self.kept if finding.code == "rate-too-high" else None,
         )
 
     def healed(self, finding: Finding, verdict: Verdict) -> Note:
         """Apply the remedy that the fork has tried, and say what it gained and cost."""
         state, history = self.training.state, self.training.record.history
         self.applied = state.rate, history[-1].val_loss if history else np.inf
+        lost = self.back() if finding.code == "rate-too-high" else 0
         state.rate *= verdict.factor
+        before = f"back to the weights of {lost} steps before, and " if lost else ""
         text = (
-            f"Healed {finding.code.replace('-', ' ')}: from step {finding.step} on the rate is "
-            f"{_times(verdict.factor)} times what was planned (loss after {STEPS} steps {verdict.without:.3f} → "
-            f"{verdict.treated:.3f}; the test took {verdict.steps} steps, {verdict.seconds:.1f} s)."
+            f"Healed {finding.code.replace('-', ' ')}: {before}from step {finding.step} on the rate is "
+            f"{_times(verdict.factor)} times what was planned (loss after {STEPS} steps {_nats(verdict.without)} → "
+            f"{_nats(verdict.treated)}; the test took {verdict.steps} steps, {verdict.seconds:.1f} s)."
         )
+        self.training.record.notes += (text,)
+        return Note(text=text)
+
+    def keep(self) -> None:
+        """Remember the training as it is, to return to, while nothing is wrong with it."""
+        state = self.training.state
+        if self.kept is None or (state.step >= self.kept.values.step + KEPT and not self.doctor.findings):
+            self.kept = snapshot(state)
+
+    def back(self) -> int:
+        """Go back to the last sound weights; steps that were taken since count as taken. Returns how many."""
+        state, kept = self.training.state, self.kept
+        assert kept is not None
+        counters, rate = (state.epoch, state.position, state.step), state.rate
+        put_back(state, kept)
+        lost = counters[2] - state.step
+        (state.epoch, state.position, state.step), state.rate, state.tally = counters, rate, Tally()
+        self.doctor.case.steps, self.doctor.case.broken = [], ""
+        return lost
+
+    def returned(self) -> Note:
+        """Go back from numbers that are not finite, with half of the rate."""
+        lost = self.back()
+        self.training.state.rate /= 2
+        self.returns += 1
+        self.doctor.forget("broken-numbers")
+        self.told.discard("broken-numbers")
+        text = f"Healed broken numbers: back to the weights of {lost} steps before, with half of the rate."
         self.training.record.notes += (text,)
         return Note(text=text)
 
@@ -170,8 +209,8 @@ def _doctor(training: Training) -> Doctor:
 
 def _decided(finding: Finding, verdict: Verdict) -> Finding:
     words = (
-        f" A test on the next {STEPS} batches decided it: loss {verdict.without:.3f} as it is, "
-        f"{verdict.treated:.3f} with {_times(verdict.factor)} times the rate."
+        f" A test on the next {STEPS} batches decided it: loss {_nats(verdict.without)} as it is, "
+        f"{_nats(verdict.treated)} with {_times(verdict.factor)} times the rate."
     )
     evidence = {**finding.evidence, "without": verdict.without, "treated": verdict.treated}
     return replace(finding, message=finding.message + words, known="decided by a fork", evidence=evidence)
@@ -179,3 +218,7 @@ def _decided(finding: Finding, verdict: Verdict) -> Finding:
 
 def _times(factor: float) -> str:
     return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
+
+
+def _nats(loss: float) -> str:
+    return f"{loss:.3f}" if loss < 1000 else f"{loss:.1e}"

@@ -227,14 +227,15 @@ def forked(state: TrainState, start: Snapshot | None = None, model: nn.Module | 
     before = snapshot(state, model)
     try:
         if start is not None:
-            _put_back(state, model, start)
+            put_back(state, start, model)
         yield state
     finally:
-        _put_back(state, model, before)
+        put_back(state, before, model)
 
 
 @torch.no_grad()
-def _put_back(state: TrainState, model: nn.Module | None, kept: Snapshot) -> None:
+def put_back(state: TrainState, kept: Snapshot, model: nn.Module | None = None) -> None:
+    """Make a training what it was when the snapshot was taken, random generators included."""
     whole = state.model if model is None else model
     restore(state, whole, kept.tensors, kept.values)
     state.pace = kept.pace
