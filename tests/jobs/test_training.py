@@ -110,6 +110,23 @@ def record_source(run: hubel.Run) -> str:
     return str(json.loads((run.path / "split.json").read_text())["source"])
 
 
+def test_the_card_tells_what_was_reported_from_what_was_chosen_by(few_digits: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number, file in enumerate(sorted(few_digits.rglob("*.png"))):
+        to = data / ("train" if number % 4 else "val") / file.parent.name
+        to.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, to)
+    quiet = {"weights": "none", "report": False, "show_as": "none"}
+    run = hubel.train(data, output=tmp_path / "run", epochs=1, width=16, **quiet)
+    assert RunRecord.open(run.path).reported == "val"
+    said, validation = run.load().card.metrics, len(RunRecord.open(run.path).validation_paths)
+    assert (said["val_accuracy"], said["val_n"]) == (run.scores.accuracy, run.scores.n)
+    assert said["chosen_by_n"] == validation != run.scores.n
+    text = (run.path / "model" / "README.md").read_text()
+    assert f"- val n: {run.scores.n}\n- chosen by accuracy: {said['chosen_by_accuracy']:.6g}\n" in text
+    assert "is flattered by the choice" in text
+
+
 def test_results_have_a_column_for_every_class(run: hubel.Run) -> None:
     rows = list(csv.DictReader((run.path / "results.csv").read_text().splitlines()))
     assert len(rows) == 6
