@@ -254,6 +254,19 @@ def test_what_is_wrong_is_one_sentence(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_sentence_and_a_closed_pipe_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for place, said in (("/dev/full", "hubel: The output can't be used (No space left on device)"), (writer, "")):
+        with open(place, "w", encoding="utf-8") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            assert here("conv", "--input", "32", "--kernel", "3") == 1
+        assert capsys.readouterr().err.startswith(said)
+
+
 def test_help_names_every_command_and_flag() -> None:
     text = parser().format_help()
     for name in ("demo", "data", "train", "evaluate", "predict", "cache"):
