@@ -204,6 +204,17 @@ def test_a_damaged_state_is_one_sentence(few_digits: Path, tmp_path: Path) -> No
         list(resuming(run))
 
 
+def test_a_plan_without_its_measured_speed_is_refused(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    plan = json.loads((run / "plan.json").read_text())
+    for speed in ({}, {"forward": 0.0}, {"forward": -1.0}):
+        (run / "plan.json").write_text(json.dumps({**plan, "speed": speed}))
+        with pytest.raises(RunError, match="no images a second"):
+            list(resuming(run, extend=1))
+
+
 def test_no_code_that_a_plan_names_is_run(whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(whole, run)
