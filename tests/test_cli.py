@@ -208,6 +208,18 @@ def test_ctrl_c_in_another_process(few_digits: Path, tmp_path: Path) -> None:
         (["resume", "/nowhere"], 1, "/nowhere does not exist"),
         (["resume", "one_class/a/1.png"], 1, "is not a folder"),
         (["frobnicate"], 2, "invalid choice"),
+        (["evaluate"], 2, "expected RUN DATA, got nothing: see hubel evaluate --help"),
+        (["predict"], 2, "expected RUN IMAGE, got nothing: see hubel predict --help"),
+        (["predict", "run"], 2, "expected RUN IMAGE, got run: see hubel predict --help"),
+        (["compare", "run"], 2, "expected RUN RUN and perhaps DATA, got run: see hubel compare --help"),
+        (["rename"], 2, "expected RUN OLD=NEW, got nothing: see hubel rename --help"),
+        (["resume"], 2, "arguments are required: RUN; see hubel resume --help"),
+        (["train", "{digits}", "--epochs", "10000000000000000000000"], 2, "expected a finite number of ordinary size"),
+        (["train", "{digits}", "--epochs", "1e22"], 2, "invalid int value: '1e22'"),
+        (["train", "{digits}", "--minutes", "inf"], 2, "expected a finite number of ordinary size, got inf"),
+        (["train", "{digits}", "--minutes", "1e300"], 2, "at most 527,040 (a year)"),
+        (["train", "{digits}", "--device", "meta"], 2, "The device 'meta' is not there"),
+        (["train", "{digits}", "--weights", "x" * 300], 1, "There are no weights xxx"),
     ],
     ids=lambda v: " ".join(v) if isinstance(v, list) else None,
 )
@@ -240,6 +252,19 @@ def test_what_is_wrong_is_one_sentence(
     assert "Traceback" not in printed.err
     assert "usage:" not in printed.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_sentence_and_a_closed_pipe_none(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for place, said in (("/dev/full", "hubel: The output can't be used (No space left on device)"), (writer, "")):
+        with open(place, "w", encoding="utf-8") as full, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", full)
+            assert here("conv", "--input", "32", "--kernel", "3") == 1
+        assert capsys.readouterr().err.startswith(said)
 
 
 def test_help_names_every_command_and_flag() -> None:

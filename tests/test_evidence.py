@@ -75,6 +75,40 @@ def test_facts_of_other_images_are_refused(run: RunRecord) -> None:
     assert RunRecord(run.path).images is None
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"counts": {"test": [1, 2]}}, "its counts are not those of 10 classes"),
+        ({"explained": [{"index": 60, "note": ""}]}, "none of the 60 reported ones"),
+        ({"explained": [{"index": -1, "note": ""}]}, "none of the 60 reported ones"),
+    ],
+)
+def test_facts_of_another_run_are_refused(run: RunRecord, changes: dict[str, object], said: str) -> None:
+    (run.path / FACTS).write_text(json.dumps({**json.loads((run.path / FACTS).read_text()), **changes}))
+    with pytest.raises(RunError, match=said):
+        _ = run.facts
+
+
+def test_pictures_of_another_run_are_refused(run: RunRecord) -> None:
+    kept = dict(run.pictures)
+    heat = kept["explained.heat"]
+    for name, wrong in (
+        ("explained.heat", heat[1:]),
+        ("explained.heat", heat[:, 1:]),
+        ("explained.heat", heat.astype(np.float32)),
+        ("explained.heat", np.array(1, np.uint8)),
+        ("filters.after", np.zeros((3, 3), np.float32)),
+        ("augmented", np.zeros((2, 2, 8, 8), np.uint8)),
+    ):
+        keep_arrays(run.path, PICTURES, {**kept, name: wrong})
+        with pytest.raises(RunError, match="not those that a run's pictures have"):
+            _ = RunRecord(run.path).pictures
+    del kept["explained.images"]
+    keep_arrays(run.path, PICTURES, kept)
+    with pytest.raises(RunError, match="not those that a run's pictures have"):
+        _ = RunRecord(run.path).pictures
+
+
 def test_only_what_is_asked_for_is_read(run: RunRecord) -> None:
     for name in ("findings.json", "scores.json", PICTURES, THUMBNAILS):
         (run.path / name).unlink()

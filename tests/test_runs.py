@@ -93,6 +93,15 @@ def test_no_permission_is_one_sentence(tmp_path: Path) -> None:
         RunFolder.check(tmp_path / "run", "run")
 
 
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for file in (tmp_path / "pipe", tmp_path / "link", Path("/dev/stdout"), Path("/dev/none"), Path("/proc/self/fd/1")):
+        with pytest.raises(RunError, match="is a device or a pipe"):
+            write_bytes(file, b"text")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_full_disk_leaves_the_old_file_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     file = tmp_path / "model.safetensors"

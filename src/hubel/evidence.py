@@ -34,6 +34,13 @@ IMAGES = "evidence/images.safetensors"
 OF_IMAGES = np.dtype(  # of each reported image: pixels as shown, brightness in [0, 1], half of its file's SHA-256
     [("width", "<u4"), ("height", "<u4"), ("brightness", "<f4"), ("format", "S8"), ("digest", "V16")]
 )
+OF_PICTURES: dict[str, tuple[Any, int]] = {  # of each array in `PICTURES`: its type and number of dimensions
+    "filters.before": (np.float32, 4),
+    "filters.after": (np.float32, 4),
+    "augmented": (np.uint8, 5),
+    "explained.images": (np.uint8, 4),
+    "explained.heat": (np.uint8, 3),
+}
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -157,7 +164,12 @@ class RunRecord:
 
     @cached_property
     def facts(self) -> Facts:
-        return read_record(self.path / FACTS, Facts)
+        facts, classes, images = read_record(self.path / FACTS, Facts), len(self.card.classes), len(self.paths)
+        if any(len(counts) != classes for counts in facts.counts.values()):
+            raise self._damaged(FACTS, f"its counts are not those of {classes} classes")
+        if any(not 0 <= one.index < images for one in facts.explained):
+            raise self._damaged(FACTS, f"it explains images that are none of the {images:,} reported ones")
+        return facts
 
     @cached_property
     def card(self) -> ModelCard:
@@ -264,7 +276,15 @@ class RunRecord:
     @cached_property
     def pictures(self) -> Arrays:
         """The arrays that `keep_arrays` describes; empty if the file is missing."""
-        return self._arrays(PICTURES) if (self.path / PICTURES).exists() else {}
+        if not (self.path / PICTURES).exists():
+            return {}
+        found = self._arrays(PICTURES)
+        kinds = {name: (array.dtype, array.ndim) for name, array in found.items()}
+        sizes = [found[name].shape[:3] for name in ("explained.images", "explained.heat") if name in found]
+        alike = not sizes or (len(sizes) == 2 and sizes[0] == sizes[1] and sizes[0][0] == len(self.facts.explained))
+        if not alike or any(kind != OF_PICTURES.get(name, kind) for name, kind in kinds.items()):
+            raise self._damaged(PICTURES, "its arrays are not those that a run's pictures have")
+        return found
 
     @cached_property
     def images(self) -> npt.NDArray[np.void] | None:

@@ -32,6 +32,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
+DEVICES = (Path("/dev"), Path("/dev/fd"), Path("/proc/self/fd"))  # folders of devices, and of links to them
 STATE = "resume/state.safetensors"  # of a training that can go on
 LAYOUT = 2  # of the run folder; raise it when readers must tell old from new (2: it has the folder evidence)
 
@@ -71,8 +72,10 @@ def write_bytes(file: Path, content: bytes | bytearray | memoryview) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        RunError: disk full, no permission, read-only, I/O error.
+        RunError: disk full, no permission, read-only, I/O error; a device or a pipe, which a file would replace.
     """
+    if file.absolute().parent in DEVICES or (file.exists() and not (file.is_file() or file.is_dir())):
+        raise RunError(f"{file} is a device or a pipe, in whose place a file would be put: give a file's name.")
     temporary = file.with_name(f".{file.name}.{os.getpid()}.part")
     with _explained(file):
         try:

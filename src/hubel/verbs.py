@@ -74,13 +74,13 @@ def _say(kind: str, value: Any, *, of_record: bool = True) -> None:
 
 
 def _evaluate(name: str, given: Given) -> int:
-    run, (source, *more) = _run_and_rest(given, "DATA")
+    run, (source, *more) = _run_and_rest(name, given, "DATA")
     if more:
         raise UsageError(f"One set of images at a time: {more[0]} is one too many.")
     return _call(name, {"run": run, "source": source, **given})
 
 
-def _predict(_: str, given: Given) -> int:
+def _predict(name: str, given: Given) -> int:
     from hubel.jobs import api
 
     as_json, output = given.pop("json", False), given.pop("output", None)
@@ -91,7 +91,7 @@ def _predict(_: str, given: Given) -> int:
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise UsageError(f"The folder of {output} does not exist: create it first.")
     answers = []
-    run, images = _run_and_rest(given, "IMAGE")
+    run, images = _run_and_rest(name, given, "IMAGE")
     for answer in api.predicting(run, images, **given):
         answers.append(answer)
         if as_json:
@@ -136,21 +136,21 @@ def _answer_line(answer: Any, shown: int | None) -> str:
     return f"{answer.path}: {unsure}{answer.label} {answer.confidence:.1%}" + (f"   (then {others})" if others else "")
 
 
-def _run_and_rest(given: Given, what: str) -> tuple[str | None, list[str]]:
+def _run_and_rest(name: str, given: Given, what: str) -> tuple[str | None, list[str]]:
     """Divide the places into the run, which --weights stand for if they are given, and the rest."""
     places = given.pop("places", [])
     with_run = "weights" not in given
     if len(places) < 1 + with_run:
-        raise UsageError(
-            f"expected {'RUN ' if with_run else ''}{what}, got {' '.join(places) or 'nothing'}: see --help."
-        )
+        wanted = f"RUN {what}" if with_run else what
+        raise UsageError(f"expected {wanted}, got {' '.join(places) or 'nothing'}: see hubel {name} --help.")
     return (places[0] if with_run else None), places[with_run:]
 
 
 def _rename(name: str, given: Given) -> int:
-    run, *pairs = given["places"] or [""]
+    places = given.get("places", [])
+    run, *pairs = places or [""]
     if not pairs or not all("=" in pair[1:] for pair in pairs):
-        raise UsageError(f"expected RUN OLD=NEW, got {' '.join(given['places']) or 'nothing'}: see --help.")
+        raise UsageError(f"expected RUN OLD=NEW, got {' '.join(places) or 'nothing'}: see hubel {name} --help.")
     names: dict[str, str] = dict(pair.rsplit("=", 1) for pair in pairs)
     print(f"The classes of {run} are now {', '.join(function(name)(run, names))}.")
     return 0
@@ -161,7 +161,9 @@ def _compare(name: str, given: Given) -> int:
 
     as_json, places = given.pop("json", False), given.pop("places", [])
     if len(places) not in (2, 3):
-        raise UsageError(f"expected RUN RUN and perhaps DATA, got {' '.join(places) or 'nothing'}: see --help.")
+        raise UsageError(
+            f"expected RUN RUN and perhaps DATA, got {' '.join(places) or 'nothing'}: see hubel {name} --help."
+        )
     found = function(name)(*places, **given, show_as="none" if as_json else "auto")
     if as_json:
         _say("comparison", found)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import hubel
 from hubel.cli import main
 from hubel.errors import UsageError
+from hubel.nn.foreign import load_code
 from hubel.nn.zoo import NETWORKS, native
 from repetitions import without_repetitions
 
@@ -89,6 +90,33 @@ def test_your_own_module_and_its_files(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "net.json").read_text())["parameters"] == summary.parameters
     with pytest.raises(UsageError, match="must end in"):
         hubel.inspect(Own(), output=tmp_path / "net.pdf")
+
+
+DOUBLED = """
+from torch import nn
+
+
+class Doubled(nn.Module):
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.first, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8, num_classes)
+        self.again = self.first
+
+    def forward(self, x):
+        return self.out(self.again(x).mean((2, 3)))
+"""
+
+
+def test_a_module_under_two_names_counts_once_and_stays_where_it_is(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(DOUBLED)
+    name = f"{tmp_path / 'net.py'}:Doubled"
+    assert hubel.inspect(name, input=(3, 24, 24)).parameters == 224 + 90, "as many classes as the code itself says"
+    assert hubel.inspect(name, input=(3, 24, 24), classes=1000).parameters == 224 + 9000
+    model = load_code(name)(num_classes=3)
+    assert hubel.inspect(model, input=(3, 24, 24)).parameters == 224 + 27
+    assert {parameter.device.type for parameter in model.parameters()} == {"cpu"}
+    with pytest.raises(UsageError, match=r"an nn.Module such as Net\(\)"):
+        hubel.inspect(Own)
 
 
 def test_inspect_prints_text_and_json(capsys: pytest.CaptureFixture[str]) -> None:

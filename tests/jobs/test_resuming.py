@@ -23,7 +23,7 @@ from hubel.events import EpochRow, Event, Finished, Step
 from hubel.jobs import state_file
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.train import resuming, training
-from hubel.nn.tensor_file import read_tensors
+from hubel.nn.tensor_file import read_tensors, tensor_writer
 from hubel.runs import STATE
 
 PLAIN: dict[str, Any] = {"epochs": 3, "width": 16, "seed": 3, "batch_size": 16, "dropout": 0.2}
@@ -108,6 +108,17 @@ def test_a_run_without_a_stored_state_begins_again(whole: Path, few_digits: Path
     assert digest(tmp_path / "run") == digest(whole)
 
 
+def test_a_run_that_was_killed_before_it_had_a_split_begins_again(few_digits: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    leave_after(start(few_digits, run, PLAIN), 1)
+    recipe = (run / "recipe.yaml").read_text()
+    for name in ("split.json", "env.json", "findings.json", "resume/state.safetensors"):
+        (run / name).unlink(missing_ok=True)
+    leave_after(resuming(run), 1)
+    assert (run / "split.json").exists()
+    assert (run / "recipe.yaml").read_text() == recipe
+
+
 @pytest.mark.parametrize("when", [2, 7], ids=["before the first epoch ends", "later"])
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGTERM, Terminated), (signal.SIGINT, Interrupted)])
 def test_a_signal_loses_no_step(
@@ -156,7 +167,7 @@ def test_another_machine_or_other_images_are_refused(few_digits: Path, tmp_path:
         torch.set_num_threads(threads)
     moved = tmp_path / "moved"
     images.rename(moved)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=f"are no longer at '{images}': hubel resume {run} DATA"):
         list(resuming(run))
     next(iter((moved / "0").iterdir())).unlink()
     with pytest.raises(RunError, match="images changed"):
@@ -191,6 +202,49 @@ def test_a_damaged_state_is_one_sentence(few_digits: Path, tmp_path: Path) -> No
     (run / STATE).write_bytes(content)
     with pytest.raises(RunError, match="changed or damaged.*best model so far"):
         list(resuming(run))
+
+
+def test_a_plan_without_its_measured_speed_is_refused(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    plan = json.loads((run / "plan.json").read_text())
+    for speed in ({}, {"forward": 0.0}, {"forward": -1.0}):
+        (run / "plan.json").write_text(json.dumps({**plan, "speed": speed}))
+        with pytest.raises(RunError, match="no images a second"):
+            list(resuming(run, extend=1))
+
+
+def test_no_code_that_a_plan_names_is_run(whole: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    (run / "manifest.json").unlink()
+    (tmp_path / "net.py").write_text("raise SystemExit('ran')\n")
+    plan = json.loads((run / "plan.json").read_text())
+    plan["card"]["architecture"] = f"{tmp_path / 'net.py'}:Net"
+    (run / "plan.json").write_text(json.dumps(plan))
+    with pytest.raises(HubelError):
+        list(resuming(run, extend=1))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"lengths": {"../victim": 0, "results.csv": 0}}, {"lengths": {"log.jsonl": -1, "results.csv": 0}}, {"loop": []}],
+    ids=str,
+)
+def test_a_state_that_says_what_cannot_be_changes_nothing(
+    change: dict[str, Any], few_digits: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    leave_after(start(few_digits, run, PLAIN), 2)
+    (tmp_path / "victim").write_text("mine")
+    tensors, texts = read_tensors(run / STATE)
+    tensor_writer(run / STATE, tensors, {"values": json.dumps({**json.loads(texts["values"]), **change})})()
+    before = {file: file.read_bytes() for file in run.glob("*.*")}
+    with pytest.raises(RunError):
+        list(resuming(run))
+    assert (tmp_path / "victim").read_text() == "mine"
+    assert {file: file.read_bytes() for file in before} == before
 
 
 @pytest.mark.parametrize("place", ["nowhere", "empty"])

@@ -36,6 +36,17 @@ from hubel.jobs.train import training
 QUICK = {"epochs": 2, "width": 16, "seed": 3}
 
 
+class Still(torch.nn.Module):
+    """A network that learns nothing."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.classes = classes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3))[:, :1].expand(-1, self.classes)
+
+
 @pytest.fixture(scope="module")
 def run(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> hubel.Run:
     return hubel.train(few_digits, output=tmp_path_factory.mktemp("runs") / "few", show_as="none", epochs=6, width=16)
@@ -108,6 +119,23 @@ def test_the_evidence_is_what_was_reported(run: hubel.Run) -> None:
 
 def record_source(run: hubel.Run) -> str:
     return str(json.loads((run.path / "split.json").read_text())["source"])
+
+
+def test_the_card_tells_what_was_reported_from_what_was_chosen_by(few_digits: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for number, file in enumerate(sorted(few_digits.rglob("*.png"))):
+        to = data / ("train" if number % 4 else "val") / file.parent.name
+        to.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, to)
+    quiet = {"weights": "none", "report": False, "show_as": "none"}
+    run = hubel.train(data, output=tmp_path / "run", epochs=1, width=16, **quiet)
+    assert RunRecord.open(run.path).reported == "val"
+    said, validation = run.load().card.metrics, len(RunRecord.open(run.path).validation_paths)
+    assert (said["val_accuracy"], said["val_n"]) == (run.scores.accuracy, run.scores.n)
+    assert said["chosen_by_n"] == validation != run.scores.n
+    text = (run.path / "model" / "README.md").read_text()
+    assert f"- val n: {run.scores.n}\n- chosen by accuracy: {said['chosen_by_accuracy']:.6g}\n" in text
+    assert "is flattered by the choice" in text
 
 
 def test_results_have_a_column_for_every_class(run: hubel.Run) -> None:
@@ -280,6 +308,9 @@ def test_a_failure_leaves_nothing_behind(few_digits: Path, tmp_path: Path, monke
         ({"val": 2.0}, "between 0 and 1"),
         ({"model": "quick", "size": 6}, "the smallest size is 8x8"),
         ({"exclude": "nowhere.json"}, "nowhere.json"),
+        ({"batch_size": 1, "size": 8}, "give --batch-size 2"),
+        ({"small_first": 0.0001}, "too small for quick"),
+        ({"model": Still}, "has no numbers to learn: it can't be trained"),
     ],
 )
 def test_wrong_settings_are_one_sentence(
@@ -289,6 +320,32 @@ def test_wrong_settings_are_one_sentence(
         hubel.train(few_digits, output=tmp_path / "run", show_as="none", **{"epochs": 1, **settings})
     assert said in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("size", "batch"), [(8, 2), (32, 1)])
+def test_the_smallest_images_and_batches_train(size: int, batch: int, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        file = tmp_path / "data" / "ab"[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file)
+    settings = {"weights": "none", "report": False, "show_as": "none", "size": size, "batch_size": batch}
+    run = hubel.train(tmp_path / "data", output=tmp_path / "run", epochs=1, width=16, **settings)
+    assert run.scores.n > 0
+
+
+def test_images_of_classes_that_the_model_lacks_are_counted(
+    run: hubel.Run, few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, known in (("0", "0"), ("cat", "1")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for file in sorted((few_digits / known).iterdir())[:6]:
+            shutil.copy(file, tmp_path / "data" / name)
+    scores = hubel.evaluate(run.path, tmp_path / "data", show_as="text")
+    assert scores.n == 6
+    said = capsys.readouterr().out
+    assert "6 images of classes that the model does not know are left out: 'cat' (6)." in said
+    assert "of 6 images were used in training (they are the same files)" in said
 
 
 def test_classes_are_bound_by_name(run: hubel.Run, few_digits: Path, tmp_path: Path) -> None:

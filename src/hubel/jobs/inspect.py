@@ -48,6 +48,11 @@ def inspecting(network: Any, asked: Asked, *, code: Builder | None = None) -> Su
     """
     if isinstance(network, nn.Module):
         return _summary(network, code_name(network).rpartition(":")[2], asked, native="own")
+    if not isinstance(network, str | os.PathLike):
+        raise UsageError(
+            f"{network!r} is no network: give a name, a folder, FILE.py:CLASS or an nn.Module such as Net()."
+        )
+    network = str(network)
     if os.path.isdir(network):
         classifier = load_folder(network, device="cpu", code=code)
         assert isinstance(classifier, Classifier)

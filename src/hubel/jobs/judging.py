@@ -126,12 +126,17 @@ def keep(training: Training) -> None:
         write_best(training)
 
 
+def chosen_by(scores: Scores) -> dict[str, float]:
+    """Of a model card: the figure that the weights were chosen by, under names that no reported part has."""
+    return {"chosen_by_accuracy": scores.accuracy, "chosen_by_n": float(scores.n)}
+
+
 def write_best(training: Training) -> None:
     """Write the best weights behind the training, if they are not on disk yet."""
     scores = training.record.best_scores
     if not training.unsaved or scores is None or training.best is None or rank() > 0:
         return
-    card = replace(training.plan.card, metrics={"val_accuracy": scores.accuracy, "val_n": float(scores.n)})
+    card = replace(training.plan.card, metrics=chosen_by(scores))
     training.run.behind(model_writer(training.run.model, training.best, card))
     training.unsaved = False
 

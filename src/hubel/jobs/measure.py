@@ -44,6 +44,7 @@ from hubel.evidence import (
 )
 from hubel.explanation.cam import grad_cam
 from hubel.explanation.features import last_features
+from hubel.jobs.judging import chosen_by
 from hubel.jobs.plan import Plan
 from hubel.jobs.planning import FLOAT32
 from hubel.jobs.prepare import Dataset
@@ -85,7 +86,7 @@ def measure(training: Training, model: nn.Module, source: str, command: str, sto
     known = (_logits(model, Rows(dataset.packed.images, division.val), plan), dataset.catalog.labels[division.val])
     temperature, _ = fit_temperature(*known)
     scores = with_ece(score(logits / temperature, labels, classes), logits / temperature, labels)
-    chosen = {"val_accuracy": best.accuracy, "val_n": float(best.n), "epoch": float(record.best_epoch)}
+    chosen = {**chosen_by(best), "epoch": float(record.best_epoch)}
     metrics = {f"{part}_accuracy": scores.accuracy, f"{part}_n": float(scores.n), **chosen}
     counted = levels(*confidences(*known, temperature))
     card = replace(plan.card, metrics=metrics, temperature=temperature, levels=counted)

@@ -62,6 +62,8 @@ class StoredPlan:
             raise ValueError(f"{len(self.shares)} shares of the time don't fit {len(self.phases)} phases")
         if not 1 <= self.size <= max(self.card.preprocess.size) or self.views not in (0, 1, 2) or self.reserve < 0:
             raise ValueError(f"size {self.size}, views {self.views} or reserve {self.reserve} is impossible")
+        if self.speed.get("forward", 0) <= 0:
+            raise ValueError("it says no images a second of the measured network")
         if self.renamed and (*self.renamed.values(),) != self.card.classes:
             raise ValueError("its classes are not those that the folders were renamed to")
 

@@ -170,6 +170,15 @@ def resuming(
     path = Path(folder)
     RunFolder.check_begun(path)
     recipe, where = read_recipe(path), str(source or read_record(path / "plan.json", str, "source"))
+    if (
+        source is None
+        and not any(mark in where for mark in "{*?[")
+        and os.path.isabs(where)
+        and not os.path.exists(where)
+    ):
+        raise UsageError(
+            f"The images of {path} are no longer at {where!r}: hubel resume {path} DATA says where they are."
+        )
     if not (path / "split.json").exists():  # it ended before there was anything to go on from
         yield from training(where, recipe, output=path, overwrite=True, command=command, code=code)
         return

@@ -128,6 +128,8 @@ def model_card_text(card: ModelCard) -> str:
     height, width = card.preprocess.size
     kind = "grey" if card.preprocess.channels == 1 else "RGB"
     measured = "".join(f"- {name.replace('_', ' ')}: {value:.6g}\n" for name, value in card.metrics.items())
+    if any(name.startswith("chosen_by") for name in card.metrics):
+        measured += "\nWhat an epoch was chosen by is flattered by the choice.\n"
     names = ", ".join(_plain(name) for name in card.classes)
     return (
         "---\nlibrary_name: hubel\npipeline_tag: image-classification\n---\n\n"
