@@ -158,6 +158,11 @@ class Doctor:
         """Everything that was found, each with the step at which it was first seen, the likeliest cause first."""
         return [replace(finding, step=self._told.get(finding.code, finding.step)) for finding in self.findings]
 
+    def restart(self) -> None:
+        """The network is what it was before: what was measured since is of no use."""
+        self._pending, self._before, self._updates, self._count = [], {}, {}, 0
+        self.case = Case(intent=self.intent, looks=self.case.looks[:1])
+
     def forget(self, code: str) -> None:
         """A fault was mended: say it again if it comes again."""
         self._told.pop(code, None)

@@ -46,6 +46,9 @@ def attended(
     yield from visit.new(visit.doctor.begin())
     visit.keep()
     for event in events:
+        if isinstance(event, EpochEnd) and not np.isfinite(event.loss):
+            yield from visit.new(visit.doctor.judge())  # before the epoch is judged: it may be healed
+            event = visit.finite(event)  # noqa: PLW2901
         yield event
         if isinstance(event, Step):
             visit.last = event
@@ -78,7 +81,7 @@ class _Visit:
         self.tested = 0
         self.applied: tuple[float, float] | None = None  # the rate of before, and the validation loss of then
         self.kept: Snapshot | None = None
-        self.returns = 0
+        self.returns = self.offset = 0
 
     def new(self, found: Iterable[Finding]) -> Iterator[Finding | Note]:
         """Test a finding where a fork can decide it, number its step in the whole training, and say it once."""
@@ -89,7 +92,7 @@ class _Visit:
             verdict = self.verdict(finding)
             if verdict is not None and not verdict.better:
                 continue
-            whole = replace(finding, step=self.training.record.steps_before + (finding.step or 0))
+            whole = replace(finding, step=self.training.record.steps_before + self.offset + (finding.step or 0))
             if verdict is not None:
                 whole = _decided(whole, verdict)
             self.training.record.findings += (whole,)
@@ -148,7 +151,8 @@ class _Visit:
         put_back(state, kept)
         lost = counters[2] - state.step
         (state.epoch, state.position, state.step), state.rate, state.tally = counters, rate, Tally()
-        self.doctor.case.steps, self.doctor.case.broken = [], ""
+        self.doctor.restart()
+        self.offset = state.step
         return lost
 
     def returned(self) -> Note:
@@ -161,6 +165,10 @@ class _Visit:
         text = f"Healed broken numbers: back to the weights of {lost} steps before, with half of the rate."
         self.training.record.notes += (text,)
         return Note(text=text)
+
+    def finite(self, event: EpochEnd) -> EpochEnd:
+        """Where the numbers were healed, an epoch's loss is that of an answer that knows nothing."""
+        return replace(event, loss=float(np.log(len(self.training.classes)))) if self.returns else event
 
     def taken_back(self, row: EpochRow) -> Iterator[Note]:
         """Take a remedy back that did not help the validation images."""
@@ -178,7 +186,7 @@ class _Visit:
         training = self.training
         counts = np.bincount(training.dataset.catalog.labels[training.division.val], minlength=len(training.classes))
         return Checkup(
-            step=event.step,
+            step=event.step - self.offset,
             loss=row.val_loss,
             accuracy=row.val_accuracy,
             n=int(counts.sum()),
