@@ -82,7 +82,7 @@ def test_a_healthy_loop_is_silent(lesson: Lesson, odd: str) -> None:
 
 @pytest.mark.parametrize("fault", CHEAP)
 def test_the_planted_fault_comes_first(lesson: Lesson, fault: str) -> None:
-    planted = FAULTS[fault][0](replace(lesson, steps=30, every=15), 1)
+    planted = FAULTS[fault][0](replace(lesson, steps=36, every=18), 1)
     said = run(planted).doctor.said()
     assert [finding.code for finding in said][:1] == [fault]
     assert said[0].cause

@@ -244,7 +244,7 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
     ),
     "unshuffled": (lambda x, s: p.sorted_by(x, x.train[1].float()), _half_shuffled),
     "destructive-augmentation": (
-        lambda x, s: replace(x, augment=lambda i: i + pick(s, 2, 3, 4) * torch.randn_like(i)),
+        lambda x, s: replace(x, augment=lambda i: p.magnified(i, pick(s, 0.3, 0.25, 0.2))),
         lambda x, s: replace(x, augment=lambda i: p.erased(i, pick(s, 0.8, 0.9, 0.95))),
     ),
     "details-lost": (lambda x, s: built(x, p.strided), lambda x, s: built(x, p.strided, pool=pick(s, 2, 1, 1))),
@@ -265,7 +265,7 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.3, 0.6, 1.0))),
     ),
     "oscillation": (
-        lambda x, s: replace(x, optimizer=sgd(pick(s, 0.05, 0.04, 0.06), momentum=pick(s, 0.98, 0.99, 0.99))),
+        lambda x, s: replace(x, optimizer=sgd(pick(s, 0.05, 0.1, 0.2), momentum=0.99)),
         lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.02, 0.02, 0.04), betas=(0.99, 0.99))),
     ),
     "schedule": (
@@ -336,11 +336,11 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, quiet=False, keeps=True, evaluates=True, every=pick(s, 40, 20, 10)),
     ),
     "worse-from-the-start": (
-        lambda x, s: replace(p.hard(p.kept(x, pick(s, 120, 90, 60)), 0.8), every=12, steps=60, batch=20),
+        lambda x, s: replace(p.hard(p.kept(x, pick(s, 120, 90, 60)), 0.4), every=20, steps=100, batch=20),
         lambda x, s: replace(
-            p.hard(p.kept(x, pick(s, 150, 100, 80)), 0.8),
-            every=12,
-            steps=60,
+            p.hard(p.kept(x, pick(s, 150, 100, 80)), 0.4),
+            every=20,
+            steps=100,
             optimizer=lambda q: torch.optim.AdamW(q, 3e-3),
         ),
     ),

@@ -46,7 +46,7 @@ def head_and_loss(case: Case) -> Seen | None:
     if look.sums_to_one and sum(step.binary for step in case.steps) >= 3:
         return Seen(words="outputs are probabilities, and binary cross-entropy takes them for logits", strength=0.9)
     used = len([count for count in case.counts if count])
-    if sum(case.counts) > 200 * used and 2 * used < look.outputs and look.outputs > 4:
+    if used > 1 and sum(case.counts) > 200 * used and 2 * used < look.outputs and look.outputs > 4:
         return Seen(words=f"{look.outputs} outputs for {used} classes", strength=0.4)
     return None
 

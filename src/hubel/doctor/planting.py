@@ -254,10 +254,11 @@ def erased(x: Tensor, share: float) -> Tensor:
     return x
 
 
-def turned(x: Tensor, _severity: int) -> Tensor:
-    """Half of the images upside down."""
-    half = torch.rand(len(x)) < 0.5
-    return torch.where(half[:, None, None, None], x.flip(2, 3), x)
+def magnified(x: Tensor, share: float) -> Tensor:
+    """A small part, at a place that is drawn, enlarged to the whole."""
+    side = max(int(x.shape[3] * share), 2)
+    row, column = (int(torch.randint(0, x.shape[3] - side + 1, ())) for _ in range(2))
+    return F.interpolate(x[:, :, row : row + side, column : column + side], x.shape[2:], mode="bilinear")
 
 
 def channels_last(x: Tensor, severity: int) -> Tensor:

@@ -60,6 +60,8 @@ def inputs_of(images: Tensor) -> Inputs:
         high=_numbers(x.amax(dim=(0, 2, 3))),
         near=_correlation(x, 1),
         third=_correlation(x, 3),
+        below=_correlation(x.transpose(2, 3), 1),
+        third_below=_correlation(x.transpose(2, 3), 3),
         finite=finite,
     )
 
@@ -143,6 +145,10 @@ def look(
         ),
         unsteady=bool((again - answers).abs().max() > 1e-2 * answers.std()),
         shrink=_shrink(optimizers),
+        momentum=max(
+            (group.get("momentum", group.get("betas", (0.0,))[0]) for one in optimizers for group in one.param_groups),
+            default=0.0,
+        ),
         decay=_decay(optimizers, {id(p): gradients[n] for n, p in wanted.items()}),
     )
 

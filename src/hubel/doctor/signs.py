@@ -15,8 +15,8 @@ class Inputs:
 
     Attributes:
         mean, std, low, high: of each channel.
-        near: correlation of horizontal neighbours. third: of pixels three apart, which is the larger one where channels
-            lie where pixels should.
+        near, third: correlation of pixels one and three apart in a row; below, third_below: in a column. Those three
+            apart are more alike where channels lie where pixels should.
         finite: whether every number is.
     """
 
@@ -26,6 +26,8 @@ class Inputs:
     high: tuple[float, ...]
     near: float = 1.0
     third: float = 1.0
+    below: float = 1.0
+    third_below: float = 1.0
     finite: bool = True
 
     @property
@@ -77,6 +79,7 @@ class Look:
             sizes of those that the network doesn't list among its own.
         unsteady: whether the same images get other answers in eval mode.
         trained_before: whether the frozen ones were trained before, by their norms' statistics.
+        momentum: the largest of the optimizers.
         decay: the decay's pull on the weights over the gradient's. shrink: share of the weights that it takes in a step.
     """
 
@@ -102,6 +105,7 @@ class Look:
     unsteady: bool = False
     decay: float = 0.0
     shrink: float = 0.0
+    momentum: float = 0.0
 
     def named(self, kind: str) -> list[Layer]:
         """The layers of a kind, in the order of the pass."""
