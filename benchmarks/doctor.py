@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from hubel.dataset.find import scan
 from hubel.dataset.pack import pack
 from hubel.doctor import specimens
-from hubel.doctor.faults import FAULTS, HEALTHY
+from hubel.doctor.faults import FAULTS
+from hubel.doctor.healthy import HEALTHY
 from hubel.doctor.lesson import Lesson, run
 from hubel.events import outcome
 from hubel.records import Preprocess
@@ -76,11 +77,11 @@ def cells(part: str, data: list[str], each: int, draws: int) -> list[Cell]:
 
 @cache
 def pool(data: str) -> Images:
-    """Images (N, C, H, W) in [0, 1] and labels: digits of 12 pixels, others of 18."""
+    """Images (N, C, H, W) in [0, 1] and labels: digits of 12 pixels, others of 14."""
     catalog = scan(data)
     rows = np.random.default_rng(0).permutation(len(catalog.paths))[:POOL]
     grey = data == "digits" or "mnist" in data
-    size = 12 if data == "digits" else 18
+    size = 12 if data == "digits" else 14
     preprocess = Preprocess(
         size=(size, size), channels=1 if grey else 3, mean=(0.0,) * (1 if grey else 3), std=(1.0,) * (1 if grey else 3)
     )

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hubel.doctor import planting as p
-from hubel.doctor.faults import FAULTS, HEALTHY
+from hubel.doctor.faults import FAULTS
+from hubel.doctor.healthy import HEALTHY
 from hubel.doctor.lesson import Lesson, run
 from hubel.doctor.watch import watch
 from hubel.errors import UsageError

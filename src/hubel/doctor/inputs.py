@@ -56,7 +56,8 @@ def other_statistics(case: Case) -> Seen | None:
     if off < 0.12:
         return None
     return Seen(
-        words=f"inputs lie in {min(x.low):.2f} to {max(x.high):.2f}, the weights expect {min(black):.2f} to {max(white):.2f}",
+        words=f"inputs lie in {min(x.low):.2f} to {max(x.high):.2f}, the weights expect "
+        f"{min(black):.2f} to {max(white):.2f}",
         strength=0.9,
     )
 
@@ -122,7 +123,7 @@ def label_noise(case: Case) -> Seen | None:
         return None
     if (
         float(np.median(losses[30:])) < 0.9 * float(np.median(losses[:30]))
-        or late[-1].accuracy < max(2.5 / case.classes, 0.35)
+        or late[-1].accuracy < max(2.5 / case.classes, 0.5)  # else doubt is no wonder
         or other_validation(case)
     ):
         return None
@@ -131,7 +132,8 @@ def label_noise(case: Case) -> Seen | None:
     ):
         c = late[-1]
         return Seen(
-            words=f"even the surest fifth of the held-out answers is right in {c.surest:.0%} only (all: {c.accuracy:.0%})",
+            words=f"even the surest fifth of the held-out answers is right in {c.surest:.0%} only "
+            f"(all: {c.accuracy:.0%})",
             strength=0.5,
         )
     return None
@@ -152,7 +154,8 @@ def destructive_augmentation(case: Case) -> Seen | None:
         return None
     c = known[-1]
     return Seen(
-        words=f"training images are right in {c.train_accuracy:.0%} as they are augmented, held-out ones in {c.accuracy:.0%}",
+        words=f"training images are right in {c.train_accuracy:.0%} as they are augmented, "
+        f"held-out ones in {c.accuracy:.0%}",
         strength=0.6,
     )
 

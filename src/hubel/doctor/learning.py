@@ -114,7 +114,9 @@ def constant_answer(case: Case) -> Seen | None:
     ):
         gains = [layer.gain for layer in look.layers if layer.kind != "norm"]
         if max(gains) < 3:  # weights are as usual: a bias, then
-            words = f"from the start, {look.favourite:.0%} of the answers are the same class, at a loss of {look.train_loss:.1f}"
+            words = (
+                f"from the start, {look.favourite:.0%} of the answers are the same, at a loss of {look.train_loss:.1f}"
+            )
             return Seen(words=words, strength=0.9)
     look = case.looks[-1] if case.looks else None
     if look is None or look.step < 2 * SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
@@ -228,7 +230,8 @@ def over_regularised(case: Case) -> Seen | None:
         )
     if look.dropout >= 0.8 and look.eval_loss < 0.8 * look.train_loss:
         return Seen(
-            words=f"{look.dropout:.0%} is dropped: the same images cost {look.train_loss:.2f} with and {look.eval_loss:.2f} without it",
+            words=f"{look.dropout:.0%} is dropped: the same images cost {look.train_loss:.2f} with it "
+            f"and {look.eval_loss:.2f} without",
             strength=0.7,
         )
     return None

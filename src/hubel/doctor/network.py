@@ -13,7 +13,7 @@ STALE = 40  # steps after which running statistics have had their time
 
 @rule("softmax-twice", 5, 0, "the network ends in a softmax, and cross-entropy takes another one", "return logits")
 def softmax_twice(case: Case) -> Seen | None:
-    """Probabilities as logits: the loss can't fall below ln(1 + (K - 1) / e). With a loss of logarithms they are right."""
+    """Probabilities as logits: the loss stays above ln(1 + (K - 1) / e). With a loss of logarithms they fit."""
     look = _first(case)
     if sum(step.twice for step in case.steps) >= 3:
         return Seen(words="the gradient at the outputs is that of a softmax on a softmax", strength=1.0)

@@ -21,10 +21,27 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 RUNNING = (nn.modules.batchnorm._BatchNorm,)  # these behave otherwise in training, and so does dropout:
 DROPOUTS = (nn.modules.dropout._DropoutNd,)
-NONLINEAR = (  # as autograd names them, in small letters
-    "relu gelu silu tanh sigmoid elu celu selu hardswish softplus softsign mish clamp maximum minimum threshold softmax abs "
-    "pow glu where shrink scaleddot"
-).split()
+NONLINEAR = (
+    "glu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "elu",
+    "hardswish",
+    "softplus",
+    "softsign",
+    "mish",
+    "clamp",
+    "maximum",
+    "minimum",
+    "threshold",
+    "softmax",
+    "abs",
+    "pow",
+    "where",
+    "shrink",
+    "scaleddot",
+)  # as autograd names them
 SMALL = 1e-12
 
 
@@ -86,9 +103,9 @@ def look(
     owners = {name: module for name, module in model.named_modules() if _is_layer(module)}
     seen: dict[str, list[_Seen]] = {}
 
-    def after(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def after(name: str, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            seen.setdefault(name, []).append(_seen(module, inputs[0].detach(), output.detach()))
+            seen.setdefault(name, []).append(_seen(inputs[0].detach(), output.detach()))
 
     with untouched(model):
         for module in model.modules():
@@ -231,7 +248,7 @@ class _Seen:
         self.map, self.dead, self.saturated, self.mean, self.std, self.ok = map_, dead, saturated, mean, std, ok
 
 
-def _seen(module: nn.Module, x: Tensor, output: Tensor) -> _Seen:
+def _seen(x: Tensor, output: Tensor) -> _Seen:
     axes = (0, 2, 3) if x.ndim == 4 else tuple(range(x.ndim - 1))
     dead = (x == 0).all(axes[0])
     dead = dead.flatten(1).all(1) if x.ndim == 4 else dead.reshape(-1, dead.shape[-1]).all(0)
@@ -265,7 +282,7 @@ def _layer(
     alike = flat is not None and len(flat) > 1 and bool((flat - flat[:1]).abs().max() <= 1e-6 * flat.abs().max())
     kind = "norm" if isinstance(module, NORMS) else "conv" if isinstance(module, CONVS) else "linear"
     means = [float(one.mean) for one in calls]
-    spread = max(max(float(one.std) for one in calls), SMALL)
+    spread = max(SMALL, *(float(one.std) for one in calls))
     return Layer(
         name=name,
         kind=kind,

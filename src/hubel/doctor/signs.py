@@ -42,7 +42,8 @@ class Layer:
 
     Attributes:
         kind: ``conv``, ``linear`` or ``norm``. calls: how often one pass runs it. map: output height and width.
-        weight, gradient: root mean square; gain: of the weights, times the root of what a filter sums up; width: filters; update: of the last step, as a share of the weights; None: not known.
+        weight, gradient: root mean square; gain: of the weights, times the root of what a filter sums up.
+        width: filters. update: of the last step, as a share of the weights; None: not known.
         alike: whether all filters are the same. dead: share of input channels that are zero on every image.
         saturated: share of input values at a sigmoid's or a tanh's ends. apart: how far the inputs of several calls
             are apart, in standard deviations. momentum: of a norm's running statistics. finite: whether outputs are.
@@ -80,7 +81,7 @@ class Look:
         unsteady: whether the same images get other answers in eval mode.
         trained_before: whether the frozen ones were trained before, by their norms' statistics.
         momentum: the largest of the optimizers.
-        decay: the decay's pull on the weights over the gradient's. shrink: share of the weights that it takes in a step.
+        decay: the decay's pull on the weights over the gradient's. shrink: share of the weights it takes in a step.
     """
 
     step: int
@@ -151,7 +152,7 @@ class Checkup:
 
     Attributes:
         loss, accuracy, n: in eval mode, on held-out images; train_loss, train_accuracy: on as many training images.
-        surest: accuracy among the fifth of the answers that is surest. recalls: of each class, NaN where it doesn't occur.
+        surest: accuracy among the fifth of the answers that is surest. recalls: of each class, or NaN.
         inputs: the images as the network was given them, in the user's own evaluation where there is one.
     """
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hubel.doctor.doctor import HELD_OUT, THEN, Doctor
-from hubel.doctor.probes import Loss, outputs_of, inputs_of, learning_share
+from hubel.doctor.probes import Loss, inputs_of, learning_share, outputs_of
 from hubel.doctor.signs import Evaluated, Intent
 from hubel.errors import UsageError
 from hubel.learning.checkpoint import GENERATORS
@@ -45,8 +45,8 @@ def watch(
     Args:
         model: the network, wrapped or not, that the loop calls. optimizers: those that change it; without one, steps
             can't be seen.
-        validation: held-out images, prepared for the network, with labels: a DataLoader, or two tensors (N, C, H, W) and
-            (N,). Without them, nothing can be said of leaks, overfitting and label noise.
+        validation: held-out images, prepared for the network, with labels: a DataLoader, or two tensors (N, C, H, W)
+            and (N,). Without them, nothing can be said of leaks, overfitting and label noise.
         loss: ``loss(outputs, labels)`` where it isn't cross-entropy.
         weights: what the network started from, where that expects images of a certain mean and deviation: torchvision's
             weights, or an object with `mean` and `std`.
@@ -117,7 +117,7 @@ class _Eyes:
             given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 4]
             self.images = given[0] if given else None
 
-    def leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+    def leave(self, _module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         """It has answered."""
         if self.looking or self.images is None:
             return
@@ -295,7 +295,7 @@ def _waiting(eyes: _Eyes) -> Iterator[None]:
 
 
 def _labels(outputs: Tensor, gradient: Tensor, passes: int) -> Tensor:
-    """The class whose output the loss wants larger; with smoothed labels, that which probabilities and gradient add up to.
+    """The class whose output the loss wants larger; of smoothed labels, that which probabilities and gradient give.
 
     Args:
         passes: what cross-entropy's gradient was divided by.
