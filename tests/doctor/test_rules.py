@@ -117,7 +117,9 @@ SICK: dict[str, Case] = {
     "no-step": case(step={"update": 0.0}),
     "eval-while-training": case(step={"learning": 0.0}),
     "train-while-evaluating": case(evaluations=evaluated(in_train_mode=True)),
-    "stale-statistics": case(checkups=[replace(CHECKUP, step=n, train_loss=5.0) for n in (80, 100)]),
+    "stale-statistics": case(
+        look=layers(1, momentum=1e-3), checkups=[replace(CHECKUP, step=n, train_loss=5.0) for n in (80, 100)]
+    ),
     "vanishing": case(look=layers(0, gradient=1e-8)),
     "dead-channels": case(look=layers(2, dead=0.9)),
     "saturation": case(look=layers(3, saturated=0.8)),

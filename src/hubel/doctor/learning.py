@@ -87,7 +87,7 @@ def exploding(case: Case) -> Seen | None:
             words = f"the gradient grows from {known[-1]:.1e} in the last layer to {known[0]:.1e} in the first"
             return Seen(words=words, strength=0.8)
     norms = np.array([step.norm for step in case.steps if step.norm is not None and math.isfinite(step.norm)])
-    for n in range(8, len(norms)):
+    for n in 8 + np.flatnonzero(norms[8:] > 30 * max(norms[:8].min(initial=np.inf), 0.1)):
         usual = float(np.median(norms[:n]))
         if norms[n] > 30 * max(usual, 0.1) and not case.learned():
             return Seen(words=f"gradients reach {norms[n]:.1e}, usual were {usual:.1e}", strength=0.6)
@@ -198,7 +198,7 @@ def worse_from_the_start(case: Case) -> Seen | None:
 def underfitting(case: Case) -> Seen | None:
     """A plateau on training images, with hardly a gap to held-out ones."""
     c = case.checkups
-    if len(c) < 3 or not case.looks or case.now < 2 * SEEN or c[-1].train_accuracy < 1.5 / case.classes:
+    if len(c) < 3 or not case.looks or case.now < 2 * SEEN:
         return None
     hidden = [layer for layer in case.looks[0].layers[:-1] if layer.kind != "norm"]
     narrow = min(hidden, key=lambda layer: layer.width, default=None)

@@ -8,6 +8,7 @@ from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case, Look
 
 DEAD, SATURATED = 0.5, 0.5
+FRESH = 4  # lengths of memory after which running statistics hold nothing of the start
 STALE = 40  # steps after which running statistics have had their time
 
 
@@ -194,8 +195,8 @@ def tiny_batches(case: Case) -> Seen | None:
 def stale_statistics(case: Case) -> Seen | None:
     """The same images cost far more in eval mode than in train mode."""
     late = [c for c in case.checkups if c.step >= STALE][-2:]
-    norms = [layer for layer in case.looks[-1].named("norm") if layer.momentum is not None] if case.looks else []
-    if len(late) < 2 or not norms:
+    rates = [layer.momentum for layer in case.looks[-1].named("norm") if layer.momentum] if case.looks else []
+    if len(late) < 2 or not rates or min(rates) * case.now > FRESH:
         return None
     usual = [float(np.median(case.losses()[max(c.step - STALE, 0) : c.step])) for c in late]
     if all(c.train_loss > 1.5 * level + 0.25 * case.chance for c, level in zip(late, usual, strict=True)):

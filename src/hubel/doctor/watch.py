@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hubel.doctor.doctor import HELD_OUT, THEN, Doctor
+from hubel.doctor.doctor import HELD_OUT, MEASURED, THEN, Doctor
 from hubel.doctor.probes import Loss, inputs_of, learning_share, outputs_of
 from hubel.doctor.signs import Evaluated, Intent
 from hubel.errors import UsageError
@@ -182,8 +183,10 @@ class _Eyes:
         if optimizer is not self.doctor.optimizers[-1] or not self.waiting:
             return
         now = time.perf_counter()
-        grads = [p.grad for p in self.doctor.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(grads) if grads else None
+        norm = None
+        if self.doctor.step < THEN or self.doctor.step % MEASURED == 0 or self.doctor.affordable():
+            grads = [p.grad for p in self.doctor.model.parameters() if p.grad is not None]
+            norm = nn.utils.get_total_norm(grads) if grads else None
         rates = [group["lr"] for each in self.doctor.optimizers for group in each.param_groups]
         told = {"lr": float(max(rates)), "norm": norm, "seconds": now - self.last, "waited": self.waited}
         told |= self.waiting
@@ -212,7 +215,7 @@ class _Eyes:
         return bool(firsts) and bool(self.versions) and all(self.versions.get(id(p)) == p.grad._version for p in firsts)  # type: ignore[union-attr]
 
     def _firsts(self) -> list[nn.Parameter]:
-        return [p for p in self.doctor.model.parameters() if p.requires_grad][:2]
+        return list(itertools.islice((p for p in self.doctor.model.parameters() if p.requires_grad), 2))
 
     def _close_evaluation(self) -> None:
         """Passes without a gradient since the last step were an evaluation."""
@@ -250,6 +253,8 @@ class _Eyes:
         """Look whether held-out images are among these, mirrored or not."""
         held_out = self.doctor.held_out
         if held_out is None or held_out[0].shape[1:] != images.shape[1:]:
+            return
+        if self.doctor.step > THEN and not self.doctor.affordable():
             return
         if self.own is None:
             self.own = _small(held_out[0])
