@@ -1,7 +1,7 @@
 """Does the doctor see planted faults, name the cause first, and stay silent on healthy loops?
 
-    python benchmarks/doctor.py calibration DATA/fashion-mnist --rows /tmp/calibration.jsonl
-    python benchmarks/doctor.py reporting DATA/cifar10 DATA/sign-digits --rows /tmp/reporting.jsonl \
+    python benchmarks/doctor.py calibration DATA/fashion-mnist --rows calibration.jsonl
+    python benchmarks/doctor.py reporting DATA/cifar10 DATA/sign-digits --rows reporting.jsonl \
         --output benchmarks/results/doctor.json
 
 Cells (fault × network × data × severity × seed) are drawn beforehand. Thresholds are set on the calibration part: the

@@ -94,10 +94,7 @@ def test_what_the_loop_can_be_asked(lesson: Lesson) -> None:
     learned = run(replace(lesson, steps=30, every=15))
     case = learned.doctor.case
     assert [len(case.steps), len(case.evaluations)] == [30, 2]
-    assert (
-        case.counts == torch.bincount(torch.cat([lesson.train[1][:0]]), minlength=10).tolist()
-        or sum(case.counts) == 960
-    )
+    assert sum(case.counts) == 30 * 32
     assert case.steps[0].images == 32
     assert case.looks[0].step == 0
 

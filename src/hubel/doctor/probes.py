@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hubel.doctor.settings import decay, momentum, shrink
 from hubel.doctor.signs import Checkup, Inputs, Layer, Look
 from hubel.learning.checkpoint import GENERATORS
 from hubel.nn.hooks import watch
@@ -161,12 +162,9 @@ def look(
             if i not in learned and all(p is not q for q in named.values())
         ),
         unsteady=bool((again - answers).abs().max() > 1e-2 * answers.std()),
-        shrink=_shrink(optimizers),
-        momentum=max(
-            (group.get("momentum", group.get("betas", (0.0,))[0]) for one in optimizers for group in one.param_groups),
-            default=0.0,
-        ),
-        decay=_decay(optimizers, {id(p): gradients[n] for n, p in wanted.items()}),
+        shrink=shrink(optimizers),
+        momentum=momentum(optimizers),
+        decay=decay(optimizers, {id(p): gradients[n] for n, p in wanted.items()}),
     )
 
 
@@ -357,32 +355,6 @@ def _graph(outputs: Tensor) -> tuple[int, dict[int, nn.Parameter]]:
             leaves[id(leaf)] = leaf
         todo += [following for following, _ in node.next_functions]
     return count, leaves
-
-
-def _decay(optimizers: Sequence[torch.optim.Optimizer], gradients: Mapping[int, Tensor | None]) -> float:
-    """Root of the summed squares of decay times weights, over that of the gradients."""
-    pull = push = 0.0
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                g = gradients.get(id(p))
-                if g is not None:
-                    pull += (group.get("weight_decay", 0.0) * float(p.detach().norm())) ** 2
-                    push += float(g.norm()) ** 2
-    return math.sqrt(pull / push) if push > 0 else 0.0
-
-
-def _shrink(optimizers: Sequence[torch.optim.Optimizer]) -> float:
-    """Of the weights, in a step, where decay isn't divided by the gradient's size as in Adam."""
-    found = [0.0]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            plain = "betas" not in group or group.get(
-                "decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)
-            )
-            rate = float(group["lr"]) / (1 - min(group.get("momentum", 0.0), 0.999))
-            found.append(rate * group.get("weight_decay", 0.0) if plain else 0.0)
-    return max(found)
 
 
 def _correlation(x: Tensor, apart: int) -> float:
