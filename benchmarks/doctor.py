@@ -1,7 +1,7 @@
 """Does the doctor see planted faults, name the cause first, and stay silent on healthy loops?
 
-    python benchmarks/doctor.py calibration DATA/fashion-mnist --rows /tmp/calibration.jsonl
-    python benchmarks/doctor.py reporting DATA/cifar10 DATA/sign-digits --rows /tmp/reporting.jsonl \
+    python benchmarks/doctor.py calibration DATA/fashion-mnist --rows calibration.jsonl
+    python benchmarks/doctor.py reporting DATA/cifar10 DATA/sign-digits --rows reporting.jsonl \
         --output benchmarks/results/doctor.json
 
 Cells (fault × network × data × severity × seed) are drawn beforehand. Thresholds are set on the calibration part: the
@@ -32,7 +32,8 @@ from torch import Tensor, nn
 from hubel.dataset.find import scan
 from hubel.dataset.pack import pack
 from hubel.doctor import specimens
-from hubel.doctor.faults import FAULTS, HEALTHY
+from hubel.doctor.faults import FAULTS
+from hubel.doctor.healthy import HEALTHY
 from hubel.doctor.lesson import Lesson, run
 from hubel.events import outcome
 from hubel.records import Preprocess
@@ -62,11 +63,11 @@ class Cell:
     seed: int
 
 
-def cells(part: str, data: list[str], each: int, draws: int) -> list[Cell]:
-    """Draw the cells: `each` of every fault, and of every healthy kind, in an order by chance."""
+def cells(part: str, data: list[str], each: int, healthy: int, draws: int) -> list[Cell]:
+    """Draw the cells: `each` of every fault, `healthy` of every healthy kind, in an order by chance."""
     rng, found = random.Random(draws), []
     for name in [*FAULTS, *(f"healthy:{odd}" for odd in HEALTHY)]:
-        for _ in range(each):
+        for _ in range(healthy if ":" in name else each):
             network, where = rng.choice(sorted(NETWORKS[part])), rng.choice(data)
             way, severity, seed = int(part == "reporting"), rng.randrange(3), rng.choice(SEEDS[part])
             found.append(Cell(fault=name, way=way, network=network, data=where, severity=severity, seed=seed))
@@ -76,11 +77,11 @@ def cells(part: str, data: list[str], each: int, draws: int) -> list[Cell]:
 
 @cache
 def pool(data: str) -> Images:
-    """Images (N, C, H, W) in [0, 1] and labels: digits of 12 pixels, others of 18."""
+    """Images (N, C, H, W) in [0, 1] and labels: digits of 12 pixels, others of 14."""
     catalog = scan(data)
     rows = np.random.default_rng(0).permutation(len(catalog.paths))[:POOL]
     grey = data == "digits" or "mnist" in data
-    size = 12 if data == "digits" else 18
+    size = 12 if data == "digits" else 14
     preprocess = Preprocess(
         size=(size, size), channels=1 if grey else 3, mean=(0.0,) * (1 if grey else 3), std=(1.0,) * (1 if grey else 3)
     )
@@ -174,7 +175,8 @@ def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("part", choices=list(NETWORKS))
     flags.add_argument("data", nargs="*", help="folders of images")
-    flags.add_argument("--each", type=int, default=3, help="cells of every fault and of every healthy kind")
+    flags.add_argument("--each", type=int, default=3, help="cells of every fault")
+    flags.add_argument("--healthy", type=int, default=3, help="cells of every healthy kind")
     flags.add_argument("--draws", type=int, default=0, help="the seed that cells are drawn with")
     flags.add_argument("--only", nargs="*", help="faults, in place of all")
     flags.add_argument("--minutes", type=float, default=240)
@@ -186,7 +188,7 @@ def main() -> None:
     known = [json.loads(line) for line in asked.rows.read_text().splitlines()] if asked.rows.exists() else []
     done = {tuple(row[name] for name in Cell.__annotations__) for row in known}
     until = time.monotonic() + 60 * asked.minutes
-    for cell in cells(asked.part, data, asked.each, asked.draws):
+    for cell in cells(asked.part, data, asked.each, asked.healthy, asked.draws):
         if (asked.only and cell.fault not in asked.only) or tuple(asdict(cell).values()) in done:
             continue
         if time.monotonic() > until:

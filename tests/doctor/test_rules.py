@@ -90,13 +90,15 @@ SICK: dict[str, Case] = {
     "raw-inputs": case(look=inputs(mean=(90.0,), std=(80.0,), high=(255.0,))),
     "normalised-twice": case(look=inputs(std=(0.001,), low=(0.0,), high=(0.004,))),
     "other-statistics": case(look=inputs(low=(-1.0,), high=(1.0,)), intent=Intent(mean=(0.485,), std=(0.229,))),
-    "other-validation": case(evaluations=evaluated(inputs=replace(INPUTS, mean=(120.0,), std=(70.0,)))),
+    "other-validation": case(
+        evaluations=evaluated(inputs=replace(INPUTS, mean=(120.0,), std=(70.0,), low=(0.0,), high=(255.0,)))
+    ),
     "softmax-twice": case(look={"sums_to_one": True}),
     "bad-head-start": case(look={**layers(3, gain=20.0), "train_loss": 20.0}),
     "constant-start": case(look=layers(2, alike=True)),
     "frozen": case(look={"frozen": ("0.weight",)}),
     "not-in-optimizer": case(look={"missing": ("8.weight",)}),
-    "labels-unpaired": case(checkups=[replace(CHECKUP, accuracy=0.1, loss=4.0, train_accuracy=0.9)] * 2),
+    "labels-unpaired": case(checkups=[replace(CHECKUP, accuracy=0.1, loss=4.0, train_accuracy=0.9)] * 3),
     "label-noise": case(steps=200, checkups=[replace(CHECKUP, accuracy=0.65, surest=0.7, train_accuracy=0.66)] * 2),
     "leak": case(doubles=20, compared=256),
     "imbalance": case(
@@ -115,7 +117,9 @@ SICK: dict[str, Case] = {
     "no-step": case(step={"update": 0.0}),
     "eval-while-training": case(step={"learning": 0.0}),
     "train-while-evaluating": case(evaluations=evaluated(in_train_mode=True)),
-    "stale-statistics": case(checkups=[replace(CHECKUP, step=n, train_loss=5.0) for n in (80, 100)]),
+    "stale-statistics": case(
+        look=layers(1, momentum=1e-3), checkups=[replace(CHECKUP, step=n, train_loss=5.0) for n in (80, 100)]
+    ),
     "vanishing": case(look=layers(0, gradient=1e-8)),
     "dead-channels": case(look=layers(2, dead=0.9)),
     "saturation": case(look=layers(3, saturated=0.8)),
@@ -164,7 +168,7 @@ def test_odd_but_healthy_is_silent(healthy: Case) -> None:
 
 def test_causes_come_before_symptoms() -> None:
     both = case(step={"loss": 2.3, "carried": True}, look={"favourite": 1.0, "of_labels": 0.1, "eval_loss": 3.0})
-    assert [finding.code for finding in diagnose(both)][0] == "not-cleared"
+    assert diagnose(both)[0].code == "not-cleared"
 
 
 def test_every_rule_has_words() -> None:

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from hubel.doctor import planting as p
-from hubel.doctor.faults import FAULTS, HEALTHY
+from hubel.doctor.faults import FAULTS
+from hubel.doctor.healthy import HEALTHY
 from hubel.doctor.lesson import Lesson, run
 from hubel.doctor.watch import watch
 from hubel.errors import UsageError
@@ -82,7 +83,7 @@ def test_a_healthy_loop_is_silent(lesson: Lesson, odd: str) -> None:
 
 @pytest.mark.parametrize("fault", CHEAP)
 def test_the_planted_fault_comes_first(lesson: Lesson, fault: str) -> None:
-    planted = FAULTS[fault][0](replace(lesson, steps=30, every=15), 1)
+    planted = FAULTS[fault][0](replace(lesson, steps=36, every=18), 1)
     said = run(planted).doctor.said()
     assert [finding.code for finding in said][:1] == [fault]
     assert said[0].cause
@@ -93,10 +94,7 @@ def test_what_the_loop_can_be_asked(lesson: Lesson) -> None:
     learned = run(replace(lesson, steps=30, every=15))
     case = learned.doctor.case
     assert [len(case.steps), len(case.evaluations)] == [30, 2]
-    assert (
-        case.counts == torch.bincount(torch.cat([lesson.train[1][:0]]), minlength=10).tolist()
-        or sum(case.counts) == 960
-    )
+    assert sum(case.counts) == 30 * 32
     assert case.steps[0].images == 32
     assert case.looks[0].step == 0
 

@@ -83,9 +83,9 @@ class Doctor:
         self._pending.append(values)
         due = count in FIRST or count % THEN == 0
         self.spent += time.perf_counter() - began
-        if due and self._may_look():
+        if due and self.affordable():
             self.look()
-        if due or count % MEASURED == 0 or count == 3:
+        if due or count == 3 or count % (MEASURED if count <= THEN else THEN // 2) == 0:
             yield from self.judge()
         began = time.perf_counter()
         following = count + 1
@@ -122,7 +122,7 @@ class Doctor:
 
     def check(self) -> Iterator[Finding]:
         """Answer for held-out images, and for as many that were trained on; yields what is new."""
-        if self.held_out is None or not self._trained or not (len(self.case.checkups) < 4 or self._may_look()):
+        if self.held_out is None or not self._trained or not (len(self.case.checkups) < 4 or self.affordable()):
             return
         began = time.perf_counter()
         images, labels = (torch.cat(parts) for parts in zip(*self._trained, strict=True))
@@ -167,7 +167,8 @@ class Doctor:
         """A fault was mended: say it again if it comes again."""
         self._told.pop(code, None)
 
-    def _may_look(self) -> bool:
+    def affordable(self) -> bool:
+        """Whether looking has taken no more than its share so far."""
         elapsed = time.monotonic() - self._began
         return self.spent + self._last_cost <= self.share * elapsed + GRACE
 

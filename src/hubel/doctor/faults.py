@@ -1,7 +1,7 @@
-"""Faults in a plain loop, each planted in two ways and three severities, and healthy loops that look odd.
+"""Faults in a plain loop, each planted in two ways and three severities.
 
-The first way is the usual one, the second another mechanism with the same cause. Not here, since a plain loop can't show
-them in seconds: the same random numbers in every worker (46), and a metric that the user prints himself (48).
+The first way is the usual one, the second another mechanism with the same cause. Not here, since a plain loop can't
+show them in seconds: the same random numbers in every worker (46), and a metric that the user prints himself (48).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from hubel.doctor import planting as p
-from hubel.doctor.lesson import Lesson, run, sgd
+from hubel.doctor.lesson import Lesson, sgd
 from hubel.doctor.planting import built, changed, pick
-from hubel.doctor.specimens import deep, he, leaky, plain, two_blocks
+from hubel.doctor.specimens import deep, he, plain, two_blocks
 
 Plant = Callable[[Lesson, int], Lesson]
 
@@ -164,20 +164,6 @@ def _relu(lesson: Lesson) -> Lesson:
     return lesson if p.of(lesson.network(), nn.ReLU) else built(lesson, plain)
 
 
-def _pretrained(lesson: Lesson) -> Lesson:
-    """All but the head from an earlier training, and frozen, without a declaration."""
-    known = run(replace(lesson, steps=150, every=10**6, seed=lesson.seed + 1), watching=False).model.state_dict()
-
-    def loaded(model: nn.Module) -> None:
-        model.load_state_dict(known)
-        model.requires_grad_(False)
-        last = p.of(model, nn.Linear)[-1]
-        last.requires_grad_(True)
-        last.reset_parameters()
-
-    return changed(lesson, loaded)
-
-
 def _coloured(lesson: Lesson) -> Lesson:
     """Three channels, where there is one."""
     if p.size(lesson)[0] == 3:
@@ -196,12 +182,12 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
     "normalised-twice": (lambda x, s: replace(x, scale=lambda i: i / pick(s, 50, 255, 255)), _twice),
     "other-statistics": (_other_statistics, _bytes),
     "other-validation": (
-        lambda x, s: replace(x, scale=p.normalised, held_scale=lambda i: i),
+        lambda x, _: replace(x, scale=p.normalised, held_scale=lambda i: i),
         lambda x, s: replace(x, held_scale=lambda i: pick(s, 3 * i, i * 255, 1 - i * 2)),
     ),
     "softmax-twice": (
-        lambda x, s: changed(x, lambda m: p.ended(m, nn.Softmax(1))),
-        lambda x, s: replace(x, loss=lambda z, y: F.cross_entropy(z.softmax(1), y)),
+        lambda x, _: changed(x, lambda m: p.ended(m, nn.Softmax(1))),
+        lambda x, _: replace(x, loss=lambda z, y: F.cross_entropy(z.softmax(1), y)),
     ),
     "bad-head-start": (
         lambda x, s: changed(x, lambda m: p.of(m, nn.Linear)[-1].weight.data.mul_(pick(s, 30, 60, 100))),
@@ -209,14 +195,14 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
     ),
     "constant-start": (
         lambda x, s: changed(x, lambda m: p.filled(m, pick(s, 0.01, 0.1, 0.5))),
-        lambda x, s: changed(x, p.copied),
+        lambda x, _: changed(x, p.copied),
     ),
     "frozen": (
         lambda x, s: changed(x, lambda m: [c.requires_grad_(False) for c in p.of(m, nn.Conv2d)[: s + 1]]),
-        lambda x, s: changed(x, lambda m: (m.requires_grad_(False), p.of(m, nn.Linear)[-1].requires_grad_(True))),
+        lambda x, _: changed(x, lambda m: (m.requires_grad_(False), p.of(m, nn.Linear)[-1].requires_grad_(True))),
     ),
     "not-in-optimizer": (
-        lambda x, s: replace(
+        lambda x, _: replace(
             x,
             late=lambda m: p.put(
                 m, p.of(m, nn.Linear)[-1], nn.Linear(p.of(m, nn.Linear)[-1].in_features, p.size(x)[1])
@@ -242,14 +228,14 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: p.rare(x, [1.0, *[pick(s, 0.04, 0.02, 0.01)] * 2, *[1.0] * (p.size(x)[1] - 3)]),
         lambda x, s: p.rare(x, [pick(s, 0.6, 0.5, 0.4) ** k for k in range(p.size(x)[1])]),
     ),
-    "unshuffled": (lambda x, s: p.sorted_by(x, x.train[1].float()), _half_shuffled),
+    "unshuffled": (lambda x, _: p.sorted_by(x, x.train[1].float()), _half_shuffled),
     "destructive-augmentation": (
-        lambda x, s: replace(x, augment=lambda i: i + pick(s, 2, 3, 4) * torch.randn_like(i)),
+        lambda x, s: replace(x, augment=lambda i: p.magnified(i, pick(s, 0.3, 0.25, 0.2))),
         lambda x, s: replace(x, augment=lambda i: p.erased(i, pick(s, 0.8, 0.9, 0.95))),
     ),
-    "details-lost": (lambda x, s: built(x, p.strided), lambda x, s: built(x, p.strided, pool=pick(s, 2, 1, 1))),
+    "details-lost": (lambda x, _: built(x, p.strided), lambda x, s: built(x, p.strided, pool=pick(s, 2, 1, 1))),
     "no-activation": (
-        lambda x, s: changed(x, lambda m: p.replaced(m, p.ACTS, nn.Identity)),
+        lambda x, _: changed(x, lambda m: p.replaced(m, p.ACTS, nn.Identity)),
         lambda x, s: built(x, plain, act=pick(s, nn.Identity, nn.Dropout, nn.Identity)),
     ),
     "tiny-batches": (
@@ -265,21 +251,21 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.3, 0.6, 1.0))),
     ),
     "oscillation": (
-        lambda x, s: replace(x, optimizer=sgd(pick(s, 0.05, 0.04, 0.06), momentum=pick(s, 0.98, 0.99, 0.99))),
+        lambda x, s: replace(x, optimizer=sgd(pick(s, 0.05, 0.1, 0.2), momentum=0.99)),
         lambda x, s: replace(x, optimizer=lambda q: torch.optim.Adam(q, pick(s, 0.02, 0.02, 0.04), betas=(0.99, 0.99))),
     ),
     "schedule": (
         lambda x, s: replace(x, schedule=p.milestone(pick(s, 20, 10, 5), 0.1)),
         lambda x, s: replace(x, schedule=lambda o: _cosine(o, s)),
     ),
-    "not-cleared": (lambda x, s: replace(x, clears=False), _per_epoch),
-    "no-step": (lambda x, s: replace(x, steps_taken=False), _never_stepped),
+    "not-cleared": (lambda x, _: replace(x, clears=False), _per_epoch),
+    "no-step": (lambda x, _: replace(x, steps_taken=False), _never_stepped),
     "eval-while-training": (
         lambda x, s: replace(_batch_norm(x), trains=False, every=pick(s, 50, 20, 10)),
-        lambda x, s: replace(_batch_norm(x), before=lambda n, m, o: m.eval(), every=10**6),
+        lambda x, _: replace(_batch_norm(x), before=lambda _n, m, _o: m.eval(), every=10**6),
     ),
     "train-while-evaluating": (
-        lambda x, s: replace(_batch_norm(x), evaluates=False),
+        lambda x, _: replace(_batch_norm(x), evaluates=False),
         lambda x, s: changed(x, lambda m: _dropping(m, s)),
     ),
     "stale-statistics": (
@@ -321,7 +307,7 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, collate=partial(p.sleeping, pick(s, 0.04, 0.06, 0.1), True), steps=60, every=30),
     ),
     "out-of-memory": (
-        lambda x, s: changed(
+        lambda x, _: changed(
             replace(x, batch=64),
             lambda m: p.put(
                 m,
@@ -329,23 +315,23 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
                 nn.Sequential(p.of(m, nn.Linear)[-1], p.Between(lambda z: p.short_of_memory(z, 32))),
             ),
         ),
-        lambda x, s: changed(x, lambda m: p.ended(m, p.Between(p.greedy))),
+        lambda x, _: changed(x, lambda m: p.ended(m, p.Between(p.greedy))),
     ),
     "growing-memory": (
-        lambda x, s: replace(x, quiet=False, keeps=True),
+        lambda x, _: replace(x, quiet=False, keeps=True),
         lambda x, s: replace(x, quiet=False, keeps=True, evaluates=True, every=pick(s, 40, 20, 10)),
     ),
     "worse-from-the-start": (
-        lambda x, s: replace(p.hard(p.kept(x, pick(s, 120, 90, 60)), 0.8), every=12, steps=60, batch=20),
+        lambda x, s: replace(p.hard(p.kept(x, pick(s, 120, 90, 60)), 0.4), every=20, steps=100, batch=20),
         lambda x, s: replace(
-            p.hard(p.kept(x, pick(s, 150, 100, 80)), 0.8),
-            every=12,
-            steps=60,
+            p.hard(p.kept(x, pick(s, 150, 100, 80)), 0.4),
+            every=20,
+            steps=100,
             optimizer=lambda q: torch.optim.AdamW(q, 3e-3),
         ),
     ),
     "evaluation-with-gradients": (
-        lambda x, s: replace(x, quiet=False),
+        lambda x, _: replace(x, quiet=False),
         lambda x, s: replace(x, quiet=False, every=pick(s, 100, 40, 20)),
     ),
     "head-and-loss": (_sigmoid_for_softmax, _logits_for_nll),
@@ -356,50 +342,15 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         ),
     ),
     "axes": (
-        lambda x, s: replace(_coloured(x), scale=lambda i: p.channels_last(x.scale(i), 0)),
-        lambda x, s: replace(_coloured(x), scale=lambda i: p.channels_last(x.scale(i), 2)),
+        lambda x, _: replace(_coloured(x), scale=lambda i: p.channels_last(x.scale(i), 0)),
+        lambda x, _: replace(_coloured(x), scale=lambda i: p.channels_last(x.scale(i), 2)),
     ),
     "used-twice": (
         lambda x, s: built(x, p.one_norm, convs=pick(s, 3, 3, 3)),
-        lambda x, s: built(x, p.one_norm, convs=1),
+        lambda x, _: built(x, p.one_norm, convs=1),
     ),
     "labels-range": (
         _shifted,
-        lambda x, s: p.labelled(x, x.train[1] + 1, x.held_out[1] + 1),
+        lambda x, _: p.labelled(x, x.train[1] + 1, x.held_out[1] + 1),
     ),
-}
-HEALTHY: dict[str, Callable[[Lesson], Lesson]] = {
-    "plain": lambda x: x,
-    "warm-up": lambda x: replace(
-        x, optimizer=sgd(0.1), schedule=lambda o: torch.optim.lr_scheduler.LinearLR(o, 0.1, 1.0, 40)
-    ),
-    "imagenet-on-grey": lambda x: replace(x, scale=p.normalised),
-    "declared-frozen": lambda x: replace(
-        changed(x, lambda m: p.of(m, nn.Conv2d)[0].requires_grad_(False)), declared={"frozen": True}
-    ),
-    "sparse": lambda x: changed(x, lambda m: p.biased(m, -0.7)),
-    "mixup": lambda x: replace(x, augment=lambda i: 0.7 * i + 0.3 * i[torch.randperm(len(i))]),
-    "strong-augmentation": lambda x: replace(
-        x, augment=lambda i: p.erased(i.roll(int(torch.randint(-1, 2, ())), 3), 0.4)
-    ),
-    "dropout": lambda x: changed(
-        x, lambda m: p.put(m, p.of(m, nn.Linear)[-1], nn.Sequential(nn.Dropout(0.5), p.of(m, nn.Linear)[-1]))
-    ),
-    "restarts": lambda x: replace(x, schedule=lambda o: torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(o, 40)),
-    "cosine": lambda x: replace(x, schedule=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, x.steps)),
-    "one-cycle": lambda x: replace(x, schedule=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, x.steps)),
-    "accumulation": lambda x: replace(x, batch=16, accumulate=2, declared={"accumulate": 2}),
-    "batch-16": lambda x: replace(x, batch=16),
-    "batch-128": lambda x: replace(x, batch=128, steps=120),
-    "few-images": lambda x: replace(p.kept(x, 200), augment=lambda i: i.roll(int(torch.randint(-1, 2, ())), 3)),
-    "smoothing": lambda x: replace(x, loss=lambda z, y: F.cross_entropy(z, y, label_smoothing=0.2)),
-    "five-percent": lambda x: p.rare(x, [0.5, *[1.0] * (p.size(x)[1] - 1)]),
-    "unit-inputs": lambda x: replace(x, scale=lambda i: i),
-    "half-half": lambda x: replace(x, scale=lambda i: (i - 0.5) / 0.5),
-    "adamw": lambda x: replace(x, optimizer=lambda q: torch.optim.AdamW(q, 3e-3)),
-    "adam-slow": lambda x: replace(x, optimizer=lambda q: torch.optim.Adam(q, 3e-4)),
-    "clipping": lambda x: replace(x, before=lambda n, m, o: nn.utils.clip_grad_norm_(m.parameters(), 1.0)),
-    "leaky": lambda x: built(x, leaky),
-    "tanh": lambda x: built(x, plain, act=nn.Tanh),
-    "pretrained-prefix": _pretrained,
 }

@@ -28,7 +28,7 @@ class Verdict:
     """What two arms came to.
 
     Attributes:
-        factor: times the rate, in the treated arm. without, treated: mean loss over the last half of the steps, in nats.
+        factor: times the rate, in the treated arm. without, treated: mean loss over the last half of the steps.
         better: whether the treated arm's is clearly lower, batch by batch. steps: taken in both together. seconds: what
             it cost.
     """

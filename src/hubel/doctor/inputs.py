@@ -56,7 +56,8 @@ def other_statistics(case: Case) -> Seen | None:
     if off < 0.12:
         return None
     return Seen(
-        words=f"inputs lie in {min(x.low):.2f} to {max(x.high):.2f}, the weights expect {min(black):.2f} to {max(white):.2f}",
+        words=f"inputs lie in {min(x.low):.2f} to {max(x.high):.2f}, the weights expect "
+        f"{min(black):.2f} to {max(white):.2f}",
         strength=0.9,
     )
 
@@ -70,7 +71,12 @@ def other_validation(case: Case) -> Seen | None:
             continue
         off = max(abs(a - b) / max(s, t, 1e-6) for a, b, s, t in zip(x.mean, there.mean, x.std, there.std, strict=True))
         ratio = max(max(s, t) / max(min(s, t), 1e-6) for s, t in zip(x.std, there.std, strict=True))
-        if off > APART or ratio > 1.7:
+        span = max(b - a for a, b in zip(x.low, x.high, strict=True))
+        ends = zip((*x.low, *x.high), (*there.low, *there.high), strict=True)
+        moved = (
+            max(abs(a - b) for a, b in ends) > 0.25 * span
+        )  # augmentation that covers or cuts leaves black and white
+        if moved and (off > APART or ratio > 1.7):
             return Seen(
                 words=f"validation images have mean {there.mean[0]:.2f} and deviation {there.std[0]:.2f}, training "
                 f"images {x.mean[0]:.2f} and {x.std[0]:.2f}",
@@ -89,8 +95,8 @@ def other_validation(case: Case) -> Seen | None:
 )
 def labels_unpaired(case: Case) -> Seen | None:
     """What is learned by heart helps no held-out image."""
-    late = [c for c in case.checkups if c.n >= 50][-2:]
-    if len(late) < 2 or other_validation(case):
+    late = [c for c in case.checkups if c.n >= 50][-3:]
+    if len(late) < 3 or other_validation(case):
         return None
     for c in late:
         chance = max(max(c.shares, default=0.0), 1 / case.classes)
@@ -117,7 +123,7 @@ def label_noise(case: Case) -> Seen | None:
         return None
     if (
         float(np.median(losses[30:])) < 0.9 * float(np.median(losses[:30]))
-        or late[-1].accuracy < max(2.5 / case.classes, 0.35)
+        or late[-1].accuracy < max(2.5 / case.classes, 0.5)  # else doubt is no wonder
         or other_validation(case)
     ):
         return None
@@ -126,7 +132,8 @@ def label_noise(case: Case) -> Seen | None:
     ):
         c = late[-1]
         return Seen(
-            words=f"even the surest fifth of the held-out answers is right in {c.surest:.0%} only (all: {c.accuracy:.0%})",
+            words=f"even the surest fifth of the held-out answers is right in {c.surest:.0%} only "
+            f"(all: {c.accuracy:.0%})",
             strength=0.5,
         )
     return None
@@ -147,7 +154,8 @@ def destructive_augmentation(case: Case) -> Seen | None:
         return None
     c = known[-1]
     return Seen(
-        words=f"training images are right in {c.train_accuracy:.0%} as they are augmented, held-out ones in {c.accuracy:.0%}",
+        words=f"training images are right in {c.train_accuracy:.0%} as they are augmented, "
+        f"held-out ones in {c.accuracy:.0%}",
         strength=0.6,
     )
 
@@ -204,9 +212,12 @@ def unshuffled(case: Case) -> Seen | None:
 def axes(case: Case) -> Seen | None:
     """In an image the nearest pixels are most alike; in interleaved channels, the third ones are."""
     x = _inputs(case)
-    if x is None or len(x.mean) != 3 or x.third < x.near + 0.01:
+    if x is None or len(x.mean) != 3:
         return None
-    return Seen(words=f"pixels three apart are more alike ({x.third:.2f}) than neighbours ({x.near:.2f})", strength=1.0)
+    near, third = max((x.near, x.third), (x.below, x.third_below), key=lambda pair: pair[1] - pair[0])
+    if third < near + 0.02:
+        return None
+    return Seen(words=f"pixels three apart are more alike ({third:.2f}) than neighbours ({near:.2f})", strength=1.0)
 
 
 @rule("labels-range", 47, 0, "labels are shifted or scaled", "number the classes from 0 to K - 1, as whole numbers")

@@ -10,6 +10,7 @@ from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case
 
 SLOW, FAST = 1e-5, 0.1  # shares of the weights that a step changes
+HEAVY = 0.97  # momentum
 SHRINKING = 5e-3  # share of the weights that decay takes in a step, momentum counted in
 SEEN = 50  # steps after which the course of a training can be judged
 
@@ -34,13 +35,15 @@ def rate_too_low(case: Case) -> Seen | None:
 def rate_too_high(case: Case) -> Seen | None:
     """Steps as large as a tenth of the weights, or a loss that climbs far above its least."""
     losses, known = case.losses(), case.updates()
-    if len(losses) < 10 or case.ever_learned() or over_regularised(case):
+    if len(losses) < 10 or case.ever_learned() or over_regularised(case) or oscillation(case):
         return None
     low, late = min(losses), [x if math.isfinite(x) else math.inf for x in losses[-10:]]
     climbs = float(np.median(late)) > max(1.5 * low, 1.3 * case.chance)
     start = losses[0]
     exploded = max((x for x in losses if math.isfinite(x)), default=0.0) > 3 * max(start, case.chance)
-    if sum(u > FAST for u in known[-5:]) >= 2 or (climbs and exploded):
+    rate = case.steps[-1].lr  # what an earlier, larger one did is no fault of it
+    jumps = [step.update for step in case.steps if step.update and step.update > FAST and step.lr < 3 * rate]
+    if len(jumps) >= 2 or (climbs and exploded):
         words = f"steps change the weights by up to {max(known, default=0.0):.0%}"
         return Seen(words=f"{words}, and the loss went from {low:.2f} to {float(np.median(late)):.3g}", strength=0.7)
     return None
@@ -56,15 +59,21 @@ def rate_too_high(case: Case) -> Seen | None:
 )
 def oscillation(case: Case) -> Seen | None:
     """The loss of late steps moves up and down by its own size, and gets nowhere."""
-    if case.now < SEEN or not case.ever_learned():
+    heavy = bool(case.looks) and case.looks[-1].momentum > HEAVY
+    if case.now < SEEN or not (heavy or case.ever_learned()):
         return None
     width = int(np.clip(256 / max(case.steps[-1].images, 1), 8, 64))  # batches that make a steady mean
     smooth = np.convolve(case.losses(), np.ones(width) / width, "valid")
     smooth = smooth[np.isfinite(smooth)]
+    if not len(smooth):
+        return None
     least = np.minimum.accumulate(smooth)
-    climbs = smooth - least
-    if climbs.max() > 0.25 * case.chance and (smooth > 1.25 * least + 0.1 * case.chance).mean() > 0.15:
-        return Seen(words=f"the loss fell to {least[-1]:.2f} and swings up by {climbs.max():.2f} again", strength=0.6)
+    most, high = (smooth - least).max(), (smooth > 1.25 * least + 0.1 * case.chance).mean() > 0.15
+    if heavy and (most > 0.1 * case.chance or not case.ever_learned()):
+        words = f"with momentum {case.looks[-1].momentum:.3g}, the loss swings up by {most:.2f} from {least[-1]:.2f}"
+        return Seen(words=words, strength=0.8)
+    if most > 0.25 * case.chance and high:
+        return Seen(words=f"the loss fell to {least[-1]:.2f} and swings up by {most:.2f} again", strength=0.6)
     return None
 
 
@@ -78,7 +87,7 @@ def exploding(case: Case) -> Seen | None:
             words = f"the gradient grows from {known[-1]:.1e} in the last layer to {known[0]:.1e} in the first"
             return Seen(words=words, strength=0.8)
     norms = np.array([step.norm for step in case.steps if step.norm is not None and math.isfinite(step.norm)])
-    for n in range(8, len(norms)):
+    for n in 8 + np.flatnonzero(norms[8:] > 30 * max(norms[:8].min(initial=np.inf), 0.1)):
         usual = float(np.median(norms[:n]))
         if norms[n] > 30 * max(usual, 0.1) and not case.learned():
             return Seen(words=f"gradients reach {norms[n]:.1e}, usual were {usual:.1e}", strength=0.6)
@@ -105,7 +114,9 @@ def constant_answer(case: Case) -> Seen | None:
     ):
         gains = [layer.gain for layer in look.layers if layer.kind != "norm"]
         if max(gains) < 3:  # weights are as usual: a bias, then
-            words = f"from the start, {look.favourite:.0%} of the answers are the same class, at a loss of {look.train_loss:.1f}"
+            words = (
+                f"from the start, {look.favourite:.0%} of the answers are the same, at a loss of {look.train_loss:.1f}"
+            )
             return Seen(words=words, strength=0.9)
     look = case.looks[-1] if case.looks else None
     if look is None or look.step < 2 * SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
@@ -128,7 +139,10 @@ def stuck(case: Case) -> Seen | None:
     if case.now < 2 * SEEN or case.learned():
         return None
     late, early = float(np.median(case.losses(30))), float(np.median(case.losses()[:10]))
-    if late < 0.95 * min(early, case.chance):
+    usual = max(case.counts, default=0) / max(sum(case.counts), 1)
+    n = sum(step.images for step in case.steps[-30:])
+    right = float(np.mean([step.accuracy for step in case.steps[-30:]]))
+    if late < 0.95 * min(early, case.chance) or right > usual + 3 * math.sqrt(usual * (1 - usual) / max(n, 1)) + 0.02:
         return None
     return Seen(words=f"after {case.now} steps the loss is {late:.2f}, ln K is {case.chance:.2f}", strength=0.3)
 
@@ -146,10 +160,14 @@ def overfitting(case: Case) -> Seen | None:
     if len(c) < 4:
         return None
     least = min(range(len(c)), key=lambda i: c[i].loss)
-    if least > len(c) - 3 or c[-1].loss < 1.2 * c[least].loss or c[-1].train_loss > 0.8 * c[least].train_loss:
+    learning = min(each.train_loss for each in c[-2:]) < 0.8 * c[least].train_loss
+    if least > len(c) - 3 or c[-1].loss < 1.2 * c[least].loss or not learning:
         return None
+    if max(each.accuracy for each in c[-2:]) > max(each.accuracy for each in c[:-2]) + 0.02:
+        return None  # surer, but not worse
     return Seen(
-        words=f"held-out loss rose from {c[least].loss:.2f} to {c[-1].loss:.2f} while the training loss fell to {c[-1].train_loss:.2f}",
+        words=f"held-out loss rose from {c[least].loss:.2f} to {c[-1].loss:.2f} while the training loss fell to "
+        f"{c[-1].train_loss:.2f}",
         strength=0.6,
     )
 
@@ -165,7 +183,7 @@ def overfitting(case: Case) -> Seen | None:
 def worse_from_the_start(case: Case) -> Seen | None:
     """A gap at the first evaluations in which anything was learned."""
     known = [c for c in case.checkups if c.train_accuracy > 1.5 / case.classes][:4]
-    if len(known) < 2 or min(c.n for c in known) < 40 or known[-1].train_accuracy < 0.5:
+    if len(known) < 2 or min(c.n for c in known) < 40 or known[-1].train_accuracy < 0.5 or overfitting(case):
         return None
     gaps = [c.train_accuracy - c.accuracy for c in known]
     if min(gaps) < 0.08 or sum(gaps[-2:]) < 0.4:
@@ -180,7 +198,7 @@ def worse_from_the_start(case: Case) -> Seen | None:
 def underfitting(case: Case) -> Seen | None:
     """A plateau on training images, with hardly a gap to held-out ones."""
     c = case.checkups
-    if len(c) < 3 or not case.looks or case.now < 2 * SEEN or c[-1].train_accuracy < 1.5 / case.classes:
+    if len(c) < 3 or not case.looks or case.now < 2 * SEEN:
         return None
     hidden = [layer for layer in case.looks[0].layers[:-1] if layer.kind != "norm"]
     narrow = min(hidden, key=lambda layer: layer.width, default=None)
@@ -203,7 +221,7 @@ def over_regularised(case: Case) -> Seen | None:
     if look is None or case.now < 20:
         return None
     poor = look.eval_loss > 0.3 * case.chance
-    if look.shrink > SHRINKING and look.shrink > 0.3 * float(np.median(case.updates()[-5:] or [0.0])) and poor:
+    if look.shrink > SHRINKING and max(case.updates()[:3], default=0.0) < FAST and poor:
         return Seen(words=f"weight decay takes {look.shrink:.1%} of the weights in each step", strength=0.9)
     if look.decay > 1 and len([1 for each in case.looks if each.decay > 1]) >= 2 and poor and case.ever_learned():
         return Seen(
@@ -212,7 +230,8 @@ def over_regularised(case: Case) -> Seen | None:
         )
     if look.dropout >= 0.8 and look.eval_loss < 0.8 * look.train_loss:
         return Seen(
-            words=f"{look.dropout:.0%} is dropped: the same images cost {look.train_loss:.2f} with and {look.eval_loss:.2f} without it",
+            words=f"{look.dropout:.0%} is dropped: the same images cost {look.train_loss:.2f} with it "
+            f"and {look.eval_loss:.2f} without",
             strength=0.7,
         )
     return None

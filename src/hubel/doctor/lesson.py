@@ -93,14 +93,12 @@ def run(lesson: Lesson, *, watching: bool = True, **options: Any) -> Learned:
         lesson.late(model)
     held_out = (lesson.held_scale or lesson.scale)(lesson.held_out[0]), lesson.held_out[1]
     began, accuracies = time.perf_counter(), [0.0]
-    options = {"validation": held_out, "tell": lambda finding: None, **lesson.declared, **options}
-    with suppress(RuntimeError, IndexError, ValueError, MemoryError):
-        with (
-            watch(model, optimizer, **options)
-            if watching
-            else nullcontext(Doctor(model=model, optimizers=[])) as doctor
-        ):
-            accuracies += _loop(lesson, model, optimizer, held_out)
+    options = {"validation": held_out, "tell": lambda _finding: None, **lesson.declared, **options}
+    with (
+        suppress(RuntimeError, IndexError, ValueError, MemoryError),
+        watch(model, optimizer, **options) if watching else nullcontext(Doctor(model=model, optimizers=[])) as doctor,
+    ):
+        accuracies += _loop(lesson, model, optimizer, held_out)
     return Learned(doctor=doctor, accuracy=accuracies[-1], seconds=time.perf_counter() - began, model=model)
 
 

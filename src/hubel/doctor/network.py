@@ -8,12 +8,13 @@ from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case, Look
 
 DEAD, SATURATED = 0.5, 0.5
+FRESH = 4  # lengths of memory after which running statistics hold nothing of the start
 STALE = 40  # steps after which running statistics have had their time
 
 
 @rule("softmax-twice", 5, 0, "the network ends in a softmax, and cross-entropy takes another one", "return logits")
 def softmax_twice(case: Case) -> Seen | None:
-    """Probabilities as logits: the loss can't fall below ln(1 + (K - 1) / e). With a loss of logarithms they are right."""
+    """Probabilities as logits: the loss stays above ln(1 + (K - 1) / e). With a loss of logarithms they fit."""
     look = _first(case)
     if sum(step.twice for step in case.steps) >= 3:
         return Seen(words="the gradient at the outputs is that of a softmax on a softmax", strength=1.0)
@@ -46,7 +47,7 @@ def head_and_loss(case: Case) -> Seen | None:
     if look.sums_to_one and sum(step.binary for step in case.steps) >= 3:
         return Seen(words="outputs are probabilities, and binary cross-entropy takes them for logits", strength=0.9)
     used = len([count for count in case.counts if count])
-    if sum(case.counts) > 200 * used and 2 * used < look.outputs and look.outputs > 4:
+    if used > 1 and sum(case.counts) > 200 * used and 2 * used < look.outputs and look.outputs > 4:
         return Seen(words=f"{look.outputs} outputs for {used} classes", strength=0.4)
     return None
 
@@ -194,8 +195,8 @@ def tiny_batches(case: Case) -> Seen | None:
 def stale_statistics(case: Case) -> Seen | None:
     """The same images cost far more in eval mode than in train mode."""
     late = [c for c in case.checkups if c.step >= STALE][-2:]
-    norms = [layer for layer in case.looks[-1].named("norm") if layer.momentum is not None] if case.looks else []
-    if len(late) < 2 or not norms:
+    rates = [layer.momentum for layer in case.looks[-1].named("norm") if layer.momentum] if case.looks else []
+    if len(late) < 2 or not rates or min(rates) * case.now > FRESH:
         return None
     usual = [float(np.median(case.losses()[max(c.step - STALE, 0) : c.step])) for c in late]
     if all(c.train_loss > 1.5 * level + 0.25 * case.chance for c, level in zip(late, usual, strict=True)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -245,19 +245,25 @@ def one_bad(lesson: Lesson, value: float, share: float) -> Lesson:
     return replace(lesson, train=(images, lesson.train[1]))
 
 
+def windows(x: Tensor, share: float, least: int = 1) -> Iterator[tuple[int, slice, slice]]:
+    """For each image, a square of so large a share of its side, at a place that is drawn."""
+    side = max(int(x.shape[3] * share), least)
+    for n, (row, column) in enumerate(torch.randint(0, x.shape[3] - side + 1, (len(x), 2)).tolist()):
+        yield n, slice(row, row + side), slice(column, column + side)
+
+
 def erased(x: Tensor, share: float) -> Tensor:
-    """Most of each image covered, at a place that is drawn."""
-    side = int(x.shape[3] * share)
-    row, column = (int(torch.randint(0, x.shape[3] - side + 1, ())) for _ in range(2))
+    """A square of each image covered."""
     x = x.clone()
-    x[:, :, row : row + side, column : column + side] = 0
+    for n, rows, columns in windows(x, share):
+        x[n, :, rows, columns] = 0
     return x
 
 
-def turned(x: Tensor, _severity: int) -> Tensor:
-    """Half of the images upside down."""
-    half = torch.rand(len(x)) < 0.5
-    return torch.where(half[:, None, None, None], x.flip(2, 3), x)
+def magnified(x: Tensor, share: float) -> Tensor:
+    """A square of each image enlarged to the whole."""
+    parts = [x[n : n + 1, :, rows, columns] for n, rows, columns in windows(x, share, 2)]
+    return F.interpolate(torch.cat(parts), x.shape[2:], mode="bilinear")
 
 
 def channels_last(x: Tensor, severity: int) -> Tensor:
@@ -293,7 +299,7 @@ def one_shot(lesson: Lesson, severity: int, repeats: int = 1, noise: float = 1.0
     few = hard(kept(lesson, (120, 80, 60)[severity]), noise)
     x, y = few.train
     long = replace(few, train=(x.repeat(repeats, 1, 1, 1), y.repeat(repeats)), every=20, steps=300)
-    return replace(long, batch=20, optimizer=sgd(0.05, decay=0))
+    return replace(long, batch=20, optimizer=sgd(0.03, decay=0))
 
 
 def milestone(every: int, factor: float) -> Callable[[torch.optim.Optimizer], Any]:

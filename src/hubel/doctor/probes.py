@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hubel.doctor.settings import decay, momentum, shrink
 from hubel.doctor.signs import Checkup, Inputs, Layer, Look
 from hubel.learning.checkpoint import GENERATORS
 from hubel.nn.hooks import watch
@@ -21,10 +22,27 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d)
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 RUNNING = (nn.modules.batchnorm._BatchNorm,)  # these behave otherwise in training, and so does dropout:
 DROPOUTS = (nn.modules.dropout._DropoutNd,)
-NONLINEAR = (  # as autograd names them, in small letters
-    "relu gelu silu tanh sigmoid elu celu selu hardswish softplus softsign mish clamp maximum minimum threshold softmax abs "
-    "pow glu where shrink scaleddot"
-).split()
+NONLINEAR = (
+    "glu",
+    "silu",
+    "tanh",
+    "sigmoid",
+    "elu",
+    "hardswish",
+    "softplus",
+    "softsign",
+    "mish",
+    "clamp",
+    "maximum",
+    "minimum",
+    "threshold",
+    "softmax",
+    "abs",
+    "pow",
+    "where",
+    "shrink",
+    "scaleddot",
+)  # as autograd names them
 SMALL = 1e-12
 
 
@@ -60,6 +78,8 @@ def inputs_of(images: Tensor) -> Inputs:
         high=_numbers(x.amax(dim=(0, 2, 3))),
         near=_correlation(x, 1),
         third=_correlation(x, 3),
+        below=_correlation(x.transpose(2, 3), 1),
+        third_below=_correlation(x.transpose(2, 3), 3),
         finite=finite,
     )
 
@@ -84,9 +104,9 @@ def look(
     owners = {name: module for name, module in model.named_modules() if _is_layer(module)}
     seen: dict[str, list[_Seen]] = {}
 
-    def after(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def after(name: str, _module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            seen.setdefault(name, []).append(_seen(module, inputs[0].detach(), output.detach()))
+            seen.setdefault(name, []).append(_seen(inputs[0].detach(), output.detach()))
 
     with untouched(model):
         for module in model.modules():
@@ -142,8 +162,9 @@ def look(
             if i not in learned and all(p is not q for q in named.values())
         ),
         unsteady=bool((again - answers).abs().max() > 1e-2 * answers.std()),
-        shrink=_shrink(optimizers),
-        decay=_decay(optimizers, {id(p): gradients[n] for n, p in wanted.items()}),
+        shrink=shrink(optimizers),
+        momentum=momentum(optimizers),
+        decay=decay(optimizers, {id(p): gradients[n] for n, p in wanted.items()}),
     )
 
 
@@ -225,7 +246,7 @@ class _Seen:
         self.map, self.dead, self.saturated, self.mean, self.std, self.ok = map_, dead, saturated, mean, std, ok
 
 
-def _seen(module: nn.Module, x: Tensor, output: Tensor) -> _Seen:
+def _seen(x: Tensor, output: Tensor) -> _Seen:
     axes = (0, 2, 3) if x.ndim == 4 else tuple(range(x.ndim - 1))
     dead = (x == 0).all(axes[0])
     dead = dead.flatten(1).all(1) if x.ndim == 4 else dead.reshape(-1, dead.shape[-1]).all(0)
@@ -259,7 +280,7 @@ def _layer(
     alike = flat is not None and len(flat) > 1 and bool((flat - flat[:1]).abs().max() <= 1e-6 * flat.abs().max())
     kind = "norm" if isinstance(module, NORMS) else "conv" if isinstance(module, CONVS) else "linear"
     means = [float(one.mean) for one in calls]
-    spread = max(max(float(one.std) for one in calls), SMALL)
+    spread = max(SMALL, *(float(one.std) for one in calls))
     return Layer(
         name=name,
         kind=kind,
@@ -334,32 +355,6 @@ def _graph(outputs: Tensor) -> tuple[int, dict[int, nn.Parameter]]:
             leaves[id(leaf)] = leaf
         todo += [following for following, _ in node.next_functions]
     return count, leaves
-
-
-def _decay(optimizers: Sequence[torch.optim.Optimizer], gradients: Mapping[int, Tensor | None]) -> float:
-    """Root of the summed squares of decay times weights, over that of the gradients."""
-    pull = push = 0.0
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            for p in group["params"]:
-                g = gradients.get(id(p))
-                if g is not None:
-                    pull += (group.get("weight_decay", 0.0) * float(p.detach().norm())) ** 2
-                    push += float(g.norm()) ** 2
-    return math.sqrt(pull / push) if push > 0 else 0.0
-
-
-def _shrink(optimizers: Sequence[torch.optim.Optimizer]) -> float:
-    """Of the weights, in a step, where decay isn't divided by the gradient's size as in Adam."""
-    found = [0.0]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            plain = "betas" not in group or group.get(
-                "decoupled_weight_decay", isinstance(optimizer, torch.optim.AdamW)
-            )
-            rate = float(group["lr"]) / (1 - min(group.get("momentum", 0.0), 0.999))
-            found.append(rate * group.get("weight_decay", 0.0) if plain else 0.0)
-    return max(found)
 
 
 def _correlation(x: Tensor, apart: int) -> float:

@@ -37,7 +37,7 @@ class Rule:
 
     Attributes:
         code: the stable name. number: in docs/doctor.md. cause, remedy: sentences without a full stop.
-        depth: 0 for mistakes in code or data, 1 for a bad start, 2 for bad settings, 3 for what the dynamics show, 4 for
+        depth: 0 for mistakes in code or data, 1 for a bad start, 2 for settings, 3 for what the dynamics show, 4 for
             how it came out, 5 for what says no cause: a smaller one explains a larger one.
         known: how sure a finding is before a fork has decided.
         severity: ``note`` for what could be better and does no harm that was measured.

@@ -15,8 +15,8 @@ class Inputs:
 
     Attributes:
         mean, std, low, high: of each channel.
-        near: correlation of horizontal neighbours. third: of pixels three apart, which is the larger one where channels
-            lie where pixels should.
+        near, third: correlation of pixels one and three apart in a row; below, third_below: in a column. Those three
+            apart are more alike where channels lie where pixels should.
         finite: whether every number is.
     """
 
@@ -26,6 +26,8 @@ class Inputs:
     high: tuple[float, ...]
     near: float = 1.0
     third: float = 1.0
+    below: float = 1.0
+    third_below: float = 1.0
     finite: bool = True
 
     @property
@@ -40,7 +42,8 @@ class Layer:
 
     Attributes:
         kind: ``conv``, ``linear`` or ``norm``. calls: how often one pass runs it. map: output height and width.
-        weight, gradient: root mean square; gain: of the weights, times the root of what a filter sums up; width: filters; update: of the last step, as a share of the weights; None: not known.
+        weight, gradient: root mean square; gain: of the weights, times the root of what a filter sums up.
+        width: filters. update: of the last step, as a share of the weights; None: not known.
         alike: whether all filters are the same. dead: share of input channels that are zero on every image.
         saturated: share of input values at a sigmoid's or a tanh's ends. apart: how far the inputs of several calls
             are apart, in standard deviations. momentum: of a norm's running statistics. finite: whether outputs are.
@@ -77,7 +80,8 @@ class Look:
             sizes of those that the network doesn't list among its own.
         unsteady: whether the same images get other answers in eval mode.
         trained_before: whether the frozen ones were trained before, by their norms' statistics.
-        decay: the decay's pull on the weights over the gradient's. shrink: share of the weights that it takes in a step.
+        momentum: the largest of the optimizers.
+        decay: the decay's pull on the weights over the gradient's. shrink: share of the weights it takes in a step.
     """
 
     step: int
@@ -102,6 +106,7 @@ class Look:
     unsteady: bool = False
     decay: float = 0.0
     shrink: float = 0.0
+    momentum: float = 0.0
 
     def named(self, kind: str) -> list[Layer]:
         """The layers of a kind, in the order of the pass."""
@@ -147,7 +152,7 @@ class Checkup:
 
     Attributes:
         loss, accuracy, n: in eval mode, on held-out images; train_loss, train_accuracy: on as many training images.
-        surest: accuracy among the fifth of the answers that is surest. recalls: of each class, NaN where it doesn't occur.
+        surest: accuracy among the fifth of the answers that is surest. recalls: of each class, or NaN.
         inputs: the images as the network was given them, in the user's own evaluation where there is one.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 import weakref
@@ -17,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hubel.doctor.doctor import HELD_OUT, THEN, Doctor
-from hubel.doctor.probes import Loss, outputs_of, inputs_of, learning_share
+from hubel.doctor.doctor import HELD_OUT, MEASURED, THEN, Doctor
+from hubel.doctor.probes import Loss, inputs_of, learning_share, outputs_of
 from hubel.doctor.signs import Evaluated, Intent
 from hubel.errors import UsageError
 from hubel.learning.checkpoint import GENERATORS
@@ -49,8 +50,8 @@ def watch(
     Args:
         model: the network, wrapped or not, that the loop calls. optimizers: those that change it; without one, steps
             can't be seen.
-        validation: held-out images, prepared for the network, with labels: a DataLoader, or two tensors (N, C, H, W) and
-            (N,). Without them, nothing can be said of leaks, overfitting and label noise.
+        validation: held-out images, prepared for the network, with labels: a DataLoader, or two tensors (N, C, H, W)
+            and (N,). Without them, nothing can be said of leaks, overfitting and label noise.
         loss: ``loss(outputs, labels)`` where it isn't cross-entropy.
         weights: what the network started from, where that expects images of a certain mean and deviation: torchvision's
             weights, or an object with `mean` and `std`.
@@ -185,8 +186,10 @@ class _Eyes:
         if optimizer is not self.doctor.optimizers[-1] or not self.waiting:
             return
         now = time.perf_counter()
-        grads = [p.grad for p in self.doctor.model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm(grads) if grads else None
+        norm = None
+        if self.doctor.step < THEN or self.doctor.step % MEASURED == 0 or self.doctor.affordable():
+            grads = [p.grad for p in self.doctor.model.parameters() if p.grad is not None]
+            norm = nn.utils.get_total_norm(grads) if grads else None
         rates = [group["lr"] for each in self.doctor.optimizers for group in each.param_groups]
         told = {"lr": float(max(rates)), "norm": norm, "seconds": now - self.last, "waited": self.waited}
         told |= self.waiting
@@ -224,7 +227,7 @@ class _Eyes:
         return bool(firsts) and bool(self.versions) and all(self.versions.get(id(p)) == p.grad._version for p in firsts)  # type: ignore[union-attr]
 
     def _firsts(self) -> list[nn.Parameter]:
-        return [p for p in self.doctor.model.parameters() if p.requires_grad][:2]
+        return list(itertools.islice((p for p in self.doctor.model.parameters() if p.requires_grad), 2))
 
     def _close_evaluation(self) -> None:
         """Passes without a gradient since the last step were an evaluation."""
@@ -263,6 +266,8 @@ class _Eyes:
         """Look whether held-out images are among these, mirrored or not."""
         held_out = self.doctor.held_out
         if held_out is None or held_out[0].shape[1:] != images.shape[1:]:
+            return
+        if self.doctor.step > THEN and not self.doctor.affordable():
             return
         if self.own is None:
             self.own = _small(held_out[0])
@@ -308,7 +313,7 @@ def _waiting(eyes: _Eyes) -> Iterator[None]:
 
 
 def _labels(outputs: Tensor, gradient: Tensor, passes: int) -> Tensor:
-    """The class whose output the loss wants larger; with smoothed labels, that which probabilities and gradient add up to.
+    """The class whose output the loss wants larger; of smoothed labels, that which probabilities and gradient give.
 
     Args:
         passes: what cross-entropy's gradient was divided by.
