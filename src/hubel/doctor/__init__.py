@@ -3,4 +3,5 @@
 ``hubel.doctor.watch(model, optimizer)`` is a context manager around a loop.
 """
 
+from hubel.doctor.lightning import lightning_callback as lightning_callback
 from hubel.doctor.watch import watch as watch

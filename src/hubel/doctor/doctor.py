@@ -18,7 +18,7 @@ from hubel.records import Finding
 FIRST, THEN = (0, 1, 2, 5, 10, 20, 50, 100), 200  # steps after which it looks inside
 MEASURED = 20  # every so many steps, updates are measured and rules are tried
 PROBES, HELD_OUT = 64, 256  # images
-GRACE = 1.0  # seconds that looking may take beyond its share
+GRACE = 0.5  # seconds that each half may take beyond its share
 SHARE = 0.02  # of the training's time
 
 
@@ -31,7 +31,7 @@ class Doctor:
         probe: images (N, C, H, W) as the network is given them, and labels (N,). held_out: others, for checkups.
         share: of the training's time that looking may take.
         case: all measurements. findings: what is wrong, the likeliest cause first.
-        spent: seconds that the doctor took so far. lines: where in a script ``forward``, ``backward``, ``step`` and
+        spent: seconds that the doctor took so far; looked: of them, inside the network. lines: where in a script ``forward``, ``backward``, ``step`` and
             ``evaluation`` stand.
     """
 
@@ -45,6 +45,7 @@ class Doctor:
     case: Case = field(default_factory=Case)
     findings: list[Finding] = field(default_factory=list)
     spent: float = 0.0
+    looked: float = 0.0
     lines: dict[str, str] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=dict)
     _pending: list[dict[str, Any]] = field(default_factory=list)
@@ -83,7 +84,7 @@ class Doctor:
         self._pending.append(values)
         due = count in FIRST or count % THEN == 0
         self.spent += time.perf_counter() - began
-        if due and self.affordable():
+        if due and self.affordable(look=True):
             self.look()
         if due or count == 3 or count % (MEASURED if count <= THEN else THEN // 2) == 0:
             yield from self.judge()
@@ -110,6 +111,7 @@ class Doctor:
         )
         self.case.looks.append(seen)
         self._last_cost = time.perf_counter() - began
+        self.looked += self._last_cost
         self.spent += self._last_cost
 
     def met(self, images: Tensor, labels: Tensor) -> None:
@@ -167,10 +169,10 @@ class Doctor:
         """A fault was mended: say it again if it comes again."""
         self._told.pop(code, None)
 
-    def affordable(self) -> bool:
-        """Whether looking has taken no more than its share so far."""
-        elapsed = time.monotonic() - self._began
-        return self.spent + self._last_cost <= self.share * elapsed + GRACE
+    def affordable(self, *, look: bool = False) -> bool:
+        """Whether watching has taken no more than its share so far: half of it is for looks inside."""
+        allowed = self.share / 2 * (time.monotonic() - self._began) + GRACE
+        return (self.looked + self._last_cost if look else self.spent - self.looked) <= allowed
 
     def _measured(self) -> tuple[Tensor, dict[str, float]]:
         now = dict(self.model.named_parameters())

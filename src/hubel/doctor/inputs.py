@@ -25,7 +25,13 @@ def raw_inputs(case: Case) -> Seen | None:
     return Seen(words=f"inputs reach {max(x.high):.0f} (root mean square {x.size:.0f})", strength=1.0)
 
 
-@rule("normalised-twice", 2, 1, "images are normalised twice", "take one of the two normalisations out")
+@rule(
+    "normalised-twice",
+    2,
+    1,
+    "images are normalised twice, or not at all",
+    "bring them to mean 0 and deviation 1 once, after dividing by their largest value",
+)
 def normalised_twice(case: Case) -> Seen | None:
     """Dividing by 255 twice leaves hardly any deviation; subtracting and dividing twice leaves far too much."""
     x = _inputs(case)

@@ -50,7 +50,7 @@ def watch_script(script: Path, arguments: Sequence[str], tell: Callable[[Finding
     """
     if not script.is_file():
         raise UsageError(f"{script} does not exist: give the path of a Python script.")
-    eyes = _Search(script.resolve(), tell)
+    eyes = Search(tell, script.resolve())
     before = sys.argv[:], sys.path[:]
     sys.argv, sys.path = [str(script), *arguments], [str(script.resolve().parent), *sys.path]
     try:
@@ -63,10 +63,10 @@ def watch_script(script: Path, arguments: Sequence[str], tell: Callable[[Finding
     return eyes.doctor
 
 
-class _Search:
+class Search:
     """Finds the network when it is first called with images and gradients."""
 
-    def __init__(self, script: Path, tell: Callable[[Finding], None]) -> None:
+    def __init__(self, tell: Callable[[Finding], None], script: Path | None = None) -> None:
         self.script, self.tell = script, tell
         self.doctor: Doctor | None = None
         self.stack = ExitStack()

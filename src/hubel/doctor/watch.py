@@ -69,7 +69,7 @@ def watch(
     intent = Intent(frozen=frozen, accumulate=accumulate, mean=mean, std=std)
     doctor = Doctor(model=bare(model), optimizers=optimizers, intent=intent, loss=loss, share=share)
     doctor.held_out = _held_out(validation)
-    eyes = _Eyes(doctor=doctor, model=model, tell=tell or _print, script=script)
+    eyes = _Eyes(doctor=doctor, model=model, tell=tell or say, script=script)
     with ExitStack() as hooks:
         hooks.callback(model.register_forward_hook(eyes.leave, with_kwargs=True).remove)
         for optimizer in optimizers:
@@ -204,6 +204,8 @@ class _Eyes:
 
     def end(self) -> None:
         """The block ends."""
+        if self.doctor.case.raised:  # in the middle of a step, whose pass was no evaluation
+            self.passes = [one for one in self.passes if not one.graph]
         self._close_evaluation()
         self._count_graphs()
         if self.doctor.case.looks or self.doctor.probe is not None:
@@ -392,5 +394,5 @@ def _statistics(weights: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean), tuple(std)
 
 
-def _print(finding: Finding) -> None:
+def say(finding: Finding) -> None:
     print(f"doctor, step {finding.step}: {finding.message}", flush=True)
