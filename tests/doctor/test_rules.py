@@ -131,7 +131,7 @@ SICK: dict[str, Case] = {
     "starved": case(step={"seconds": 0.1, "waited": 0.08}),
     "labels-range": case(step={"labels": (32,) + (0,) * 9}),
     "destructive-augmentation": case(checkups=[replace(CHECKUP, train_accuracy=0.4, step=n) for n in (50, 100)]),
-    "over-regularised": case(look={"shrink": 0.05}),
+    "over-regularised": case(step={"loss": 2.3}, look={"shrink": 0.05}),
 }
 SICK["oscillation"].steps += [taken(n, loss=swinging(n)) for n in range(200)]
 SICK["imbalance"].steps[:10] = [taken(n, labels=(0,) * 9 + (1,)) for n in range(10)]

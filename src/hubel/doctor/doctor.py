@@ -31,8 +31,8 @@ class Doctor:
         probe: images (N, C, H, W) as the network is given them, and labels (N,). held_out: others, for checkups.
         share: of the training's time that looking may take.
         case: all measurements. findings: what is wrong, the likeliest cause first.
-        spent: seconds that the doctor took so far; looked: of them, inside the network. lines: where in a script ``forward``, ``backward``, ``step`` and
-            ``evaluation`` stand.
+        spent: seconds that the doctor took so far; looked: of them, inside the network.
+        lines: where in a script ``forward``, ``backward``, ``step`` and ``evaluation`` stand.
     """
 
     model: nn.Module

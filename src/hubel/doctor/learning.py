@@ -220,7 +220,7 @@ def over_regularised(case: Case) -> Seen | None:
     look = case.looks[-1] if case.looks else None
     if look is None or case.now < 20:
         return None
-    poor = look.eval_loss > 0.3 * case.chance
+    poor = look.eval_loss > 0.3 * case.chance and not case.learned()  # what learns on is not outweighed
     if look.shrink > SHRINKING and max(case.updates()[:3], default=0.0) < FAST and poor:
         return Seen(words=f"weight decay takes {look.shrink:.1%} of the weights in each step", strength=0.9)
     if look.decay > 1 and len([1 for each in case.looks if each.decay > 1]) >= 2 and poor and case.ever_learned():
