@@ -161,7 +161,8 @@ def overfitting(case: Case) -> Seen | None:
         return None
     least = min(range(len(c)), key=lambda i: c[i].loss)
     learning = min(each.train_loss for each in c[-2:]) < 0.8 * c[least].train_loss
-    if least > len(c) - 3 or c[-1].loss < 1.2 * c[least].loss or not learning:
+    most = max(1.2 * c[least].loss, c[least].loss + 0.1 * case.chance)
+    if least > len(c) - 3 or c[-1].loss < most or not learning:
         return None
     if max(each.accuracy for each in c[-2:]) > max(each.accuracy for each in c[:-2]) + 0.02:
         return None  # surer, but not worse
