@@ -89,6 +89,7 @@ class Search:
             return
         self.handle.remove()
         every = [found for found in gc.get_objects() if issubclass(type(found), torch.optim.Optimizer)]
+        every = [one for one in every if "_optimizer" not in vars(one)]  # wrappers, such as Lightning's
         sharing = [one for one in every if own & {id(p) for group in one.param_groups for p in group["params"]}]
         watching = watch(module, *(sharing or every), tell=self.told, script=self.script)
         self.doctor = self.stack.enter_context(watching)
