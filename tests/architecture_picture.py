@@ -42,6 +42,7 @@ ROADS = {
     ),
     "the road of a Step": (
         ("learning.engine:fit", "yields it: loss, gradient norm, rate, times"),
+        ("jobs.attend:attended", "shows it to the doctor, who adds findings"),
         ("jobs.train:story", "meets it: the one loop of a run"),
         ("jobs.training:keep_pace", "sets the pace, asks whether to stop"),
         ("jobs.state_file:StateWriter.store", "stores the state now and then"),

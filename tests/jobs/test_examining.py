@@ -67,6 +67,12 @@ def test_a_run_and_a_folder_are_examined(few_digits: Path, tmp_path: Path, capsy
     run = hubel.train(few_digits, output=tmp_path / "run", **settings)
     assert hubel.examine(run.path) == ()
     assert "Nothing is wrong with the training of" in capsys.readouterr().out
+    (run.path / "log.jsonl").write_text('{"event": "step"}\n')
+    assert main(["doctor", str(run.path)]) == 1
+    assert "log.jsonl can't be used ('loss'): restore it from a copy" in capsys.readouterr().err
+    (run.path / "log.jsonl").unlink()
+    assert main(["doctor", str(run.path)]) == 1
+    assert "log.jsonl is missing" in capsys.readouterr().err
     assert main(["doctor", str(few_digits)]) == 0
     assert "120 usable images" in capsys.readouterr().out
     assert main(["doctor"]) == 2

@@ -19,7 +19,8 @@ from hubel.errors import DataError, ModelError, RunError, UsageError
 from hubel.evaluation.onnx import onnx_bytes
 from hubel.events import Event, Note, Progress
 from hubel.jobs import export as module
-from hubel.jobs.answer import Classifier, OnnxClassifier, evaluating, load
+from hubel.jobs.answer import Classifier, OnnxClassifier, load
+from hubel.jobs.evaluate import evaluating
 from hubel.jobs.export import Exported, exporting
 from hubel.nn.saved import save_model
 from hubel.nn.zoo import build

@@ -27,7 +27,7 @@ from hubel.evaluation import baseline
 from hubel.events import DataSeen, EpochRow, Finished, Measured, Note, Planned, Progress, Step
 from hubel.evidence import RunRecord
 from hubel.jobs import training as state
-from hubel.jobs.answer import bind
+from hubel.jobs.evaluate import bind
 from hubel.jobs.prepare import mean_and_std
 from hubel.jobs.recipe import Recipe, read_recipe, with_settings
 from hubel.jobs.rules import batch_size_for, wanted_epochs

@@ -109,12 +109,10 @@ def look(
             seen.setdefault(name, []).append(_seen(inputs[0].detach(), output.detach()))
 
     with untouched(model):
-        for module in model.modules():
-            module.training = module.training or isinstance(module, (*RUNNING, *DROPOUTS))
         model.train()
         with watch(model, after, owners):
-            given = images.detach().requires_grad_(images.is_floating_point())  # so that the graph begins there
-            outputs = outputs_of(model(given))
+            watched = images.detach().requires_grad_(images.is_floating_point())  # so that the graph begins there
+            outputs = outputs_of(model(watched))
         value = (loss or default_loss(outputs))(outputs, labels)
         wanted = {name: p for name, p in named.items() if p.requires_grad}
         gradients: dict[str, Tensor | None] = dict.fromkeys(wanted)

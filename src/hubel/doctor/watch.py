@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hubel.doctor.doctor import HELD_OUT, MEASURED, THEN, Doctor
-from hubel.doctor.probes import Loss, inputs_of, learning_share, outputs_of
+from hubel.doctor.probes import Loss, default_loss, inputs_of, learning_share, outputs_of
 from hubel.doctor.signs import Evaluated, Intent
 from hubel.errors import UsageError
 from hubel.learning.checkpoint import GENERATORS
@@ -154,8 +154,8 @@ class _Eyes:
         first = not self.waiting
         if first:
             self.carried = self._carried()
-        loss = self.doctor.loss or _cross_entropy
         logits = outputs.float()
+        loss = self.doctor.loss or default_loss(logits)
         count, finite = max(outputs.shape[1], 2), g.isfinite().all()
         answers = logits.argmax(1) if outputs.shape[1] > 1 else (logits[:, 0] > 0).long()
         images = self.waiting.get("images", 0) + len(labels)
@@ -344,12 +344,6 @@ def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tens
     form["picked"] = (low == 0) & (high == 0) & (most < 0) & (least > 1.01 * most)
     form["binary"] = ~form["paired"] & (low > 0) & (high < 1.6 * low)
     return form
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    if logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.float())
-    return F.cross_entropy(logits, labels)
 
 
 def _small(images: Tensor) -> Tensor:

@@ -265,7 +265,8 @@ def evaluate(
             errors as pictures, and a page.
         changes: settings of the data beside `weights`: size, fit, mean, std.
     """
-    from hubel.jobs.answer import evaluating, opened
+    from hubel.jobs.answer import opened
+    from hubel.jobs.evaluate import evaluating
 
     opener = partial(opened, run, model, weights, device, changes)
     path = None if run is None else Path(run)

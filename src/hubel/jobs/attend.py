@@ -11,7 +11,6 @@ import torch
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.doctor.doctor import Doctor
 from hubel.doctor.fork import BUDGET, STEPS, Verdict, decide, factor_for
-from hubel.doctor.probes import learning_share
 from hubel.doctor.signs import Checkup, Intent
 from hubel.events import EpochEnd, EpochRow, Note, Step
 from hubel.jobs.training import Training
@@ -20,6 +19,7 @@ from hubel.learning.config import TrainConfig
 from hubel.learning.distributed import world_size
 from hubel.learning.engine import Batches, Tally
 from hubel.records import Finding
+from hubel.report.wording import loss as nats
 
 PIXELS, LEAST, MOST = 64 * 64 * 64, 16, 64  # of all probe images together; images
 KEPT, RETURNS = 100, 5  # steps between two times of keeping the state; times that it may be gone back to
@@ -61,7 +61,6 @@ def attended(
                 norm=event.grad_norm.detach(),
                 seconds=event.seconds,
                 waited=event.waited,
-                learning=learning_share(training.state.model),
             )
             yield from visit.new(found)
         elif training.record.history:
@@ -131,8 +130,8 @@ class _Visit:
         before = f"back to the weights of {lost} steps before, and " if lost else ""
         text = (
             f"Healed {finding.code.replace('-', ' ')}: {before}from step {finding.step} on the rate is "
-            f"{_times(verdict.factor)} times what was planned (loss after {STEPS} steps {_nats(verdict.without)} → "
-            f"{_nats(verdict.treated)}; the test took {verdict.steps} steps, {verdict.seconds:.1f} s)."
+            f"{_times(verdict.factor)} times what was planned (loss after {STEPS} steps {nats(verdict.without)} → "
+            f"{nats(verdict.treated)}; the test took {verdict.steps} steps, {verdict.seconds:.1f} s)."
         )
         self.training.record.notes += (text,)
         return Note(text=text)
@@ -192,8 +191,8 @@ class _Visit:
             n=int(counts.sum()),
             train_loss=event.loss,
             train_accuracy=event.accuracy,
-            recalls=tuple(recall for recall, count in zip(row.recalls, counts, strict=True) if count),
-            shares=tuple((counts[counts > 0] / counts.sum()).tolist()),
+            recalls=tuple(recall if n else np.nan for recall, n in zip(row.recalls, counts, strict=True)),
+            shares=tuple((counts / counts.sum()).tolist()),
         )
 
 
@@ -217,8 +216,8 @@ def _doctor(training: Training) -> Doctor:
 
 def _decided(finding: Finding, verdict: Verdict) -> Finding:
     words = (
-        f" A test on the next {STEPS} batches decided it: loss {_nats(verdict.without)} as it is, "
-        f"{_nats(verdict.treated)} with {_times(verdict.factor)} times the rate."
+        f" A test on the next {STEPS} batches decided it: loss {nats(verdict.without)} as it is, "
+        f"{nats(verdict.treated)} with {_times(verdict.factor)} times the rate."
     )
     evidence = {**finding.evidence, "without": verdict.without, "treated": verdict.treated}
     return replace(finding, message=finding.message + words, known="decided by a fork", evidence=evidence)
@@ -226,7 +225,3 @@ def _decided(finding: Finding, verdict: Verdict) -> Finding:
 
 def _times(factor: float) -> str:
     return f"{factor:,.0f}" if factor >= 10 else f"{factor:.2g}"
-
-
-def _nats(loss: float) -> str:
-    return f"{loss:.3f}" if loss < 1000 else f"{loss:.1e}"

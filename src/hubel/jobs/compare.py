@@ -14,7 +14,8 @@ from hubel.errors import DataError, UsageError
 from hubel.evaluation.paired import Comparison, compared
 from hubel.events import Event, Note
 from hubel.evidence import RunRecord
-from hubel.jobs.answer import Answering, answering, load_folder
+from hubel.jobs.answer import Answering, load_folder
+from hubel.jobs.evaluate import answering
 from hubel.nn.foreign import is_code
 from hubel.nn.loading import shared_classes
 from hubel.nn.saved import read_card

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hubel.doctor.diagnosis import diagnose
 from hubel.doctor.rules import RULES
 from hubel.doctor.script import watch_script
 from hubel.doctor.signs import Case, Checkup, Taken
-from hubel.errors import UsageError
-from hubel.events import Event, Note
+from hubel.errors import RunError, UsageError
+from hubel.events import EpochRow, Event, Note
+from hubel.evidence import RunRecord
 from hubel.records import Finding, by_kind
+from hubel.report.wording import counted
 from hubel.runs import check_own, read_record
 
 RATES = Path(__file__).parents[1] / "doctor" / "rates.json"
@@ -31,7 +34,7 @@ def examining_run(run: Path) -> Iterator[Event]:
     if not told:
         yield Note(text=f"Nothing is wrong with the training of {run}, by {len(RULES)} rules.")
     if others:
-        yield Note(text=f"The report names {others} more findings, in the images and in the answers.")
+        yield Note(text=f"The report names {counted(others, 'more finding')}, in the images and in the answers.")
 
 
 def examining_script(script: Path, arguments: Sequence[str]) -> Iterator[Event]:
@@ -57,40 +60,50 @@ def examining_script(script: Path, arguments: Sequence[str]) -> Iterator[Event]:
 
 
 def case_of(run: Path) -> Case:
-    """What a run's log tells: some of its steps, and every epoch; no look inside."""
-    steps: list[Taken] = []
-    checkups: list[Checkup] = []
-    n = 0
-    for line in (run / "log.jsonl").read_text("utf-8").splitlines():
-        event = json.loads(line)
-        if event["event"] == "data_seen":
-            counts = event["counts"].get("val") or next(iter(event["counts"].values()))
-            n = sum(counts)
-        elif event["event"] == "step":
-            steps.append(
-                Taken(
-                    loss=_number(event["loss"]),
-                    accuracy=0.0,
-                    lr=event["lr"],
-                    images=event["images"],
-                    norm=_number(event["grad_norm"]),
-                    seconds=event["seconds"],
-                    waited=event["waited"],
-                )
-            )
-        elif event["event"] == "epoch_row":
-            checkups.append(
-                Checkup(
-                    step=event["step"],
-                    loss=_number(event["val_loss"]),
-                    accuracy=event["val_accuracy"],
-                    n=n,
-                    train_loss=_number(event["train_loss"]),
-                    train_accuracy=event["train_accuracy"],
-                    recalls=tuple(event["recalls"]),
-                )
-            )
-    return Case(steps=steps, checkups=checkups)
+    """What a run's log tells: some of its steps, and every epoch; no look inside.
+
+    Raises:
+        RunError: the log is missing or damaged.
+    """
+    log = run / "log.jsonl"
+    if not log.exists():
+        raise RunError(f"{log} is missing, which the steps are in: restore it from a copy.")
+    try:
+        events = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+        told = [_taken(event) for event in events if event["event"] == "step"]
+        counts: dict[str, Any] = next(
+            (event["counts"] for event in reversed(events) if event["event"] == "data_seen"), {}
+        )
+        n = sum(counts.get("val", ()))
+        return Case(steps=told, checkups=[_checkup(row, n) for row in RunRecord(run).history])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(f"{log} can't be used ({error}): restore it from a copy.") from error
+
+
+def _taken(event: Mapping[str, Any]) -> Taken:
+    loss, norm = (math.nan if event[name] is None else float(event[name]) for name in ("loss", "grad_norm"))
+    seconds, waited = float(event["seconds"]), float(event["waited"])
+    return Taken(
+        loss=loss,
+        accuracy=0.0,
+        lr=float(event["lr"]),
+        images=int(event["images"]),
+        norm=norm,
+        seconds=seconds,
+        waited=waited,
+    )
+
+
+def _checkup(row: EpochRow, n: int) -> Checkup:
+    return Checkup(
+        step=row.step,
+        loss=row.val_loss,
+        accuracy=row.val_accuracy,
+        n=n,
+        train_loss=row.train_loss,
+        train_accuracy=row.train_accuracy,
+        recalls=row.recalls,
+    )
 
 
 def rules() -> list[dict[str, object]]:
@@ -110,7 +123,3 @@ def rule_lines() -> list[str]:
             f"{row['code']:<28} {row.get('found', '-'):>12} {row.get('false_alarms', '-'):>14}  {row['cause']}"
         )
     return lines
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
