@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from hubel.doctor import planting as p
+from hubel.doctor.doctor import Doctor
 from hubel.doctor.faults import FAULTS
 from hubel.doctor.healthy import HEALTHY
 from hubel.doctor.lesson import Lesson, run
@@ -108,6 +110,75 @@ def test_findings_are_told_once_and_at_once(lesson: Lesson) -> None:
     told: list[str] = []
     run(replace(lesson, clears=False, steps=40), tell=lambda finding: told.append(f"{finding.code} {finding.step}"))
     assert told.count("not-cleared 5") + told.count("not-cleared 10") == 1
+
+
+def plain_loop(lesson: Lesson, train: TensorDataset, test: TensorDataset, epochs: int = 6, **options: Any) -> Doctor:
+    """As courses print it: two loaders, nothing declared."""
+    torch.manual_seed(0)
+    model = lesson.network()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    loaders = [DataLoader(train, 32, shuffle=True), DataLoader(test, 32)]
+    with watch(model, optimizer, tell=lambda finding: None, **options) as doctor:
+        for _ in range(epochs):
+            for part, loader in enumerate(loaders):
+                model.train(part == 0)
+                with torch.set_grad_enabled(part == 0):
+                    for images, labels in loader:
+                        outputs = model(images)
+                        if part == 0:
+                            optimizer.zero_grad()
+                            nn.functional.cross_entropy(outputs, labels).backward()
+                            optimizer.step()
+    return doctor
+
+
+def test_held_out_images_are_those_that_the_loop_evaluates(lesson: Lesson) -> None:
+    (images, labels), held_out = lesson.train, lesson.held_out
+    doctor = plain_loop(lesson, TensorDataset(images, labels), TensorDataset(*held_out))
+    assert [finding.code for finding in doctor.said() if finding.severity != "note"] == []
+    assert len(doctor.case.checkups) >= 6
+    assert doctor.case.checkups[-1].n == min(len(held_out[1]), 256)
+    assert doctor.case.compared > 0
+    known = torch.cat([held_out[0], images[len(held_out[0]) :]]), torch.cat([held_out[1], labels[len(held_out[1]) :]])
+    assert plain_loop(lesson, TensorDataset(*known), TensorDataset(*held_out), 3).said()[0].code == "leak"
+
+
+def test_labels_that_are_not_the_loader_s_are_seen(lesson: Lesson) -> None:
+    original = nn.functional.cross_entropy
+
+    def mixed(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return original(outputs, labels.roll(1))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "cross_entropy", mixed)
+        doctor = plain_loop(lesson, TensorDataset(*lesson.train), TensorDataset(*lesson.held_out), 1)
+    assert doctor.said()[0].code == "labels-unpaired"
+    assert "the loader gave for" in doctor.said()[0].message
+
+
+def test_a_loss_that_is_not_made_of_the_outputs_is_seen(lesson: Lesson) -> None:
+    model = lesson.network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, tell=lambda finding: None) as doctor:
+        for _ in range(5):
+            loss = nn.functional.cross_entropy(model(lesson.train[0][:32]), lesson.train[1][:32]).item()
+            torch.tensor(loss, requires_grad=True).backward()
+            optimizer.step()
+    assert [finding.code for finding in doctor.said()] == ["detached"]
+
+
+def test_flat_inputs_and_single_outputs_are_watched(lesson: Lesson) -> None:
+    images, labels = lesson.train[0].flatten(1), (lesson.train[1] % 2).float()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(images.shape[1], 16), nn.ReLU(), nn.Linear(16, 1), nn.Flatten(0))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with watch(model, optimizer, tell=lambda finding: None) as doctor:
+        for n in range(20):
+            loss = nn.functional.binary_cross_entropy_with_logits(model(images[n::20]), labels[n::20])
+            loss.backward()
+            optimizer.step()
+    assert doctor.said()[0].code == "not-cleared"
+    assert doctor.case.steps[0].accuracy <= 1
 
 
 def test_other_things_are_refused() -> None:

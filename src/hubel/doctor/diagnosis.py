@@ -18,9 +18,8 @@ def diagnose(case: Case, told: Mapping[str, int] | None = None) -> list[Finding]
     Args:
         told: the step at which a code was seen first.
     """
-    found = sorted(
-        _all(case), key=lambda one: (one[0].depth, (told or {}).get(one[0].code, case.now), -one[1].strength)
-    )
+    since = told or {}
+    found = sorted(_all(case), key=lambda one: _order(one[0], one[1], since.get(one[0].code, case.now)))
     return [_finding(rule, seen, case) for rule, seen in found]
 
 
@@ -31,10 +30,14 @@ def _all(case: Case) -> Iterator[tuple[Rule, Seen]]:
             yield each, seen
 
 
+def _order(rule: Rule, seen: Seen, since: int) -> tuple[float, ...]:
+    return (9 if seen.note else rule.depth if seen.depth is None else seen.depth, since, -seen.strength)
+
+
 def _finding(rule: Rule, seen: Seen, case: Case) -> Finding:
     return Finding(
         code=rule.code,
-        severity=rule.severity,
+        severity="note" if seen.note else rule.severity,
         message=f"{seen.words[0].upper()}{seen.words[1:]}: {rule.cause}. {rule.remedy[0].upper()}{rule.remedy[1:]}.",
         cause=rule.cause,
         remedy=rule.remedy,

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hubel.doctor.diagnosis import diagnose
-from hubel.doctor.probes import Loss, checkup, first_broken, look
+from hubel.doctor.probes import Loss, checkup, first_broken, judged, look
 from hubel.doctor.signs import Case, Checkup, Evaluated, Intent, Taken
 from hubel.records import Finding
 
 FIRST, THEN = (0, 1, 2, 5, 10, 20, 50, 100), 200  # steps after which it looks inside
 MEASURED = 20  # every so many steps, updates are measured and rules are tried
 PROBES, HELD_OUT = 64, 256  # images
-GRACE = 0.5  # seconds that each half may take beyond its share
+GRACE = 1.0  # seconds that each half may take beyond its share
 SHARE = 0.02  # of the training's time
 
 
@@ -119,7 +120,7 @@ class Doctor:
         if self.probe is None:
             self.probe = images[:PROBES].detach().clone(), labels[:PROBES].clone()
         have = sum(len(kept) for _, kept in self._trained)
-        if have < HELD_OUT and self.held_out is not None:
+        if have < HELD_OUT:
             self._trained.append((images[: HELD_OUT - have].detach().clone(), labels[: HELD_OUT - have].clone()))
 
     def check(self) -> Iterator[Finding]:
@@ -134,6 +135,15 @@ class Doctor:
             return
         self.case.checkups.append(found)
         yield from self.judge()
+
+    def answered(self, outputs: Tensor, labels: Tensor) -> Iterator[Finding]:
+        """Take the loop's own answers (N, K) for held-out images; beside them stand its last steps."""
+        self._read()
+        late = self.case.steps[-20:]
+        if not late or not bool(outputs.isfinite().all()):
+            return
+        own = float(np.mean([step.loss for step in late])), float(np.mean([step.accuracy for step in late]))
+        yield from self.checked(judged(outputs, labels, own, step=self._count, loss=self.loss))
 
     def checked(self, found: Checkup) -> Iterator[Finding]:
         """Take a checkup that somebody else made."""

@@ -29,7 +29,7 @@ def _twice(lesson: Lesson, s: int) -> Lesson:
 
 def _other_statistics(lesson: Lesson, s: int) -> Lesson:
     card = {"weights": p.Card(p.size(lesson)[0])}
-    return replace(lesson, declared=card, scale=lambda x: (x - (0.5, 0.5, 0.0)[s]) / (0.5, 0.25, 1.0)[s])
+    return replace(lesson, declared=card, scale=lambda x: (x - (0.5, 0.0, 0.0)[s]) / (0.5, 0.5, 1.0)[s])
 
 
 def _bytes(lesson: Lesson, s: int) -> Lesson:
@@ -134,7 +134,7 @@ def _dropping(model: nn.Module, s: int) -> None:
 
 def _unpaired(lesson: Lesson, s: int, order: Callable[[torch.Tensor], torch.Tensor]) -> Lesson:
     """Few enough that they can be learned by heart in time."""
-    few = p.one_shot(lesson, s, noise=0.0)
+    few = p.by_heart(lesson, pick(s, 120, 80, 60), noise=0.0)
     return p.labelled(few, order(few.train[1]))
 
 
@@ -217,8 +217,8 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: _unpaired(x, s, lambda y: y.roll(s + 1)),
     ),
     "label-noise": (
-        lambda x, s: p.mislabelled(x, pick(s, 0.2, 0.3, 0.5), p.noisy),
-        lambda x, s: p.mislabelled(x, pick(s, 0.25, 0.35, 0.45), p.confused),
+        lambda x, s: p.mislabelled(replace(x, steps=400, every=80), pick(s, 0.2, 0.3, 0.5), p.noisy),
+        lambda x, s: p.mislabelled(replace(x, steps=400, every=80), pick(s, 0.25, 0.35, 0.45), p.confused),
     ),
     "leak": (
         lambda x, s: p.leaked(x, pick(s, 0.05, 0.1, 0.3), lambda i: i),
@@ -293,14 +293,17 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: changed(replace(p.one_bad(x, 0.0, pick(s, 0.02, 0.05, 0.1)), scale=p.standardised)),
     ),
     "constant-answer": (lambda x, s: changed(x, lambda m: _head_biased(m, s)), _weighted),
-    "overfitting": (p.one_shot, lambda x, s: p.one_shot(x, s, repeats=20)),
+    "overfitting": (
+        lambda x, s: p.by_heart(x, pick(s, 200, 160, 120)),
+        lambda x, s: p.by_heart(x, pick(s, 180, 140, 100), repeats=20),
+    ),
     "underfitting": (
         lambda x, s: replace(built(x, p.narrow, width=pick(s, 3, 2, 1)), steps=240),
         lambda x, s: replace(built(x, p.narrow, width=pick(s, 4, 3, 2), stride=pick(s, 4, 4, 8)), steps=240),
     ),
     "over-regularised": (
         lambda x, s: replace(x, optimizer=sgd(0.02, decay=pick(s, 0.5, 1.0, 2.0))),
-        lambda x, s: changed(x, lambda m: p.ended(m, nn.Dropout(pick(s, 0.8, 0.9, 0.95)))),
+        lambda x, s: changed(x, lambda m: p.ended(m, nn.Dropout(pick(s, 0.9, 0.95, 0.98)))),
     ),
     "starved": (
         lambda x, s: replace(x, collate=partial(p.sleeping, pick(s, 0.03, 0.05, 0.1), False), steps=60, every=30),
@@ -322,9 +325,9 @@ FAULTS: dict[str, tuple[Plant, Plant]] = {
         lambda x, s: replace(x, quiet=False, keeps=True, evaluates=True, every=pick(s, 40, 20, 10)),
     ),
     "worse-from-the-start": (
-        lambda x, s: replace(p.hard(p.kept(x, pick(s, 120, 90, 60)), 0.4), every=20, steps=100, batch=20),
+        lambda x, s: replace(p.hard(p.kept(x, pick(s, 60, 45, 30)), 0.4), every=20, steps=100, batch=20),
         lambda x, s: replace(
-            p.hard(p.kept(x, pick(s, 150, 100, 80)), 0.4),
+            p.hard(p.kept(x, pick(s, 70, 50, 35)), 0.4),
             every=20,
             steps=100,
             optimizer=lambda q: torch.optim.AdamW(q, 3e-3),

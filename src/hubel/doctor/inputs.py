@@ -101,13 +101,17 @@ def other_validation(case: Case) -> Seen | None:
 )
 def labels_unpaired(case: Case) -> Seen | None:
     """What is learned by heart helps no held-out image."""
+    agree = [step.agree for step in case.steps if step.agree is not None and math.isfinite(step.loss)][:10]
+    if len(agree) >= 10 and case.classes > 2 and float(np.mean(agree)) < 0.5:
+        return Seen(words=f"the loss gets the labels that the loader gave for {np.mean(agree):.0%} of the images only")
     late = [c for c in case.checkups if c.n >= 50][-3:]
     if len(late) < 3 or other_validation(case):
         return None
     for c in late:
-        chance = max(max(c.shares, default=0.0), 1 / case.classes)
+        chance, common = max(max(c.shares, default=0.0), 1 / case.classes), max(case.counts, default=0)
         bound = chance + 2.6 * math.sqrt(chance * (1 - chance) / c.n)
-        if c.accuracy > bound or c.train_accuracy < bound + 0.15 or not c.train_loss < 0.9 * case.chance < c.loss:
+        least = max(bound, common / max(sum(case.counts), 1)) + 0.15
+        if c.accuracy > bound or c.train_accuracy < least or not c.train_loss < 0.9 * case.chance < c.loss:
             return None
     return Seen(
         words=f"training images are right in {c.train_accuracy:.0%}, held-out ones in {c.accuracy:.0%} (chance)",
@@ -155,10 +159,21 @@ def label_noise(case: Case) -> Seen | None:
 )
 def destructive_augmentation(case: Case) -> Seen | None:
     """Training images, as the network was given them, are far harder than held-out ones."""
-    known = [c for c in case.checkups if c.step >= 20 and c.n >= 50][-2:]
-    if len(known) < 2 or min(c.accuracy - c.train_accuracy for c in known) < 0.2:
+    x, there = _inputs(case), [each.inputs for each in case.evaluations if each.images >= 16]
+    if x and there and case.now >= 100 and not case.ever_learned():
+        flat, detail = x.flat - there[-1].flat, (1 - x.near) / max(1 - there[-1].near, 1e-6)
+        if flat > 0.35:
+            return Seen(words=f"{flat:.0%} more of each training image is one colour than of validation images")
+        if detail < 0.45:
+            return Seen(words=f"training images hold {detail:.0%} of the detail that validation images have")
+    known, chance = [c for c in case.checkups if c.step >= 20 and c.n >= 50][-2:], 1 / case.classes
+    if len(known) < 2:
         return None
     c = known[-1]
+    far = min(each.accuracy - each.train_accuracy for each in known) > 0.2
+    twice = all(each.accuracy - chance > 2.5 * max(each.train_accuracy - chance, 0.02) for each in known)
+    if not far and not (twice and c.accuracy - chance > 0.1):
+        return None
     return Seen(
         words=f"training images are right in {c.train_accuracy:.0%} as they are augmented, "
         f"held-out ones in {c.accuracy:.0%}",
@@ -232,7 +247,7 @@ def labels_range(case: Case) -> Seen | None:
     if "out of bounds" in case.raised or "out-of-bounds" in case.raised:
         return Seen(words="a label is larger than the number of outputs allows", strength=1.0)
     total = sum(case.counts)
-    if total < 64 * case.classes and total < 400:
+    if (total < 64 * case.classes and total < 400) or (case.classes == 1 and not any(step.norm for step in case.steps)):
         return None
     used = [k for k, count in enumerate(case.counts) if count]
     if len(used) == 1:

@@ -6,12 +6,15 @@ import math
 
 import numpy as np
 
+from hubel.doctor.network import bad_head_start, dead_channels
 from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case
 
 SLOW, FAST = 1e-5, 0.1  # shares of the weights that a step changes
 HEAVY = 0.97  # momentum
 SHRINKING = 5e-3  # share of the weights that decay takes in a step, momentum counted in
+UNEVEN = 30.0  # times as much as usual, that an image counts
+HUGE = 30.0  # deviation of outputs at the start
 SEEN = 50  # steps after which the course of a training can be judged
 
 
@@ -35,7 +38,10 @@ def rate_too_low(case: Case) -> Seen | None:
 def rate_too_high(case: Case) -> Seen | None:
     """Steps as large as a tenth of the weights, or a loss that climbs far above its least."""
     losses, known = case.losses(), case.updates()
-    if len(losses) < 10 or case.ever_learned() or over_regularised(case) or oscillation(case):
+    if len(losses) < 10 or over_regularised(case) or oscillation(case):
+        return None
+    dead = dead_channels(case)
+    if case.ever_learned() and not (dead and max(known, default=0.0) > 3 * FAST):
         return None
     low, late = min(losses), [x if math.isfinite(x) else math.inf for x in losses[-10:]]
     climbs = float(np.median(late)) > max(1.5 * low, 1.3 * case.chance)
@@ -45,7 +51,10 @@ def rate_too_high(case: Case) -> Seen | None:
     jumps = [step.update for step in case.steps if step.update and step.update > FAST and step.lr < 3 * rate]
     if len(jumps) >= 2 or (climbs and exploded):
         words = f"steps change the weights by up to {max(known, default=0.0):.0%}"
-        return Seen(words=f"{words}, and the loss went from {low:.2f} to {float(np.median(late)):.3g}", strength=0.7)
+        came = dead.words if dead else f"the loss went from {low:.2f} to {float(np.median(late)):.3g}"
+        summed = any(step.summed for step in case.steps)
+        more = " (the loss adds up over the batch: reduction='mean' is usual)" if summed else ""
+        return Seen(words=f"{words}, and {came}{more}", strength=0.7)
     return None
 
 
@@ -80,6 +89,9 @@ def oscillation(case: Case) -> Seen | None:
 @rule("exploding", 29, 3, "gradients explode", "clip them, warm the rate up, normalise layers", known="measured")
 def exploding(case: Case) -> Seen | None:
     """Far above what is usual for this run; or growing by orders of magnitude from the last layer to the first."""
+    first = case.looks[0] if case.looks else None
+    if first and first.spread > HUGE and max(first.inputs.size, 1) < 10 and not bad_head_start(case):
+        return Seen(words=f"outputs reach {first.spread:.1e} before the first step", strength=0.9, depth=1)
     for look in case.looks[:2]:
         known = [layer.gradient for layer in look.layers if layer.kind != "norm" and layer.gradient is not None]
         grown = len(known) > 4 and known[0] > 1e3 * known[-1] and known[0] > 1
@@ -105,19 +117,16 @@ def exploding(case: Case) -> Seen | None:
 def constant_answer(case: Case) -> Seen | None:
     """While labels differ, and after steps enough."""
     look = case.looks[0] if case.looks else None
-    if (
-        look
-        and look.favourite > 0.95
-        and look.train_loss > 3 * case.chance
-        and look.inputs.size < 10
-        and look.outputs > 2
-    ):
-        gains = [layer.gain for layer in look.layers if layer.kind != "norm"]
-        if max(gains) < 3:  # weights are as usual: a bias, then
-            words = (
-                f"from the start, {look.favourite:.0%} of the answers are the same, at a loss of {look.train_loss:.1f}"
-            )
-            return Seen(words=words, strength=0.9)
+    tilted = look is not None and look.favourite > 0.95 and look.tilt > max(3 * case.chance, 3 * look.spread)
+    if look and tilted and look.inputs.size < 10 and not bad_head_start(case):
+        words = (
+            f"from the start, {look.favourite:.0%} of the answers are the same, its output lies {look.tilt:.0f} above"
+        )
+        return Seen(words=f"{words} the others' mean: look at the head's bias", strength=0.9, depth=1)
+    uneven = max((step.uneven for step in case.steps[:20]), default=1.0)
+    if uneven > UNEVEN and any(each.favourite > 0.95 for each in case.looks[1:]):
+        words = f"one image counts {uneven:,.0f} times as much as the usual one for the loss: look at its class weights"
+        return Seen(words=words, strength=0.9, depth=1)
     look = case.looks[-1] if case.looks else None
     if look is None or look.step < 2 * SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
         return None
@@ -183,11 +192,11 @@ def overfitting(case: Case) -> Seen | None:
 )
 def worse_from_the_start(case: Case) -> Seen | None:
     """A gap at the first evaluations in which anything was learned."""
-    known = [c for c in case.checkups if c.train_accuracy > 1.5 / case.classes][:4]
-    if len(known) < 2 or min(c.n for c in known) < 40 or known[-1].train_accuracy < 0.5 or overfitting(case):
+    known = [c for c in case.checkups if c.train_accuracy > 1 / case.classes + 0.15][:3]
+    if len(known) < 3 or min(c.n for c in known) < 40 or known[-1].train_accuracy < 0.5:
         return None
     gaps = [c.train_accuracy - c.accuracy for c in known]
-    if min(gaps) < 0.08 or sum(gaps[-2:]) < 0.4:
+    if min(gaps) < 0.08 or sum(gaps) < 0.6 or gaps[-1] < 0.3 or known[-1].loss < 1.3 * known[-1].train_loss:
         return None
     return Seen(
         words=f"training images are right in {known[-1].train_accuracy:.0%}, held-out ones in {known[-1].accuracy:.0%}",
@@ -222,14 +231,15 @@ def over_regularised(case: Case) -> Seen | None:
     if look is None or case.now < 20:
         return None
     poor = look.eval_loss > 0.3 * case.chance and not case.learned()  # what learns on is not outweighed
-    if look.shrink > SHRINKING and max(case.updates()[:3], default=0.0) < FAST and poor:
+    if look.shrink > SHRINKING and max(case.updates()[:3], default=0.0) < max(FAST, 2 * look.shrink) and poor:
         return Seen(words=f"weight decay takes {look.shrink:.1%} of the weights in each step", strength=0.9)
     if look.decay > 1 and len([1 for each in case.looks if each.decay > 1]) >= 2 and poor and case.ever_learned():
         return Seen(
             words=f"weight decay pulls {look.decay:.1f} times as much as the gradient",
             strength=min(look.decay / 10, 0.8),
         )
-    if look.dropout >= 0.8 and look.eval_loss < 0.8 * look.train_loss:
+    stuck = case.now >= SEEN and not case.learned()
+    if look.dropout >= 0.8 and (stuck or look.eval_loss < 0.8 * look.train_loss):
         return Seen(
             words=f"{look.dropout:.0%} is dropped: the same images cost {look.train_loss:.2f} with it "
             f"and {look.eval_loss:.2f} without",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from hubel.doctor.rules import Seen, rule
@@ -9,7 +11,7 @@ from hubel.doctor.signs import Case
 
 EARLY = 3  # steps after which a missing line shows
 IDLE = 32  # backward passes without a step that nobody would accumulate undeclared
-STARVED, WARM = 0.5, 5
+STARVED, HUNGRY, WARM = 0.5, 0.75, 5  # shares of the time; steps
 
 
 @rule(
@@ -104,8 +106,8 @@ def schedule(case: Case) -> Seen | None:
     rates = np.array([step.lr for step in case.steps])
     if len(rates) < 20 or rates.max() <= 0:
         return None
-    after = rates[int(rates.argmax()) :]
-    gone = float((after <= 1e-3 * rates.max()).sum() / len(rates))
+    peak = np.quantile(rates, 0.95)  # a few larger ones are a spike
+    gone = float((rates[int((rates >= peak).argmax()) :] <= 1e-3 * peak).sum() / len(rates))
     if gone < 0.1:
         return None
     return Seen(words=f"the rate is below a thousandth of its peak in {gone:.0%} of the steps", strength=0.8)
@@ -139,7 +141,28 @@ def starved(case: Case) -> Seen | None:
     share = sum(step.waited for step in late) / seconds
     if share < STARVED:
         return None
-    return Seen(words=f"{share:.0%} of the time goes by until images are there", strength=share)
+    return Seen(words=f"{share:.0%} of the time goes by until images are there", strength=share, note=share < HUNGRY)
+
+
+@rule(
+    "shapes",
+    0,
+    0,
+    "a layer is given another shape than it takes",
+    "make the layer for the shape that it is given",
+    severity="error",
+)
+def shapes(case: Case) -> Seen | None:
+    """What PyTorch says when it refuses, in words that say which number to change."""
+    multiplied = re.search(r"shapes cannot be multiplied \(\d+x(\d+) and (\d+)x(\d+)\)", case.raised)
+    if multiplied:
+        given, wanted, width = multiplied.groups()
+        words = f"a linear layer takes {wanted} numbers for each image and is given {given}"
+        return Seen(words=f"{words} (it has to be nn.Linear({given}, {width}))", strength=1.0)
+    channels = re.search(r"to have (\d+) channels, but got (\d+) channels", case.raised)
+    if channels:
+        return Seen(words="a convolution takes {} channels and is given {}".format(*channels.groups()), strength=1.0)
+    return None
 
 
 @rule(

@@ -8,7 +8,9 @@ from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case, Look
 
 DEAD, SATURATED = 0.5, 0.5
+NEARLY = 0.9  # dead share that harms even where the network learns, or where units of a linear layer are meant
 FRESH = 4  # lengths of memory after which running statistics hold nothing of the start
+SLOW = 60  # steps after which something should be learned
 STALE = 40  # steps after which running statistics have had their time
 
 
@@ -18,7 +20,7 @@ def softmax_twice(case: Case) -> Seen | None:
     look = _first(case)
     if sum(step.twice for step in case.steps) >= 3:
         return Seen(words="the gradient at the outputs is that of a softmax on a softmax", strength=1.0)
-    if look is None or not look.sums_to_one or not _paired(case):
+    if look is None or not look.sums_to_one or not _paired(case) or sum(step.squared for step in case.steps) >= 3:
         return None
     return Seen(words="outputs are probabilities (each row sums to 1)", strength=1.0)
 
@@ -39,6 +41,10 @@ def head_and_loss(case: Case) -> Seen | None:
         return Seen(
             words="all outputs lie in 0 to 1, as from a sigmoid, and cross-entropy takes them for logits", strength=0.8
         )
+    if look.clipped and _paired(case) and case.steps:
+        return Seen(words="a ReLU cuts off all outputs below 0, and cross-entropy takes them for logits", strength=0.9)
+    if sum(step.squared for step in case.steps) >= 3 and case.now >= SLOW and not case.learned():
+        return Seen(words="the loss is the squared error of the outputs, which hardly moves a classifier", strength=0.5)
     norms = [step.norm for step in case.steps if step.norm is not None]
     if look.outputs == 1 and len(norms) >= 3 and max(norms) == 0:
         return Seen(words="one output for cross-entropy: its gradient is 0 whatever happens", strength=1.0)
@@ -125,6 +131,9 @@ def not_in_optimizer(case: Case) -> Seen | None:
 @rule("detached", 43, 0, "the graph is cut in the forward pass", "take .detach(), .item(), .data and no_grad out of it")
 def detached(case: Case) -> Seen | None:
     """A parameter that is used, wants a gradient and gets none."""
+    if case.unreached >= 3 and not case.steps:
+        words = f"in {case.unreached} steps, no gradient came back to the outputs: backward() isn't called"
+        return Seen(words=f"{words}, or on a loss that isn't made of them", strength=1.0)
     look = case.looks[0] if case.looks else None
     if look is None or not look.cut:
         return None
@@ -136,9 +145,8 @@ def detached(case: Case) -> Seen | None:
 )
 def used_twice(case: Case) -> Seen | None:
     """A norm has one set of statistics for all its places."""
-    look = case.looks[-1] if case.looks else None
-    shared = [layer.name for layer in look.layers if layer.calls > 1 and layer.kind == "norm"] if look else []
-    far = [layer.name for layer in look.layers if layer.name in shared and layer.apart > 0.1] if look else []
+    norms = [layer for look in case.looks for layer in look.named("norm") if layer.calls > 1]
+    far = list(dict.fromkeys(layer.name for layer in norms if layer.apart > 0.1))
     if not far:
         return None
     return Seen(
@@ -199,7 +207,8 @@ def stale_statistics(case: Case) -> Seen | None:
     if len(late) < 2 or not rates or min(rates) * case.now > FRESH:
         return None
     usual = [float(np.median(case.losses()[max(c.step - STALE, 0) : c.step])) for c in late]
-    if all(c.train_loss > 1.5 * level + 0.25 * case.chance for c, level in zip(late, usual, strict=True)):
+    learned = [max(case.chance - level, 0.2 * case.chance) for level in usual]
+    if all(c.train_loss > level + 0.6 * gain for c, level, gain in zip(late, usual, learned, strict=True)):
         return Seen(
             words=f"training images cost {late[-1].train_loss:.2f} in eval mode and {usual[-1]:.2f} in train mode",
             strength=0.9,
@@ -216,13 +225,11 @@ def stale_statistics(case: Case) -> Seen | None:
 )
 def dead_channels(case: Case) -> Seen | None:
     """Zero on every image, not just on most: sparse outputs are healthy."""
-    dead = [layer for layer in case.looks[-1].layers[1:] if layer.dead > DEAD] if case.looks else []
-    before = (
-        {layer.name for layer in (case.looks[-2] if len(case.looks) > 1 else case.looks[0]).layers if layer.dead > DEAD}
-        if dead
-        else set()
-    )
-    dead = [layer for layer in dead if layer.name in before]
+    if not case.looks or case.looks[-1].dropout > 0.6:  # so much is zero by chance
+        return None
+    before = {layer.name for layer in case.looks[-2:][0].layers if layer.dead > DEAD}
+    lost = [layer for layer in case.looks[-1].layers[1:] if layer.dead > DEAD and layer.name in before]
+    dead = [layer for layer in lost if layer.dead > NEARLY or (layer.kind != "linear" and not case.learned())]
     if not dead:
         return None
     worst = max(dead, key=lambda layer: layer.dead)

@@ -294,11 +294,11 @@ def hard(lesson: Lesson, noise: float) -> Lesson:
     return replace(lesson, train=parts[0], held_out=parts[1])
 
 
-def one_shot(lesson: Lesson, severity: int, repeats: int = 1, noise: float = 1.0) -> Lesson:
+def by_heart(lesson: Lesson, images: int, repeats: int = 1, noise: float = 1.0) -> Lesson:
     """So few images that they are learned by heart."""
-    few = hard(kept(lesson, (120, 80, 60)[severity]), noise)
+    few = hard(kept(lesson, images), noise)
     x, y = few.train
-    long = replace(few, train=(x.repeat(repeats, 1, 1, 1), y.repeat(repeats)), every=20, steps=300)
+    long = replace(few, train=(x.repeat(repeats, 1, 1, 1), y.repeat(repeats)), every=25, steps=450)
     return replace(long, batch=20, optimizer=sgd(0.03, decay=0))
 
 

@@ -68,6 +68,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 def inputs_of(images: Tensor) -> Inputs:
     """Measure images (N, C, H, W)."""
     x = images.detach().float()
+    x = x if x.ndim == 4 else x[:, None] if x.ndim == 3 else x.reshape(len(x), 1, 1, -1)
     finite = bool(x.isfinite().all())
     x = x.nan_to_num(0.0, 0.0, 0.0)
     std, mean = torch.std_mean(x, dim=(0, 2, 3), correction=0)
@@ -78,6 +79,7 @@ def inputs_of(images: Tensor) -> Inputs:
         high=_numbers(x.amax(dim=(0, 2, 3))),
         near=_correlation(x, 1),
         third=_correlation(x, 3),
+        flat=float((x[..., 1:] == x[..., :-1]).float().mean()) if x.shape[3] > 1 else 0.0,
         below=_correlation(x.transpose(2, 3), 1),
         third_below=_correlation(x.transpose(2, 3), 3),
         finite=finite,
@@ -112,7 +114,8 @@ def look(
         model.train()
         with watch(model, after, owners):
             watched = images.detach().requires_grad_(images.is_floating_point())  # so that the graph begins there
-            outputs = outputs_of(model(watched))
+            answered = outputs_of(model(watched))
+        outputs, last = logits_of(answered), answered.grad_fn.name().lower() if answered.grad_fn is not None else ""
         value = (loss or default_loss(outputs))(outputs, labels)
         wanted = {name: p for name, p in named.items() if p.requires_grad}
         gradients: dict[str, Tensor | None] = dict.fromkeys(wanted)
@@ -122,9 +125,9 @@ def look(
         activations, leaves = _graph(outputs)
         model.eval()
         with torch.no_grad():
-            answers = outputs_of(model(images)).float()
+            answers = logits_of(model(images)).float()
             quiet = (loss or default_loss(answers))(answers, labels)
-            again = outputs_of(model(images)).float() if step == 0 else answers
+            again = logits_of(model(images)).float() if step == 0 else answers
     used = {name.rpartition(".")[0] for name in gradients}
     learned = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     layers = [_layer(name, owners[name], calls, gradients, updates or {}) for name, calls in seen.items() if calls]
@@ -142,8 +145,11 @@ def look(
         favourite=float(torch.bincount(given, minlength=count).max() / len(given)),
         of_labels=float(torch.bincount(labels.clamp(min=0), minlength=count).max() / len(labels)),
         sums_to_one=bool(plain.shape[1] > 1 and (sums - 1).abs().max() < 1e-3 and outputs.min() >= 0),
-        in_unit=outputs.grad_fn is not None and "sigmoid" in outputs.grad_fn.name().lower().replace("logsigmoid", ""),
+        in_unit="sigmoid" in last.replace("logsigmoid", ""),
+        clipped="relu" in last.replace("leakyrelu", ""),
         log_sums=bool(outputs.shape[1] > 1 and outputs.detach().float().logsumexp(1).abs().max() < 1e-3),
+        spread=float(answers.std(0).median()),
+        tilt=float(answers.mean(0).max() - answers.mean()),
         activations=activations,
         dropout=max((module.p for module in model.modules() if isinstance(module, DROPOUTS)), default=0.0),
         frozen=tuple(name for name, p in named.items() if not p.requires_grad),
@@ -180,20 +186,29 @@ def checkup(
     with untouched(model), torch.no_grad():
         model.eval()
         for images, labels in (held_out, trained):
-            outputs = torch.cat([outputs_of(model(part)).float() for part in images.split(at_once)])
+            outputs = torch.cat([logits_of(model(part)).float() for part in images.split(at_once)])
             found.append((outputs, labels, float((loss or default_loss(outputs))(outputs, labels))))
-    (outputs, labels, value), (own, known, own_value) = found
+    (outputs, labels, _), (own, known, own_value) = found
+    own_accuracy = float((own.argmax(1) == known).float().mean())
+    return judged(outputs, labels, (own_value, own_accuracy), step=step, loss=loss)
+
+
+def judged(
+    outputs: Tensor, labels: Tensor, own: tuple[float, float], *, step: int, loss: Loss | None = None
+) -> Checkup:
+    """Judge answers (N, K) for held-out images; `own` are loss and accuracy on training images."""
+    outputs = outputs.float()
     odds, answers = outputs.softmax(1).max(1)
     right = (answers == labels).float()
     first = odds.argsort(descending=True)[: max(len(labels) // 5, 1)]
     classes = range(max(outputs.shape[1], 2))
     return Checkup(
         step=step,
-        loss=value,
+        loss=float((loss or default_loss(outputs))(outputs, labels)),
         accuracy=float(right.mean()),
         n=len(labels),
-        train_loss=own_value,
-        train_accuracy=float((own.argmax(1) == known).float().mean()),
+        train_loss=own[0],
+        train_accuracy=own[1],
         surest=float(right[first].mean()),
         recalls=tuple(float(right[labels == k].mean()) for k in classes),
         shares=tuple(float((labels == k).float().mean()) for k in classes),
@@ -278,7 +293,7 @@ def _layer(
     alike = flat is not None and len(flat) > 1 and bool((flat - flat[:1]).abs().max() <= 1e-6 * flat.abs().max())
     kind = "norm" if isinstance(module, NORMS) else "conv" if isinstance(module, CONVS) else "linear"
     means = [float(one.mean) for one in calls]
-    spread = max(SMALL, *(float(one.std) for one in calls))
+    stds = [max(float(one.std), SMALL) for one in calls]
     return Layer(
         name=name,
         kind=kind,
@@ -292,7 +307,7 @@ def _layer(
         alike=alike and kind != "norm",
         dead=max(float(one.dead) for one in calls),
         saturated=max(float(one.saturated) for one in calls),
-        apart=(max(means) - min(means)) / spread,
+        apart=max((max(means) - min(means)) / max(stds), math.log(max(stds) / min(stds))),
         momentum=getattr(module, "momentum", None) if isinstance(module, RUNNING) else None,
         finite=all(bool(one.ok) for one in calls),
     )
@@ -337,6 +352,12 @@ def outputs_of(made: Any) -> Tensor:
     if not isinstance(made, Tensor):
         raise TypeError(f"the network gives out {type(made).__name__}, no tensor")
     return made
+
+
+def logits_of(made: Any) -> Tensor:
+    """The same as (N, K), where one output for each image came as (N,)."""
+    outputs = outputs_of(made)
+    return outputs[:, None] if outputs.ndim == 1 else outputs
 
 
 def _graph(outputs: Tensor) -> tuple[int, dict[int, nn.Parameter]]:

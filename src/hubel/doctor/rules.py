@@ -19,12 +19,15 @@ class Seen:
 
     Attributes:
         words: a clause with the figures. strength: 0 to 1, which of two causes of the same depth comes first.
+        note: whether it is no more than one. depth: in place of the rule's, where what was seen is the mistake itself.
         where: names of layers, or of images.
     """
 
     words: str
     strength: float = 0.5
     where: tuple[str, ...] = ()
+    note: bool = False
+    depth: int | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
 
 

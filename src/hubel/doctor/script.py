@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from hubel.doctor.doctor import Doctor
-from hubel.doctor.watch import watch
+from hubel.doctor.watch import is_images, watch
 from hubel.errors import UsageError
 from hubel.records import Finding
 
@@ -83,7 +83,7 @@ class Search:
 
     def called(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Take the outermost module that is trained on images."""
-        images = [value for value in inputs if isinstance(value, Tensor) and value.ndim == 4]
+        images = [value for value in inputs if is_images(value)]
         own = {id(p) for p in module.parameters() if p.requires_grad}
         if not images or not own or not torch.is_grad_enabled() or isinstance(module, nn.modules.loss._Loss):
             return

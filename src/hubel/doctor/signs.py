@@ -16,7 +16,7 @@ class Inputs:
     Attributes:
         mean, std, low, high: of each channel.
         near, third: correlation of pixels one and three apart in a row; below, third_below: in a column. Those three
-            apart are more alike where channels lie where pixels should.
+            apart are more alike where channels lie where pixels should. flat: share of pixels that equal the next.
         finite: whether every number is.
     """
 
@@ -28,6 +28,7 @@ class Inputs:
     third: float = 1.0
     below: float = 1.0
     third_below: float = 1.0
+    flat: float = 0.0
     finite: bool = True
 
     @property
@@ -46,7 +47,8 @@ class Layer:
         width: filters. update: of the last step, as a share of the weights; None: not known.
         alike: whether all filters are the same. dead: share of input channels that are zero on every image.
         saturated: share of input values at a sigmoid's or a tanh's ends. apart: how far the inputs of several calls
-            are apart, in standard deviations. momentum: of a norm's running statistics. finite: whether outputs are.
+            are apart: their means, in standard deviations, or the logarithms of these.
+        momentum: of a norm's running statistics. finite: whether outputs are.
     """
 
     name: str
@@ -73,8 +75,10 @@ class Look:
     Attributes:
         train_loss, eval_loss: on the same images in the two modes, in nats. outputs: K. accuracy: in eval mode.
         favourite: share of the answer that is given most often; of_labels: of the commonest label.
-        sums_to_one: whether the outputs are probabilities, in_unit: whether they come out of a sigmoid; log_sums:
-            whether their exponentials sum to one.
+        sums_to_one: whether the outputs are probabilities, in_unit: whether they come out of a sigmoid, clipped: out
+            of a ReLU; log_sums: whether their exponentials sum to one.
+        spread: standard deviation of an output over the images, at the median; tilt: how far the largest mean of an
+            output lies above the others' mean.
         activations: non-linear functions in the pass, by the graph. dropout: the largest share that is dropped.
         frozen, cut, missing: parameters that want no gradient; want one and get none; are in no optimizer. unknown:
             sizes of those that the network doesn't list among its own.
@@ -95,7 +99,10 @@ class Look:
     of_labels: float = 0.0
     sums_to_one: bool = False
     in_unit: bool = False
+    clipped: bool = False
     log_sums: bool = False
+    spread: float = 1.0
+    tilt: float = 0.0
     activations: int = 1
     dropout: float = 0.0
     frozen: tuple[str, ...] = ()
@@ -124,8 +131,11 @@ class Taken:
             otherwise in training (norms, dropout) that were in train mode; None: there are none.
         paired: whether the gradient at the outputs is that of cross-entropy on them (its rows sum to zero); twice: of
             cross-entropy on a softmax of them; picked: of picking one output for each image; binary: of cross-entropy
-            on each output alone, where that lies in 0 to 1.
-        at_once: images of its smallest pass.
+            on each output alone, where that lies in 0 to 1. squared: of a squared error; summed: of losses that
+            are added up over the batch.
+        uneven: how many times as much as usual the image counts that counts most, for its error.
+        at_once: images of its smallest pass. agree: share of the labels that are those which the loader gave; None:
+            it gave none.
     """
 
     loss: float
@@ -143,7 +153,11 @@ class Taken:
     twice: bool = False
     picked: bool = False
     binary: bool = False
+    summed: bool = False
+    squared: bool = False
+    uneven: float = 1.0
     at_once: int = 0
+    agree: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +219,8 @@ class Case:
     """All that is known of a training at a moment.
 
     Attributes:
-        idle: backward passes since the last step. alive: passes whose graphs are kept alive.
+        idle: backward passes since the last step. unreached: steps for which no gradient came back to the outputs.
+        alive: passes whose graphs are kept alive.
         broken: what brought numbers about that are not finite. raised: an exception that ended the training, in words.
         doubles: held-out images that were met in training, of so many that were compared.
     """
@@ -216,6 +231,7 @@ class Case:
     checkups: list[Checkup] = field(default_factory=list)
     evaluations: list[Evaluated] = field(default_factory=list)
     idle: int = 0
+    unreached: int = 0
     alive: int = 0
     broken: str = ""
     raised: str = ""

@@ -18,14 +18,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hubel.doctor.doctor import HELD_OUT, MEASURED, THEN, Doctor
-from hubel.doctor.probes import Loss, default_loss, inputs_of, learning_share, outputs_of
+from hubel.doctor.doctor import HELD_OUT, MEASURED, PROBES, THEN, Doctor
+from hubel.doctor.probes import Loss, default_loss, inputs_of, learning_share, logits_of, outputs_of
 from hubel.doctor.signs import Evaluated, Intent
 from hubel.errors import UsageError
 from hubel.learning.checkpoint import GENERATORS
 from hubel.nn.dry_run import bare
 from hubel.records import Finding
 
+MOVED = 32  # pixels of a side up to which a pixel matters
+LEAST = 40  # images of an evaluation that say something
+SAME = 0.02  # distance of two thumbnails of length 1
 FORMS = 10  # steps in which the loss is recognised by its gradient
 
 
@@ -51,7 +54,8 @@ def watch(
         model: the network, wrapped or not, that the loop calls. optimizers: those that change it; without one, steps
             can't be seen.
         validation: held-out images, prepared for the network, with labels: a DataLoader, or two tensors (N, C, H, W)
-            and (N,). Without them, nothing can be said of leaks, overfitting and label noise.
+            and (N,). Without them, those that the loop itself evaluates are taken, where they come out of a DataLoader
+            with their labels; where they don't, nothing can be said of leaks, overfitting and label noise.
         loss: ``loss(outputs, labels)`` where it isn't cross-entropy.
         weights: what the network started from, where that expects images of a certain mean and deviation: torchvision's
             weights, or an object with `mean` and `std`.
@@ -89,7 +93,10 @@ def watch(
 class _Pass:
     """One forward pass of the user's."""
 
-    images: Tensor
+    images: Tensor  # some of them, once the next pass has come
+    outputs: Tensor
+    labels: Tensor | None
+    source: int
     graph: bool
     learning: float | None
     favourite: Tensor
@@ -112,6 +119,8 @@ class _Eyes:
     versions: dict[int, int] = field(default_factory=dict)
     carried: bool = False
     waited: float = 0.0
+    given: tuple[int, Any] = (0, None)  # the loader that gave the last batch, and the batch
+    trained_from: set[int] = field(default_factory=set)
     last: float = field(default_factory=time.perf_counter)
     checked: int = 0
     matched: set[int] = field(default_factory=set)
@@ -119,34 +128,38 @@ class _Eyes:
 
     def leave(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """The network has answered."""
-        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim == 4]
+        given = [value for value in (*args, *kwargs.values()) if is_images(value)]
         if self.looking or not given:
             return
         try:
-            outputs = outputs_of(output)
+            answered = outputs_of(output)
         except TypeError:
             return
-        if outputs.ndim != 2:
+        outputs = logits_of(answered)
+        if outputs.ndim != 2 or len(outputs) != len(given[0]):
             return
         with torch.no_grad():
             answers = torch.bincount(outputs.argmax(1), minlength=max(outputs.shape[1], 2))
-        graph = outputs.requires_grad and torch.is_grad_enabled()
-        one = _Pass(given[0], graph, learning_share(self.doctor.model), answers, self._line())
+        graph = answered.requires_grad and torch.is_grad_enabled()
+        source, labels = self.given[0], labels_in(self.given[1], len(outputs))
+        values, mode = outputs.detach(), learning_share(self.doctor.model)
+        one = _Pass(given[0], values, labels, source, graph, mode, answers, self._line())
+        self._thin()
         self.passes.append(one)
         if graph:
             marker = _Marker()
-            outputs.grad_fn.metadata["hubel"] = marker  # type: ignore[union-attr,index]
+            answered.grad_fn.metadata["hubel"] = marker  # type: ignore[union-attr,index]
             self.graphs.append(weakref.ref(marker))
             if len(self.graphs) > FORMS:
                 self._count_graphs()
-            values = outputs.detach()  # the outputs themselves would keep their graph alive
-            outputs.register_hook(lambda gradient: self.back(one, values, gradient))
+            answered.register_hook(lambda gradient: self.back(one, values, logits_of(gradient)))
 
     def back(self, one: _Pass, outputs: Tensor, gradient: Tensor) -> None:
         """A gradient came back to the outputs: this was a training pass."""
         if one.returned or self.looking:
             return
         one.returned, began = True, time.perf_counter()
+        self.trained_from.add(one.source)
         self.doctor.lines.setdefault("forward", one.line)
         self.doctor.lines.setdefault("backward", self._line())
         case, g = self.doctor.case, gradient.detach().float()
@@ -166,17 +179,21 @@ class _Eyes:
             "images": images,
             "learning": one.learning,
             "carried": self.carried,
+            "agree": None if one.labels is None or len(one.labels) != len(labels) else _agree(labels, one.labels),
             "at_once": min(self.waiting.get("at_once", len(labels)), len(labels)),
             **_form(logits, g, labels, look=self.doctor.step < FORMS),
         }
         case.idle += 1
-        self.doctor.met(one.images, labels)
-        self._compare(one.images)
+        if len(one.images) == len(labels):
+            self.doctor.met(one.images, labels)
+            self._compare(one.images)
         self.doctor.spent += time.perf_counter() - began
 
     def before_step(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         """The optimizer is about to step, for the first time: the network is as it was started."""
         self.doctor.lines.setdefault("step", self._line())
+        if self.passes and self.passes[-1].graph and not self.waiting:  # what was meant to be trained on
+            self.passes, self.doctor.case.unreached = [], self.doctor.case.unreached + 1
         self._close_evaluation()
         if self.doctor.step == 0 and not self.doctor.case.looks:
             self._say(self.doctor.begin)
@@ -242,7 +259,8 @@ class _Eyes:
         self.doctor.lines.setdefault("evaluation", quiet[0].line)
         modes = [one.learning for one in quiet if one.learning is not None]
         counts = torch.stack([one.favourite for one in quiet]).sum(0)
-        sample = torch.cat([one.images[:64] for one in quiet[:8] if one.images.shape[1:] == quiet[0].images.shape[1:]])
+        alike = [one for one in quiet if one.images.shape[1:] == quiet[0].images.shape[1:]]
+        sample = torch.cat([one.images[:PROBES] for one in alike[:8]])
         found = Evaluated(
             step=self.doctor.step,
             passes=len(quiet),
@@ -253,8 +271,30 @@ class _Eyes:
             inputs=inputs_of(sample),
         )
         self._say(lambda: self.doctor.evaluated(found))
+        others = [one for one in alike if one.source not in self.trained_from and one.labels is not None]
+        others = [one for one in others if one.source == others[-1].source]  # the test images usually come last
+        parts = [(one.images, one.outputs, one.labels) for one in others if one.labels is not None]
+        labelled = bool(self.trained_from) and sum(len(one) for one, _, _ in parts) >= LEAST
+        if labelled and self.doctor.held_out is None:
+            images, _, labels = (torch.cat(kept) for kept in zip(*parts, strict=True))
+            step = max(len(labels) // HELD_OUT, 1)
+            self.doctor.held_out = images[::step][:HELD_OUT], labels[::step][:HELD_OUT].to(images.device)
+        count = len(self.doctor.case.checkups)
         if len(quiet) > 1 or self.doctor.held_out is not None:
             self._check()
+        if labelled and len(self.doctor.case.checkups) == count:  # the loop has evaluated it already, at no cost
+            _, outputs, labels = (torch.cat(kept) for kept in zip(*parts, strict=True))
+            self._say(lambda: self.doctor.answered(outputs, labels.to(outputs.device)))
+
+    def _thin(self) -> None:
+        """Of an evaluation's passes so far, keep a few images each, the fewer the more passes there are."""
+        quiet = [one for one in self.passes if not one.returned]
+        most = min(PROBES, max(2 * HELD_OUT // max(len(quiet), 1), 1))
+        for one in quiet:
+            if len(one.images) > most:
+                step = len(one.images) // most
+                one.images, one.outputs = one.images[::step][:most].clone(), one.outputs[::step][:most].clone()
+                one.labels = None if one.labels is None else one.labels[::step][:most]
 
     def _check(self) -> None:
         self.checked = self.doctor.step
@@ -265,17 +305,18 @@ class _Eyes:
         self.doctor.case.alive = max(self.doctor.case.alive, len(self.graphs) - 1)
 
     def _compare(self, images: Tensor) -> None:
-        """Look whether held-out images are among these, mirrored or not."""
+        """Look whether held-out images are among these: mirrored, moved by a pixel, brighter or darker."""
         held_out = self.doctor.held_out
-        if held_out is None or held_out[0].shape[1:] != images.shape[1:]:
+        if held_out is None or held_out[0].shape[1:] != images.shape[1:] or images.ndim != 4:
             return
         if self.doctor.step > THEN and not self.doctor.affordable():
             return
         if self.own is None:
             self.own = _small(held_out[0])
-        met = torch.cat([_small(images), _small(images.flip(3))])
-        distance, scale = torch.cdist(self.own, met).amin(1), self.own.std(0).norm()
-        self.matched |= set((distance < 0.02 * scale).nonzero().flatten().tolist())
+        moves = [(0, 0), (0, 1), (0, -1), (1, 0), (-1, 0)] if images.shape[-1] <= MOVED else [(0, 0)]
+        seen = [_small(x.roll(move, (2, 3))) for x in (images, images.flip(3)) for move in moves]
+        distance = torch.cdist(self.own, torch.cat(seen)).amin(1)
+        self.matched |= set((distance < SAME).nonzero().flatten().tolist())
         self.doctor.case.doubles, self.doctor.case.compared = len(self.matched), len(self.own)
 
     def _say(self, made: Callable[[], Iterator[Finding]]) -> None:
@@ -297,7 +338,8 @@ def _waiting(eyes: _Eyes) -> Iterator[None]:
     original = DataLoader.__iter__
 
     def timed(self: DataLoader[Any]) -> Iterator[Any]:
-        batches = original(self)
+        batches, chosen = original(self), getattr(self.sampler, "indices", None)
+        source = id(self.dataset) if chosen is None else id(chosen)
         while True:
             began = time.perf_counter()
             try:
@@ -305,13 +347,29 @@ def _waiting(eyes: _Eyes) -> Iterator[None]:
             except StopIteration:
                 return
             eyes.waited += time.perf_counter() - began
+            eyes.given = source, batch
             yield batch
+            eyes.given = 0, None
 
     DataLoader.__iter__ = timed  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
         DataLoader.__iter__ = original  # type: ignore[method-assign]
+
+
+def is_images(value: Any) -> bool:
+    """Whether a network's argument can be images: (N, C, H, W), or numbers that were made of them."""
+    return isinstance(value, Tensor) and value.ndim >= 2 and value.is_floating_point()
+
+
+def labels_in(batch: Any, count: int) -> Tensor | None:
+    """The labels (N,) of a batch that a loader gave, where it has any."""
+    parts = list(batch.values()) if isinstance(batch, dict) else batch if isinstance(batch, (tuple, list)) else []
+    for part in reversed(parts):
+        if isinstance(part, Tensor) and not part.is_floating_point() and part.shape in ((count,), (count, 1)):
+            return part.reshape(-1).long()
+    return None
 
 
 def _labels(outputs: Tensor, gradient: Tensor, passes: int) -> Tensor:
@@ -324,31 +382,46 @@ def _labels(outputs: Tensor, gradient: Tensor, passes: int) -> Tensor:
         return (gradient[:, 0] < 0).long()
     target = outputs.float().softmax(1) - passes * gradient
     rest = target.sort(1).values[:, :-1]
-    smoothed = ((rest[:, -1] - rest[:, 0]).max() < 1e-2) & (target.max(1).values.min() > 0.3)
-    return torch.where(smoothed, target.argmax(1), gradient.argmin(1))
+    most = target.max(1).values
+    smoothed = ((rest[:, -1] - rest[:, 0]).max() < 1e-2) & (most.min() > 0.3) & (most.max() < 0.995)
+    picked = torch.where((gradient == 0).all(1), outputs.argmax(1), gradient.argmin(1))  # nothing left to want
+    return torch.where(smoothed, target.argmax(1), picked)
+
+
+def _agree(labels: Tensor, others: Tensor) -> Tensor:
+    return (labels == others.to(labels.device)).float().mean()
 
 
 def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tensor]:
     """Recognise the loss by its gradient g (N, K) at outputs z (N, K)."""
-    form: dict[str, Tensor] = {"paired": g.sum(1).abs().max() <= 1e-2 * g.abs().max()}
+    form: dict[str, Tensor] = {"paired": (g.sum(1).abs().max() <= 1e-2 * g.abs().max()) | ~g.isfinite().all()}
     if not look or z.shape[1] < 3:
         return form
     p, right = z.softmax(1), F.one_hot(labels, z.shape[1])
     once, second = p - right, p.softmax(1) - right
     second = p * (second - (p * second).sum(1, keepdim=True))
-    near = [F.cosine_similarity(g.flatten(), other.flatten(), dim=0) for other in (once, second)]
+    near = [F.cosine_similarity(g.flatten(), other.flatten(), dim=0) for other in (once, second, z - right)]
     own, others = g.gather(1, labels[:, None]), g.masked_fill(right.bool(), float("nan"))
     low, high = others.nan_to_num(float("inf")).min(), others.nan_to_num(float("-inf")).max()
     least, most = own.min(), own.max()
+    scale = g.norm(dim=1) / once.norm(dim=1).clamp(min=0.05)
+    form["uneven"] = torch.where(form["paired"], scale.max() / scale.median().clamp(min=1e-12), 1.0)
+    form["summed"] = (near[0] > 0.999) & ((g.norm() / once.norm()) > 0.5) if len(z) > 4 else torch.tensor(False)
     form["twice"] = (near[1] > 0.999) & (near[0] < 0.99)
+    form["squared"] = (near[2] > 0.9999) & (near[2] > near[0])
     form["picked"] = (low == 0) & (high == 0) & (most < 0) & (least > 1.01 * most)
     form["binary"] = ~form["paired"] & (low > 0) & (high < 1.6 * low)
     return form
 
 
 def _small(images: Tensor) -> Tensor:
-    grey = images.detach().float().mean(1, keepdim=True)
-    return F.adaptive_avg_pool2d(grey, (8, 8)).flatten(1)
+    """Thumbnails (N, 64) of what lies within the outermost pixels, whatever their brightness and contrast."""
+    grey = images.detach().float()[..., 1:-1, 1:-1].mean(1, keepdim=True)
+    thumbnails = F.adaptive_avg_pool2d(grey, (8, 8)).flatten(1)
+    centred = thumbnails - thumbnails.mean(1, keepdim=True)
+    length = centred.norm(dim=1, keepdim=True)
+    small: Tensor = centred / length.clamp(min=0.2 * float(length.median()) + 1e-9)
+    return small
 
 
 def _held_out(validation: Any) -> tuple[Tensor, Tensor] | None:

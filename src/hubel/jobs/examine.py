@@ -49,8 +49,10 @@ def examining_script(script: Path, arguments: Sequence[str]) -> Iterator[Event]:
         ended = f" It ended with exit code {end.code}." if end.code else ""
     except Exception as error:  # the script's own: it is said, with what was found until then
         ended = f" It ended with {type(error).__name__}: {error}"
-    order = [finding.code for finding in doctor.findings] if doctor else []
-    yield from sorted(found, key=lambda each: order.index(each.code) if each.code in order else len(order))
+    last = doctor.said() if doctor else []
+    still = {finding.code for finding in last}
+    found = last + [each for each in found if each.code not in still and each.known == "measured"]
+    yield from found
     if doctor is None and not found:
         yield Note(text=f"{script.name} trained no network on images (N, C, H, W).{ended}")
     elif not found:
