@@ -5,8 +5,9 @@
         --output benchmarks/results/doctor.json
 
 Cells (fault × network × data × severity × seed) are drawn beforehand. Thresholds are set on the calibration part: the
-first way of planting, its networks and seeds, the embedded digits. The reporting part has the second way, and networks,
-data and seeds that no threshold has seen. Rows are kept as they come, so that it can be stopped and taken up again.
+first way of planting, its networks and seeds. The reporting part has the second way, data and seeds that no threshold
+has seen, and for half of its networks kinds that none has seen. Rows are kept as they come, so that it can be stopped
+and taken up again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import torch
 from measuring import machine, versions, write
 from torch import Tensor, nn
 
+import doctor_networks as kinds  # isort: skip
 from hubel.dataset.find import scan
 from hubel.dataset.pack import pack
 from hubel.doctor import specimens
@@ -38,14 +40,17 @@ from hubel.doctor.lesson import Lesson, run
 from hubel.events import outcome
 from hubel.records import Preprocess
 
+SEEN = [specimens.two_blocks, specimens.plain, specimens.resnet, specimens.gelu, specimens.leaky]
+SEEN += [kinds.dropping, kinds.separable, kinds.convnext]
+NEW = [kinds.dense, kinds.fire, kinds.excited, kinds.preact]
 NETWORKS: dict[str, dict[str, Callable[..., nn.Module]]] = {
-    "calibration": {
-        each.__name__: each for each in (specimens.two_blocks, specimens.plain, specimens.resnet, specimens.gelu)
-    },
-    "reporting": {
-        each.__name__: each for each in (specimens.dropping, specimens.separable, specimens.leaky, specimens.convnext)
-    },
+    "calibration": {each.__name__: each for each in SEEN},
+    "reporting": {each.__name__: each for each in (*NEW, *SEEN[:4])},
 }
+CODE = ("not-cleared", "evaluation-with-gradients", "train-while-evaluating", "unshuffled", "leak", "raw-inputs")
+CODE += ("other-validation", "softmax-twice", "broken-numbers", "growing-memory")
+START = ("bad-head-start", "constant-start", "frozen", "detached", "no-activation", "dead-channels", "vanishing")
+START += ("saturation", "tiny-batches", "rate-too-low", "rate-too-high", "over-regularised", "schedule")
 SEEDS = {"calibration": range(100), "reporting": range(1000, 1100)}
 POOL, TRAIN, HELD_OUT = 2000, 1000, 256  # images
 Images = tuple[Tensor, Tensor]
@@ -53,7 +58,7 @@ Images = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run: `fault` is a rule's code, or ``healthy:`` and what is odd about it; `way` 0 is the first."""
+    """One run: `fault` is a rule's code, two with a plus, or ``healthy:`` and what is odd; `way` 0 is the first."""
 
     fault: str
     way: int
@@ -63,11 +68,12 @@ class Cell:
     seed: int
 
 
-def cells(part: str, data: list[str], each: int, healthy: int, draws: int) -> list[Cell]:
-    """Draw the cells: `each` of every fault, `healthy` of every healthy kind, in an order by chance."""
+def cells(part: str, data: list[str], each: int, healthy: int, pairs: int, draws: int) -> list[Cell]:
+    """Draw the cells: `each` of every fault, `healthy` of every healthy kind, `pairs` of faults, in any order."""
     rng, found = random.Random(draws), []
-    for name in [*FAULTS, *(f"healthy:{odd}" for odd in HEALTHY)]:
-        for _ in range(healthy if ":" in name else each):
+    both = [f"{rng.choice(CODE)}+{rng.choice(START)}" for _ in range(pairs)]
+    for name in [*FAULTS, *(f"healthy:{odd}" for odd in HEALTHY), *both]:
+        for _ in range(1 if "+" in name else healthy if ":" in name else each):
             network, where = rng.choice(sorted(NETWORKS[part])), rng.choice(data)
             way, severity, seed = int(part == "reporting"), rng.randrange(3), rng.choice(SEEDS[part])
             found.append(Cell(fault=name, way=way, network=network, data=where, severity=severity, seed=seed))
@@ -111,7 +117,9 @@ def measured(cell: Cell, part: str) -> dict[str, Any]:
     """Run a cell."""
     lesson = lesson_of(cell, part)
     kind, _, odd = cell.fault.partition(":")
-    planted = HEALTHY[odd](lesson) if odd else FAULTS[kind][cell.way](lesson, cell.severity)
+    planted = HEALTHY[odd](lesson) if odd else lesson
+    for fault in () if odd else reversed(kind.split("+")):  # what builds another network comes first
+        planted = FAULTS[fault][cell.way](planted, cell.severity)
     learned = run(planted)
     found = [[finding.code, finding.severity, finding.step] for finding in learned.doctor.said()]
     return {
@@ -143,9 +151,13 @@ def wilson(k: int, n: int, z: float = 1.96) -> dict[str, Any]:
 def table(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """Detection, ranking, false alarms, and what watching costs."""
     rows = list(rows)
-    planted = [row for row in rows if not row["fault"].startswith("healthy:")]
+    planted = [row for row in rows if ":" not in row["fault"] and "+" not in row["fault"]]
+    pairs = [row for row in rows if "+" in row["fault"]]
     healthy = [row for row in rows if row["fault"].startswith("healthy:")]
-    alarms = {id(row): [code for code, severity, _ in row["found"] if severity != "note"] for row in rows}
+    alarms = {
+        id(row): [code for code, severity, _ in row["found"] if severity != "note" or code == row["fault"]]
+        for row in rows
+    }
 
     def judged(some: list[dict[str, Any]]) -> dict[str, Any]:
         places = [alarms[id(row)].index(row["fault"]) if row["fault"] in alarms[id(row)] else 99 for row in some]
@@ -155,12 +167,25 @@ def table(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
             "cause_found": wilson(sum(place < 99 for place in places), n),
             "first": wilson(sum(place == 0 for place in places), n),
             "in_first_three": wilson(sum(place < 3 for place in places), n),
-            "step": int(np.median(steps)) if steps else None,
+            "step": [int(np.median(steps)), max(steps)] if steps else None,
         }
 
+    new = {each.__name__ for each in NEW}
     costs = [row["spent"] / max(row["seconds"] - row["spent"], 0.1) for row in rows]
     return {
         "faults": judged(planted),
+        "by_kind": {
+            name: judged([row for row in planted if (row["network"] in new) == flag])
+            for name, flag in (("networks never seen", True), ("networks seen", False))
+        },
+        "two_faults": {
+            "both_in_first_three": wilson(
+                sum(set(row["fault"].split("+")) <= set(alarms[id(row)][:3]) for row in pairs), len(pairs)
+            ),
+            "one_in_first_three": wilson(
+                sum(bool(set(row["fault"].split("+")) & set(alarms[id(row)][:3])) for row in pairs), len(pairs)
+            ),
+        },
         "healthy_alarmed": wilson(sum(bool(alarms[id(row)]) for row in healthy), len(healthy)),
         "false_alarms": dict(Counter(code for row in healthy for code in alarms[id(row)])),
         "cost": {"median": round(float(np.median(costs)), 3), "most": round(max(costs), 3)} if costs else {},
@@ -177,6 +202,7 @@ def main() -> None:
     flags.add_argument("data", nargs="*", help="folders of images")
     flags.add_argument("--each", type=int, default=3, help="cells of every fault")
     flags.add_argument("--healthy", type=int, default=3, help="cells of every healthy kind")
+    flags.add_argument("--pairs", type=int, default=0, help="cells of two faults at once")
     flags.add_argument("--draws", type=int, default=0, help="the seed that cells are drawn with")
     flags.add_argument("--only", nargs="*", help="faults, in place of all")
     flags.add_argument("--minutes", type=float, default=240)
@@ -188,7 +214,7 @@ def main() -> None:
     known = [json.loads(line) for line in asked.rows.read_text().splitlines()] if asked.rows.exists() else []
     done = {tuple(row[name] for name in Cell.__annotations__) for row in known}
     until = time.monotonic() + 60 * asked.minutes
-    for cell in cells(asked.part, data, asked.each, asked.healthy, asked.draws):
+    for cell in cells(asked.part, data, asked.each, asked.healthy, asked.pairs, asked.draws):
         if (asked.only and cell.fault not in asked.only) or tuple(asdict(cell).values()) in done:
             continue
         if time.monotonic() > until:

@@ -14,7 +14,10 @@ import hubel
 from hubel.doctor.doctor import Doctor
 from hubel.events import Event, Note
 from hubel.jobs.recipe import Recipe, with_settings
+from hubel.jobs.training import Training
 from hubel.learning.checkpoint import digest
+from hubel.learning.config import TrainConfig
+from hubel.learning.engine import Batches, fit
 from hubel.records import Finding
 
 SETTINGS = {"weights": "none", "epochs": 6, "batch_size": 16, "width": 4, "seed": 0}
@@ -25,8 +28,9 @@ def events(few_digits: Path, output: Path, **changes: Any) -> list[Event]:
     return list(hubel.training(str(few_digits), recipe, output=output, report=False))
 
 
-def unattended(_training: object, _batches: object, _config: object, steps: Iterator[Event]) -> Iterator[Event]:
-    yield from steps
+def unattended(training: Training, batches: Batches, config: TrainConfig) -> Iterator[Event]:
+    size, weights = training.plan.size, training.class_weights
+    yield from fit(training.state, batches, config, size=size, class_weights=weights)
 
 
 def test_weights_are_the_same_with_and_without_it_and_nothing_is_said(

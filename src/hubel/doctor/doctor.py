@@ -173,7 +173,7 @@ class Doctor:
     def restart(self) -> None:
         """The network is what it was before: what was measured since is of no use."""
         self._pending, self._before, self._updates, self._count = [], {}, {}, 0
-        self.case = Case(intent=self.intent, looks=self.case.looks[:1])
+        self.case = Case(intent=self.intent, looks=self.case.looks[:1], given=self.case.given)
 
     def forget(self, code: str) -> None:
         """A fault was mended: say it again if it comes again."""

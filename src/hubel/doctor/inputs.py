@@ -170,9 +170,10 @@ def destructive_augmentation(case: Case) -> Seen | None:
     if len(known) < 2:
         return None
     c = known[-1]
-    far = min(each.accuracy - each.train_accuracy for each in known) > 0.2
+    risen = max(c.train_accuracy - known[0].train_accuracy, 0)  # what was counted while learning lags behind
+    far = min(each.accuracy - each.train_accuracy for each in known) - risen > 0.2
     twice = all(each.accuracy - chance > 2.5 * max(each.train_accuracy - chance, 0.02) for each in known)
-    if not far and not (twice and c.accuracy - chance > 0.1):
+    if not far and not (twice and c.accuracy - chance > 0.1 + risen):
         return None
     return Seen(
         words=f"training images are right in {c.train_accuracy:.0%} as they are augmented, "

@@ -210,7 +210,7 @@ def underfitting(case: Case) -> Seen | None:
     c = case.checkups
     if len(c) < 3 or not case.looks or case.now < 2 * SEEN:
         return None
-    hidden = [layer for layer in case.looks[0].layers[:-1] if layer.kind != "norm"]
+    hidden = case.looks[0].named("conv")  # what weighs channels may be narrow
     narrow = min(hidden, key=lambda layer: layer.width, default=None)
     if narrow is None or narrow.width > max(0.45 * case.classes, 2) or c[-1].train_accuracy > 0.85:
         return None

@@ -255,8 +255,11 @@ def learning_share(model: nn.Module) -> float | None:
 class _Seen:
     """What one call of a layer showed; tensors stay where they are until all is over."""
 
-    def __init__(self, map_: tuple[int, int], dead: Tensor, saturated: Tensor, mean: Tensor, std: Tensor, ok: Tensor):
-        self.map, self.dead, self.saturated, self.mean, self.std, self.ok = map_, dead, saturated, mean, std, ok
+    def __init__(
+        self, map_: tuple[int, int], point: bool, dead: Tensor, saturated: Tensor, mean: Tensor, std: Tensor, ok: Tensor
+    ):
+        self.map, self.point, self.dead, self.saturated = map_, point, dead, saturated
+        self.mean, self.std, self.ok = mean, std, ok
 
 
 def _seen(x: Tensor, output: Tensor) -> _Seen:
@@ -274,7 +277,16 @@ def _seen(x: Tensor, output: Tensor) -> _Seen:
     )
     std, mean = torch.std_mean(value, correction=0)
     map_ = (output.shape[-2], output.shape[-1]) if output.ndim == 4 else (1, 1)
-    return _Seen(map_, dead.float().mean(), torch.where(both | one, ends, 0.0), mean, std, output.isfinite().all())
+    point = x.ndim == 4 and x.shape[2:].numel() == 1
+    return _Seen(
+        map_,
+        point,
+        dead.float().mean(),
+        torch.where(both | one, ends, 0.0),
+        mean,
+        std,
+        output.isfinite().all(),
+    )
 
 
 def _layer(
@@ -291,7 +303,13 @@ def _layer(
         None if weight is None else weight.detach().flatten(1) if weight.ndim > 1 else None,
     )
     alike = flat is not None and len(flat) > 1 and bool((flat - flat[:1]).abs().max() <= 1e-6 * flat.abs().max())
-    kind = "norm" if isinstance(module, NORMS) else "conv" if isinstance(module, CONVS) else "linear"
+    kind = (
+        "norm"
+        if isinstance(module, NORMS)
+        else "conv"
+        if isinstance(module, CONVS) and not calls[0].point
+        else "linear"
+    )
     means = [float(one.mean) for one in calls]
     stds = [max(float(one.std), SMALL) for one in calls]
     return Layer(

@@ -42,7 +42,8 @@ class Layer:
     """A layer with weights, looked at on the probe images.
 
     Attributes:
-        kind: ``conv``, ``linear`` or ``norm``. calls: how often one pass runs it. map: output height and width.
+        kind: ``conv``, ``linear`` (a convolution of single pixels, too) or ``norm``. calls: how often one pass runs it.
+        map: output height and width.
         weight, gradient: root mean square; gain: of the weights, times the root of what a filter sums up.
         width: filters. update: of the last step, as a share of the weights; None: not known.
         alike: whether all filters are the same. dead: share of input channels that are zero on every image.
@@ -223,6 +224,7 @@ class Case:
         alive: passes whose graphs are kept alive.
         broken: what brought numbers about that are not finite. raised: an exception that ended the training, in words.
         doubles: held-out images that were met in training, of so many that were compared.
+        given: training images of each class, where the loop says so.
     """
 
     intent: Intent = field(default_factory=Intent)
@@ -237,6 +239,7 @@ class Case:
     raised: str = ""
     doubles: int = 0
     compared: int = 0
+    given: tuple[int, ...] = ()
 
     @property
     def now(self) -> int:
@@ -255,7 +258,9 @@ class Case:
 
     @property
     def counts(self) -> list[int]:
-        """Training images of each class met so far."""
+        """Training images of each class: all of them where known, or those met so far."""
+        if self.given:
+            return list(self.given)
         rows = [step.labels for step in self.steps if step.labels]
         return [sum(column) for column in itertools.zip_longest(*rows, fillvalue=0)]
 

@@ -53,25 +53,6 @@ def gelu(channels: int, classes: int, width: int = 12) -> nn.Module:
     return nn.Sequential(*convs, *block(2 * width, 2 * width, norm=norm, act=nn.GELU), *head(2 * width, classes))
 
 
-def dropping(channels: int, classes: int, width: int = 12) -> nn.Module:
-    """Four convolutions with batch norm, two poolings and dropout before the head."""
-    convs = [*block(channels, width, norm=nn.BatchNorm2d), *block(width, width, norm=nn.BatchNorm2d), nn.MaxPool2d(2)]
-    convs += [*block(width, 2 * width, norm=nn.BatchNorm2d), *block(2 * width, 2 * width, norm=nn.BatchNorm2d)]
-    pooled, flat, last = head(2 * width, classes)
-    return nn.Sequential(*convs, pooled, flat, nn.Dropout(0.3), last)
-
-
-def separable(channels: int, classes: int, width: int = 16) -> nn.Module:
-    """Depthwise convolutions and SiLU, as in MobileNets; linear between expansion and projection."""
-
-    def part(given: int, out: int, stride: int) -> list[nn.Module]:
-        deep = nn.Conv2d(given, given, 3, stride, 1, groups=given, bias=False)
-        return [deep, nn.BatchNorm2d(given), nn.Conv2d(given, out, 1, bias=False), nn.BatchNorm2d(out), nn.SiLU()]
-
-    first = block(channels, width, norm=nn.BatchNorm2d, act=nn.SiLU)
-    return nn.Sequential(*first, *part(width, width, 1), *part(width, 2 * width, 2), *head(2 * width, classes))
-
-
 def leaky(channels: int, classes: int, width: int = 16) -> nn.Module:
     """Strides in place of pooling, leaky ReLU, no norm."""
 
@@ -105,18 +86,6 @@ def resnet(channels: int, classes: int, width: int = 12) -> nn.Module:
     down = block(width, 2 * width, norm=nn.BatchNorm2d, stride=2)
     return nn.Sequential(
         *block(channels, width, norm=nn.BatchNorm2d), part(width), *down, part(2 * width), *head(2 * width, classes)
-    )
-
-
-def convnext(channels: int, classes: int, width: int = 16) -> nn.Module:
-    """Patches, depthwise 5×5 convolutions, and an inverted bottleneck with GELU; group norm over all channels."""
-
-    def part() -> nn.Module:
-        deep, norm = nn.Conv2d(width, width, 5, padding=2, groups=width), nn.GroupNorm(1, width)
-        return Residual(deep, norm, nn.Conv2d(width, 4 * width, 1), nn.GELU(), nn.Conv2d(4 * width, width, 1))
-
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 2, 2), nn.GroupNorm(1, width), part(), part(), *head(width, classes)
     )
 
 

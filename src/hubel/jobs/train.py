@@ -354,7 +354,6 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
         why_no_deeper,
     )
     from hubel.learning.distributed import rank
-    from hubel.learning.engine import fit
 
     torch.manual_seed(training.plan.recipe.seed + rank())  # of dropout; the finder may have drawn before
     if state is not None:
@@ -372,10 +371,8 @@ def story(training: Training, writer: StateWriter, state: State | None) -> Itera
         if state is not None:
             state.give_loop(training)
             state = None
-        size, weights = training.plan.size, training.class_weights
         fitted = training.phases[number].fitted
-        steps = fit(training.state, batches, config, size=size, class_weights=weights)
-        events = attended(training, batches, config, steps)
+        events = attended(training, batches, config)
         for event in fit_head(training) if fitted else events:
             store = False
             if isinstance(event, Step):
