@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from hubel.doctor.network import bad_head_start, dead_channels
+from hubel.doctor.network import bad_head_start, dead_channels, saturation
 from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case
 
@@ -40,15 +40,14 @@ def rate_too_high(case: Case) -> Seen | None:
     losses, known = case.losses(), case.updates()
     if len(losses) < 10 or over_regularised(case) or oscillation(case):
         return None
-    dead = dead_channels(case)
-    if case.ever_learned() and not (dead and max(known, default=0.0) > 3 * FAST):
+    rate, dead = case.steps[-1].lr, dead_channels(case)  # what an earlier, larger rate did is no fault of it
+    jumps = [step.update for step in case.steps if step.update and step.update > FAST and step.lr < 3 * rate]
+    if case.ever_learned() and not (dead and max(jumps, default=0.0) > 3 * FAST):
         return None
     low, late = min(losses), [x if math.isfinite(x) else math.inf for x in losses[-10:]]
     climbs = float(np.median(late)) > max(1.5 * low, 1.3 * case.chance)
     start = losses[0]
     exploded = max((x for x in losses if math.isfinite(x)), default=0.0) > 3 * max(start, case.chance)
-    rate = case.steps[-1].lr  # what an earlier, larger one did is no fault of it
-    jumps = [step.update for step in case.steps if step.update and step.update > FAST and step.lr < 3 * rate]
     if len(jumps) >= 2 or (climbs and exploded):
         words = f"steps change the weights by up to {max(known, default=0.0):.0%}"
         came = dead.words if dead else f"the loss went from {low:.2f} to {float(np.median(late)):.3g}"
@@ -118,7 +117,7 @@ def constant_answer(case: Case) -> Seen | None:
     """While labels differ, and after steps enough."""
     look = case.looks[0] if case.looks else None
     tilted = look is not None and look.favourite > 0.95 and look.tilt > max(3 * case.chance, 3 * look.spread)
-    if look and tilted and look.inputs.size < 10 and not bad_head_start(case):
+    if look and tilted and look.inputs.size < 10 and not bad_head_start(case) and not saturation(case):
         words = (
             f"from the start, {look.favourite:.0%} of the answers are the same, its output lies {look.tilt:.0f} above"
         )
