@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from hubel.jobs.api import rename as rename
     from hubel.jobs.api import resume as resume
     from hubel.jobs.api import train as train
+    from hubel.jobs.lab import lab as lab
     from hubel.jobs.recipe import Recipe as Recipe
     from hubel.jobs.run import Run as Run
     from hubel.jobs.train import training as training

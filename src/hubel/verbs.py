@@ -73,6 +73,18 @@ def _say(kind: str, value: Any, *, of_record: bool = True) -> None:
     print(json_text({"event": kind, **(to_json(value) if of_record else value)}))
 
 
+def _lab(name: str, given: Given) -> int:
+    from hubel.jobs.lab import lines
+
+    as_json = given.pop("json", False)
+    seen = function(name)(**given)
+    if as_json:
+        _say("fault", seen)
+    else:
+        print("\n".join(lines(seen)))
+    return 0
+
+
 def _evaluate(name: str, given: Given) -> int:
     run, (source, *more) = _run_and_rest(name, given, "DATA")
     if more:
@@ -297,6 +309,15 @@ def _doctor_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="of the script")
 
 
+def _lab_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("what", choices=("fault",), help="fault: a training with a planted mistake beside a healthy one")
+    to.add_argument("name", metavar="NAME", nargs="?", help="of the fault, as hubel doctor --rules lists them")
+    to.add_argument("--way", type=int, choices=(1, 2), help="how it is planted (default 1)")
+    to.add_argument("--severity", type=int, choices=(1, 2, 3), help="how grave it is (default 2)")
+    to.add_argument("--seed", type=int, metavar="N", help="of weights and order (default 0)")
+    add_json(to)
+
+
 def _compare_flags(to: argparse.ArgumentParser) -> None:
     add_places(to, "RUN RUN [DATA]", "run or model folders; folder, CSV or set (default: what both runs reported on)")
     add_output(to, "FILE|FOLDER", "write the comparison as JSON")
@@ -393,6 +414,7 @@ VERBS: dict[str, Verb] = {
     "doctor": _row(
         "what is wrong with a run, a folder of images, or your own training script", "jobs.api", _doctor_flags, _doctor
     ),
+    "lab": _row("see a mistake happen: a healthy and a sick training side by side", "jobs.lab", _lab_flags, _lab),
     "rename": _row("give classes of a run other names", "jobs.api", _rename_flags, _rename),
     "compare": _row("is one of two models better on the same images?", "jobs.api", _compare_flags, _compare),
     "report": _row("draw a run's report again, from what its folder holds", "jobs.api", _report_flags, _report),

@@ -6,14 +6,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from hubel.doctor.doctor import Doctor
+from hubel.doctor.specimens import two_blocks
 from hubel.doctor.watch import watch
 
 Change = Callable[[nn.Module], Any]
@@ -70,6 +73,23 @@ class Lesson:
     every: int = 40
     seed: int = 0
     declared: dict[str, Any] = field(default_factory=dict)
+
+
+def digits(network: Callable[..., nn.Module] = two_blocks, *, seed: int = 0, **changes: Any) -> Lesson:
+    """A healthy lesson on 1,000 of scikit-learn's digits (8×8 pixels), 256 others held out."""
+    found = load_digits()
+    order = torch.randperm(len(found.target), generator=torch.Generator().manual_seed(seed))
+    images = torch.tensor(found.images, dtype=torch.float32)[order, None] / 16
+    labels = torch.tensor(found.target)[order]
+    mean, std = images.mean(), images.std()
+    return Lesson(
+        network=partial(network, 1, 10),
+        train=(images[:1000], labels[:1000]),
+        held_out=(images[1000:1256], labels[1000:1256]),
+        scale=lambda x: (x - mean) / std,
+        seed=seed,
+        **changes,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from hubel.records import Finding
 USUAL, LARGE = 1e-3, 1e-2  # share of the weights that a healthy step changes, and a large one
 MOST, LEAST, CALM = 1e4, 1e-5, 1 / 3  # times the rate: bounds, and what calms a training that swings
 DECAY, DROPOUT, MOMENTUM = 5e-4, 0.2, 0.9  # what is usual
-EARLY = 200  # steps up to which a network may be started anew
+EARLY = 2  # steps up to which a fault is one of the start, not of the rate
 ANEW = ("constant-start", "bad-head-start", "dead-channels", "saturation", "vanishing", "exploding")
 
 Undo = Callable[[], None]
