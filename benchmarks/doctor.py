@@ -53,6 +53,7 @@ START = ("bad-head-start", "constant-start", "frozen", "detached", "no-activatio
 START += ("saturation", "tiny-batches", "rate-too-low", "rate-too-high", "over-regularised", "schedule")
 SEEDS = {"calibration": range(100), "reporting": range(1000, 1100)}
 POOL, TRAIN, HELD_OUT = 2000, 1000, 256  # images
+LEARNED = 0.16  # accuracy above which ten classes aren't guessed: chance and three standard errors of 256 images
 Images = tuple[Tensor, Tensor]
 
 
@@ -153,7 +154,8 @@ def table(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
     rows = list(rows)
     planted = [row for row in rows if ":" not in row["fault"] and "+" not in row["fault"]]
     pairs = [row for row in rows if "+" in row["fault"]]
-    healthy = [row for row in rows if row["fault"].startswith("healthy:")]
+    sound = [row for row in rows if row["fault"].startswith("healthy:")]
+    healthy = [row for row in sound if row["accuracy"] > LEARNED]  # what learned nothing isn't healthy
     alarms = {
         id(row): [code for code, severity, _ in row["found"] if severity != "note" or code == row["fault"]]
         for row in rows
@@ -186,6 +188,7 @@ def table(rows: Iterable[dict[str, Any]]) -> dict[str, Any]:
                 sum(bool(set(row["fault"].split("+")) & set(alarms[id(row)][:3])) for row in pairs), len(pairs)
             ),
         },
+        "healthy_that_learned_nothing": len(sound) - len(healthy),
         "healthy_alarmed": wilson(sum(bool(alarms[id(row)]) for row in healthy), len(healthy)),
         "false_alarms": dict(Counter(code for row in healthy for code in alarms[id(row)])),
         "cost": {"median": round(float(np.median(costs)), 3), "most": round(max(costs), 3)} if costs else {},

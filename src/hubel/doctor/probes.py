@@ -307,7 +307,7 @@ def _layer(
         "norm"
         if isinstance(module, NORMS)
         else "conv"
-        if isinstance(module, CONVS) and not calls[0].point
+        if isinstance(module, CONVS) and not (calls[0].point and max(module.kernel_size) == 1)
         else "linear"
     )
     means = [float(one.mean) for one in calls]
