@@ -42,7 +42,7 @@ class Layer:
     """A layer with weights, looked at on the probe images.
 
     Attributes:
-        kind: ``conv``, ``linear`` (a 1×1 convolution of a single pixel, too) or ``norm``. calls: how often one pass runs it.
+        kind: ``conv``, ``linear`` (a 1×1 convolution of one pixel, too) or ``norm``. calls: runs in a pass.
         map: output height and width.
         weight, gradient: root mean square; gain: of the weights, times the root of what a filter sums up.
         width: filters. update: of the last step, as a share of the weights; None: not known.
