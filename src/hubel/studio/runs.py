@@ -17,6 +17,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from hubel.as_json import to_json
+from hubel.dataset.folder import grouped
 from hubel.errors import HubelError, UsageError
 from hubel.events import outcome
 from hubel.evidence import RunRecord
@@ -29,6 +30,7 @@ router = APIRouter(prefix="/api")
 FRESH = 60.0  # seconds: a log that has not grown for longer belongs to a training that was stopped
 TOLD = ("step", "epoch_row", "finding", "finished")  # events of a log that the page draws
 POINTS = 3000  # steps that are sent of what went by before the page was opened
+ORDER = ("error", "warning", "note")
 MOST = 60  # findings, errors and images of a cell that are shown
 REPORT = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -50,7 +52,19 @@ def listed(request: Request) -> dict[str, Any]:
     """Every run of the given folders, those that were written to last ahead."""
     places: Places = request.app.state.places
     rows = [_row(name, path) for name, path in places.runs().items()]
-    return {"runs": sorted(rows, key=lambda row: -row["changed"]), "folders": [str(f) for f in places.folders]}
+    rows.sort(key=lambda row: -row["changed"])
+    return {"runs": rows, "folders": [str(f) for f in places.folders], "trainings": request.app.state.trainings.rows()}
+
+
+def _finished(run: Path) -> RunRecord:
+    """A finished run, of which each file is read once for all requests until it is written again."""
+    manifest = run / "manifest.json"
+    return _record(run, manifest.stat().st_mtime if manifest.exists() else 0.0)
+
+
+@functools.lru_cache(maxsize=8)
+def _record(run: Path, changed: float) -> RunRecord:  # noqa: ARG001
+    return RunRecord.open(run)
 
 
 def _row(name: str, path: Path) -> dict[str, Any]:
@@ -65,7 +79,7 @@ def _row(name: str, path: Path) -> dict[str, Any]:
             row |= {"epoch": history[-1].epoch, "epochs": history[-1].epochs, "seconds": history[-1].seconds}
             row["validation"] = max(each.val_accuracy for each in history)
         if (path / "manifest.json").exists():
-            said = RunRecord.open(path).scores
+            said = _finished(path).scores
             row |= {"state": "finished", "accuracy": said.accuracy, "interval": said.interval, "n": said.n}
     except HubelError as error:
         row |= {"state": "damaged", "error": str(error)}
@@ -84,12 +98,12 @@ def one(run: Run) -> dict[str, Any]:
     if _planned(run):
         said |= {"classes": record.card.classes, "plan": record.plan, "network": record.card.architecture}
     if (run / "findings.json").exists():
-        order = {"error": 0, "warning": 1, "note": 2}
-        found = sorted(record.findings, key=lambda each: order[each.severity])
-        said |= {"findings": [to_json(each) for each in found[:MOST]], "more": max(0, len(found) - MOST)}
+        kinds = grouped(record.findings, lambda each: (ORDER.index(each.severity), each.code))
+        said["findings"] = [[to_json(each) for each in kinds[key][:MOST]] for key in sorted(kinds)]
+        said["kinds"] = [len(kinds[key]) for key in sorted(kinds)]
     if not (run / "manifest.json").exists():
         return said
-    record = RunRecord.open(run)
+    record = _finished(run)
     matrix = grid(record)
     cells = [
         [{"row": c.row, "column": c.column, "count": c.count, "level": c.level} for c in row] for row in matrix.rows
@@ -107,7 +121,7 @@ def one(run: Run) -> dict[str, Any]:
 @router.get("/cell")
 def cell(run: Run, row: int, column: int) -> dict[str, Any]:
     """The images of one class that were taken for another, the surest first."""
-    record = RunRecord.open(run)
+    record = _finished(run)
     inside = (record.labels == row) & (record.predictions == column)
     order = [int(index) for index in worst_first(record) if inside[index]]
     return {"count": len(order), "images": [_image(record, index) for index in order[:MOST]]}
@@ -122,7 +136,7 @@ def _image(run: RunRecord, index: int) -> dict[str, Any]:
 @router.get("/image")
 def thumbnail(run: Run, index: int) -> Response:
     """The picture of a reported image that the run keeps."""
-    content = RunRecord.open(run).thumbnails.get(index)
+    content = _finished(run).thumbnails.get(index)
     if content is None:
         raise UsageError(f"The run keeps no picture of its image {index}.")
     kind = "png" if content.startswith(b"\x89PNG") else "webp"
@@ -132,7 +146,7 @@ def thumbnail(run: Run, index: int) -> Response:
 @router.get("/filters")
 def filters(run: Run) -> dict[str, Any]:
     """The first convolution's weights, a list of C·k·k numbers each, and how pixels are normalised for them."""
-    record = RunRecord.open(run)
+    record = _finished(run)
     kept = record.pictures.get("filters.after")
     if kept is None or kept.shape[2] != kept.shape[3] or kept.shape[2] > 11:
         raise UsageError("The run keeps no filters that can be shown here: its first layer is no small convolution.")
@@ -224,7 +238,7 @@ async def explain(
 def _explained(run: Path, content: bytes, method: str, layer: str | None, label: str | None) -> dict[str, Any]:
     from hubel.jobs.explain import explanations
 
-    record = RunRecord.open(run) if (run / "manifest.json").exists() else None
+    record = _finished(run) if (run / "manifest.json").exists() else None
     classifier = _classifier(run)
     with explaining:
         found = next(iter(explanations(classifier, record, [content], method=method, layer=layer, label=label)))

@@ -5,7 +5,7 @@ import { api, attempt, drawing, element, field, number, paint, palette, say, sel
 const OPERATIONS = { convolution: "Convolution", max: "Max pooling", average: "Average pooling" };
 const SLICES = ["red", "green", "blue"];
 const LIMITS = { kernel: [1, 11], stride: [1, 8], padding: [0, 10], dilation: [1, 5] };
-const SHOWN = 7; // the largest kernel whose numbers are written out
+const [SHOWN, ROOMY] = [7, 4]; // the largest kernel whose numbers are written out, and in full
 const whole = (value) => value.toLocaleString("en");
 
 export async function mount(root, query) {
@@ -74,12 +74,12 @@ export async function mount(root, query) {
   }
 
   // --- settings --------------------------------------------------------------------------------------------------
-  const file = element("input", { type: "file", accept: "image/*", class: "sr", id: "own-image", tabindex: "-1", onchange: () => {
+  const file = element("input", { type: "file", accept: "image/*", hidden: true, id: "own-image", onchange: () => {
     if (!file.files[0]) return;
     [own, state.image] = [file.files[0], "own"];
     load();
   } });
-  let runs = [];
+  let [runs, drawn] = [[], ""];
 
   function controls() {
     const set = (name) => (value) => { state[name] = value; change(); };
@@ -96,8 +96,18 @@ export async function mount(root, query) {
     };
     const pooling = state.operation !== "convolution";
     const mine = [...Object.keys(KERNELS), "own numbers", ...runs.map((run) => [`run ${run}`, `learned: ${run}`])];
+    const { kernel, stride, padding, dilation, angle, ...structure } = state;
+    const now = JSON.stringify([structure, mine, own?.name, Boolean(learned)]);
+    if (now === drawn) {
+      for (const [name, value] of Object.entries({ kernel, stride, padding, dilation, angle })) {
+        const box = parts.controls.querySelector(`[name="${name}"]`);
+        if (box) box.value = value;
+      }
+      return;
+    }
+    drawn = now;
     const focused = document.activeElement?.name;
-    parts.controls.replaceChildren(
+    parts.controls.replaceChildren(...[
       field("image", select([["china", "temple"], "flower", ["digit", "handwritten 3"], ...(own ? [["own", own.name]] : [])], state.image, (value) => { state.image = value; load(); }, { name: "image" }),
         element("button", { type: "button", onclick: () => file.click() }, "Your own…"), file),
       element("div", { class: "pair-of-fields" },
@@ -109,9 +119,9 @@ export async function mount(root, query) {
         set("operation")(value);
       }, { name: "operation" })),
       !pooling && field("kernel", select(mine, state.preset, preset, { name: "preset" })),
-      !pooling && state.preset === "Gabor" && field(`angle ${state.angle}°`, element("input", { type: "range", min: 0, max: 175, step: 5, name: "angle", value: state.angle, oninput: (event) => { state.angle = event.target.valueAsNumber; change(); } })),
+      !pooling && state.preset === "Gabor" && field("angle in degrees", element("input", { type: "range", min: 0, max: 175, step: 5, name: "angle", value: state.angle, oninput: (event) => { state.angle = event.target.valueAsNumber; change(); } })),
       element("div", { class: "pair-of-fields" }, ["kernel", "stride", "padding", "dilation"].map(stepper)),
-    );
+    ].filter(Boolean));
     if (focused) parts.controls.querySelector(`[name="${focused}"]`)?.focus();
   }
 
@@ -248,7 +258,7 @@ export async function mount(root, query) {
     input.caption.textContent = `${image.height} × ${image.width} pixels, ${image.channels === 3 ? "3 channels" : "1 channel"}${p ? `; padded by ${p}` : ""}`;
     let [low, high] = [Infinity, -Infinity];
     for (const value of output.planes) [low, high] = [Math.min(low, value), Math.max(high, value)];
-    const colours = output.channels === 3 ? undefined : palette(low, high);
+    const colours = output.channels === 3 ? undefined : { low, high, power: 0.6 };
     paint(response.canvas, output.planes, output.height, output.width, colours);
     response.caption.textContent = `${output.height} × ${output.width}, from ${number(low)} to ${number(high)}${low < 0 ? "; orange is below zero, blue above" : ""}`;
     response.still = response.canvas.getContext("2d").getImageData(0, 0, output.width, output.height);
@@ -309,8 +319,17 @@ export async function mount(root, query) {
     const [k, area] = [state.kernel, output.height * output.width];
     const grey = palette(0, 1);
     const signed = palette(-1, 1);
-    const grid = (values, color, top, label, winner = -1) => element("div", { class: k > SHOWN ? "grid many" : "grid", style: { "--k": k }, role: "img", "aria-label": `${label}: ${values.map((value) => (value === null ? "padding" : number(value))).join(", ")}` },
-      values.map((value, i) => element("span", { class: [value === null && "outside", i === winner && "winner"].filter(Boolean).join(" "), title: value === null ? "padding" : number(value), style: tint(color, (value ?? 0) / top) }, k > SHOWN ? "" : number(value ?? 0))));
+    const grid = (values, color, top, label, winner = -1) => {
+      const said = { role: "img", "aria-label": `${label}: ${values.map((value) => (value === null ? "padding" : number(value))).join(", ")}` };
+      if (k > SHOWN) {
+        const canvas = element("canvas", { class: "many", ...said });
+        paint(canvas, values.map((value) => value ?? 0), k, k, { low: color === grey ? 0 : -top, high: top });
+        return canvas;
+      }
+      const kind = (value, i) => [value === null && "outside", i === winner && "winner"].filter(Boolean).join(" ");
+      return element("div", { class: `grid${k > ROOMY ? " some" : ""}`, style: { "--k": k }, ...said },
+        values.map((value, i) => element("span", { class: kind(value, i), style: tint(color, (value ?? 0) / top) }, number(value ?? 0, k > ROOMY ? 2 : 3))));
+    };
     const names = planes() === 3 ? SLICES : ["grey"];
     const convolving = state.operation === "convolution";
     const totals = [];
