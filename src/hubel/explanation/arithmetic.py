@@ -328,8 +328,8 @@ def _same(look: _Look, source: Any, place: Tensor) -> Worked:
 
 
 def _unknown(look: _Look) -> Worked:
-    sources = dict.fromkeys(v.step for v in tree_leaves(look.step.call.arguments) if isinstance(v, Made))
-    names = ["the image" if step == IMAGE else look.numbers.steps[step].name for step in sources]
+    sources = (value.step for value in tree_leaves(look.step.call.arguments) if isinstance(value, Made))
+    names = dict.fromkeys("the image" if step == IMAGE else look.numbers.steps[step].name for step in sources)
     return f"{look.step.call.name}: no arithmetic is shown; its inputs are {' and '.join(names)}.", [], None
 
 

@@ -80,7 +80,7 @@ def numbers_of(model: nn.Module, image: Tensor, *, temperature: float | None = N
     try:
         trace, answer = follow_image(model, image, recorder.seen)
     except ForwardError as error:
-        raise UsageError(f"the model can't take an image of {'×'.join(map(str, image.shape[1:]))}: {error}.") from error
+        raise UsageError(f"the model can't take an image of {'×'.join(map(str, image.shape[1:]))}: {error}") from error
     for index, step in enumerate(recorder.steps):
         if step.row is not None and step.row < len(trace.rows):
             recorder.steps[index] = replace(step, name=trace.rows[step.row].name)
