@@ -1,0 +1,1 @@
+"""The browser page: filters, networks and runs, to look at and to play with."""
