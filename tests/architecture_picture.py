@@ -21,7 +21,7 @@ ROWS = (
     ("learning", "explanation", "report"),
     ("doctor",),
     ("jobs",),
-    ("flags",),
+    ("flags", "studio"),
     ("verbs",),
     ("cli",),
     ("__main__",),

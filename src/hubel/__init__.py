@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from hubel.report.page import write_report as write_report
 
 _HOMES = {
-    **{name: verb.home for name, verb in VERBS.items() if name not in ("doctor", "report")},  # packages, so:
+    **{name: verb.home for name, verb in VERBS.items() if name not in ("doctor", "report", "studio")},  # packages, so:
     "examine": "jobs.api",
     "write_report": "report.page",
     "prepare": "jobs.api",

@@ -344,6 +344,12 @@ def _cache_flags(to: argparse.ArgumentParser) -> None:
     add_json(to)
 
 
+def _studio_flags(to: argparse.ArgumentParser) -> None:
+    to.add_argument("folder", metavar="RUN_OR_FOLDER", nargs="?", help="a run, or a folder of runs (default runs)")
+    to.add_argument("--port", type=int, metavar="N", help="on 127.0.0.1 (default 8757; 0: any that is free)")
+    to.add_argument("--no-browser", dest="browser", action="store_false", help="only print the address")
+
+
 def _doctor(_: str, given: Given) -> int:
     from hubel.jobs import api
 
@@ -409,5 +415,8 @@ VERBS: dict[str, Verb] = {
         _conv,
     ),
     "export": _row("write a trained model as one file that runs without hubel", "jobs.api", _export_flags),
+    "studio": _row(
+        "convolutions, your networks and your runs in the browser, on this machine", "studio.serve", _studio_flags
+    ),
     "cache": _row("where decoded images are kept and how big they are", "jobs.api", _cache_flags, _cache),
 }

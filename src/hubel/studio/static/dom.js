@@ -1,0 +1,125 @@
+// What every view builds with: elements, requests, and pixels that stay sharp.
+
+/** element("button", { class: "primary", onclick: f, "aria-label": "…" }, "text", child, [more]) */
+export function element(tag, given = {}, ...children) {
+  const made = document.createElement(tag);
+  assign(made, given);
+  made.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return made;
+}
+
+/** The same for SVG. */
+export function drawing(tag, given = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  assign(made, given);
+  made.append(...children.flat(Infinity));
+  return made;
+}
+
+function assign(made, given) {
+  for (const [name, value] of Object.entries(given)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
+    else if (name === "style") for (const [key, one] of Object.entries(value)) made.style.setProperty(key, one);
+    else if (name === "value" || name === "checked" || name === "selected") made[name] = value;
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+}
+
+const key = `hubel-token-${location.port}`;
+const fromAddress = new URLSearchParams(location.search).get("token");
+if (fromAddress) {
+  localStorage.setItem(key, fromAddress);
+  history.replaceState(null, "", location.pathname + location.hash); // so that it is in no bookmark
+}
+
+/** Ask the server; `body` is a file or a plain object, which makes it a POST. Throws an Error that is a sentence. */
+export async function api(path, body) {
+  const plain = body !== undefined && !(body instanceof Blob);
+  let answer;
+  try {
+    answer = await fetch(path, {
+      method: body === undefined ? "GET" : "POST",
+      headers: { "X-Hubel-Token": localStorage.getItem(key) ?? "", ...(plain && { "Content-Type": "application/json" }) },
+      body: plain ? JSON.stringify(body) : body,
+    });
+  } catch {
+    throw new Error("The studio does not answer: is hubel studio still running?");
+  }
+  const said = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(said.error ?? `The studio could not answer (HTTP ${answer.status}).`);
+  return said;
+}
+
+/** Show a sentence at the top; an empty one takes the last away. */
+export function say(sentence = "") {
+  document.getElementById("said").replaceChildren(sentence && element("p", { class: "notice" }, sentence));
+}
+
+/** Run something that may fail, and say so in a sentence. */
+export async function attempt(work) {
+  try {
+    say();
+    return await work();
+  } catch (error) {
+    say(error.message);
+    return undefined;
+  }
+}
+
+/** A labelled control. */
+export function field(label, control, ...more) {
+  return element("label", { class: "field" }, element("span", {}, label), control, ...more);
+}
+
+export function select(options, value, onchange, given = {}) {
+  const made = element(
+    "select",
+    { onchange: () => onchange(made.value), ...given },
+    options.map((each) => {
+      const [name, text] = Array.isArray(each) ? each : [each, each];
+      return element("option", { value: name, selected: name === value }, text);
+    }),
+  );
+  return made;
+}
+
+export const number = (value, digits = 3) => {
+  if (!Number.isFinite(value)) return String(value);
+  const rounded = Number(value.toPrecision(digits));
+  return Math.abs(rounded) >= 1e5 || (rounded && Math.abs(rounded) < 1e-3)
+    ? value.toExponential(1)
+    : String(Math.abs(value) >= 100 ? Math.round(value) : rounded).replace("-", "−");
+};
+
+export const colour = (role) => getComputedStyle(document.documentElement).getPropertyValue(`--${role}`).trim();
+const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
+
+/** From a number to [r, g, b]: grey from 0 to `top`; with negative numbers, orange below zero and blue above it. */
+export function palette(low, high) {
+  if (low >= 0) {
+    const top = high || 1;
+    return (value) => Array(3).fill((255 * value) / top);
+  }
+  const [ground, below, above] = ["ground", "second", "accent"].map((role) => channels(colour(role)));
+  const top = Math.max(-low, high);
+  return (value) => {
+    const [share, end] = [Math.min(1, Math.abs(value) / top), value < 0 ? below : above];
+    return ground.map((from, at) => from + share * (end[at] - from));
+  };
+}
+
+/** Put numbers, row by row, on a canvas of as many pixels: `values` (H·W), or three planes for a picture in colour. */
+export function paint(canvas, values, height, width, paletteOf) {
+  canvas.width = width;
+  canvas.height = height;
+  const [context, area] = [canvas.getContext("2d"), height * width];
+  const image = context.createImageData(width, height);
+  const coloured = values.length === 3 * area && paletteOf === undefined;
+  for (let at = 0; at < area; at++) {
+    const rgb = coloured ? [values[at], values[at + area], values[at + 2 * area]] : paletteOf(values[at]);
+    image.data.set(rgb, 4 * at);
+    image.data[4 * at + 3] = 255;
+  }
+  context.putImageData(image, 0, 0);
+}
