@@ -6,7 +6,6 @@ import hashlib
 import io
 import re
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -33,6 +32,7 @@ from hubel.jobs.answer import Classifier, load_folder
 from hubel.jobs.explain import inside
 from hubel.nn.hooks import find_module
 from hubel.records import Summary
+from hubel.studio.guard import Places
 
 SHOWN = 40  # of a run's images, to choose from
 SLICES = 64  # of a filter, that are drawn
@@ -127,44 +127,51 @@ class Opened:
         return name
 
 
-def router(find: Callable[[str], Path]) -> APIRouter:
-    """The endpoints. `find` gives the folder of a run by the name that the page knows it by."""
-    routes, opened = APIRouter(prefix="/api/network"), lru_cache(maxsize=2)(Opened)
+def router(places: Places) -> APIRouter:
+    """The endpoints of the view, for the runs in some folders."""
+    routes, kept = APIRouter(prefix="/api/network"), lru_cache(maxsize=2)(Opened)
+
+    def opened(run: str) -> Opened:
+        return kept(places.run(run))
+
+    @routes.get("/runs")
+    def runs() -> Response:
+        return _json([name for name, folder in places.runs().items() if (folder / "model").is_dir()])
 
     @routes.get("")
     def overview(run: str) -> Response:
-        return _json(opened(find(run)).overview())
+        return _json(opened(run).overview())
 
     @routes.get("/times")
     def times(run: str) -> Response:
-        return _json([each.milliseconds for each in opened(find(run)).summary(measure=True).layers])
+        return _json([each.milliseconds for each in opened(run).summary(measure=True).layers])
 
     @routes.get("/picture")
     def picture(run: str, image: str) -> Response:
-        return Response(_png(opened(find(run)).pixels(image)), media_type="image/png")
+        return Response(_png(opened(run).pixels(image)), media_type="image/png")
 
     @routes.post("/picture")
     async def upload(run: str, request: Request) -> Response:
-        return _json({"image": opened(find(run)).upload(await request.body())})
+        return _json({"image": opened(run).upload(await request.body())})
 
     @routes.get("/pass")
     def whole_pass(run: str, image: str) -> Response:
-        return _json(_steps(opened(find(run)).numbers(image)))
+        return _json(_steps(opened(run).numbers(image)))
 
     @routes.get("/layer")
     def layer(run: str, image: str, step: int) -> Response:
-        return _json(_layer(opened(find(run)).numbers(image), step))
+        return _json(_layer(opened(run).numbers(image), step))
 
     @routes.get("/maps")
     def maps(run: str, image: str, step: int) -> Response:
         """Each number as a byte between the layer's least and greatest: (K, h, w)."""
-        seen = measured(_maps(opened(find(run)).numbers(image), step))
+        seen = measured(_maps(opened(run).numbers(image), step))
         scaled = (seen.maps[0] - seen.minimum) * (255 / max(seen.maximum - seen.minimum, 1e-30))
         return Response(np.rint(scaled.numpy()).astype(np.uint8).tobytes(), media_type="application/octet-stream")
 
     @routes.get("/filter")
     def filter_of(run: str, layer: str, channel: int) -> Response:
-        module = find_module(opened(find(run)).classifier.model, layer)
+        module = find_module(opened(run).classifier.model, layer)
         if not isinstance(module, nn.Conv2d) or not 0 <= channel < module.out_channels:
             raise UsageError(f"{layer} has no filter {channel}: choose a channel of a convolution.")
         weight = module.weight.detach().float()[channel]
@@ -174,11 +181,11 @@ def router(find: Callable[[str], Path]) -> APIRouter:
     def number(run: str, image: str, step: int, place: str) -> Response:
         if not re.fullmatch(r"\d{1,7}(,\d{1,7})*", place):
             raise UsageError(f"a place is numbers such as 0,3,4, got {place!r}.")
-        return _json(explain(opened(find(run)).numbers(image), step, [int(index) for index in place.split(",")]))
+        return _json(explain(opened(run).numbers(image), step, [int(index) for index in place.split(",")]))
 
     @routes.get("/what-if")
     def changed(run: str, layer: str, kernel: int, stride: int, dilation: int) -> Response:
-        return _json(opened(find(run)).changed(layer, kernel, stride, dilation))
+        return _json(opened(run).changed(layer, kernel, stride, dilation))
 
     return routes
 

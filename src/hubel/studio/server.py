@@ -12,6 +12,7 @@ from fastapi.staticfiles import StaticFiles
 
 from hubel.errors import HubelError
 from hubel.report.style import style_sheet
+from hubel.studio import network
 from hubel.studio.guard import Guard, Places
 
 PAGE = Path(str(files("hubel.studio").joinpath("static")))
@@ -26,6 +27,7 @@ def app(*folders: str | Path, token: str) -> FastAPI:
     made.add_api_route("/", lambda: FileResponse(PAGE / "index.html"))
     made.add_api_route("/report.css", lambda: Response(style_sheet(charts=True), media_type="text/css"))
     made.add_api_route("/api/samples/{name}.png", sample)
+    made.include_router(network.router(made.state.places))
     made.mount("/static", StaticFiles(directory=PAGE))
     return made
 

@@ -1,55 +1,32 @@
 // The network view: a run's layers, what each makes of an image, and the arithmetic of any number in it.
+import { api, attempt, element as el, number, paint, palette, select } from "./dom.js";
+
 const WORDS = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const TILES = 128; // maps that are shown at first
 const times = (sizes) => sizes.join(" × ");
-const short = (value) => (value === null ? "not finite" : Object.is(value, -0) ? "0" : String(Number(value.toPrecision(4))).replace("-", "−"));
+const short = (value) => (value === null ? "not finite" : number(value, 4));
 
-function el(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "style") Object.assign(element.style, value);
-    else if (value !== false && value !== null) element.setAttribute(name, value === true ? "" : value);
-  }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
-  return element;
-}
-
-// ---- colours: blue below zero, black at zero, orange and white above -------------------------------------------------
-
-const STOPS = [[-1, 96, 190, 255], [-0.5, 24, 96, 190], [0, 10, 12, 18], [0.4, 176, 70, 24], [0.75, 250, 160, 50], [1, 255, 246, 214]];
-function colour(share) {
-  const at = Math.max(1, STOPS.findIndex(([stop]) => stop >= Math.min(share, 1)));
-  const [low, high] = [STOPS[at - 1], STOPS[at]];
-  const part = (Math.max(share, -1) - low[0]) / (high[0] - low[0]);
-  return [1, 2, 3].map((i) => Math.round(low[i] + part * (high[i] - low[i])));
-}
 function table(minimum, maximum) {
-  const most = Math.max(Math.abs(minimum), Math.abs(maximum)) || 1;
-  return Array.from({ length: 256 }, (_, byte) => colour((minimum + (byte / 255) * (maximum - minimum)) / most));
+  const of = palette(minimum, maximum);
+  return Array.from({ length: 256 }, (_, byte) => of(minimum + (byte / 255) * (maximum - minimum)).map(Math.round));
 }
-function paint(canvas, bytes, start, height, width, colours) {
-  Object.assign(canvas, { width, height });
-  const picture = new ImageData(width, height);
-  for (let i = 0; i < width * height; i++) picture.data.set([...colours[bytes[start + i]], 255], 4 * i);
-  canvas.getContext("2d").putImageData(picture, 0, 0);
+function plane(canvas, { bytes, height, width, colours }, channel) {
+  paint(canvas, bytes.subarray(channel * height * width, (channel + 1) * height * width), height, width, (byte) => colours[byte]);
   return canvas;
 }
 function swatch(value, most) {
-  const [r, g, b] = colour(most ? value / most : 0);
-  return { background: `rgb(${r} ${g} ${b})`, color: 0.3 * r + 0.59 * g + 0.11 * b > 120 ? "#000" : "#fff" };
+  const [r, g, b] = palette(-most || -1, most || 1)(value);
+  return { background: `rgb(${r} ${g} ${b})`, color: 0.3 * r + 0.59 * g + 0.11 * b > 130 ? "#000" : "#fff" };
 }
 
 export async function mount(root, query) {
   const view = new View(root, new URLSearchParams(query));
   await view.start();
-  return view;
 }
 
 class View {
   constructor(root, query) {
     Object.assign(this, { root, query, run: query.get("run") ?? "", trail: [], asked: 0 });
-    this.said = el("p", { class: "net-said", role: "status" });
     this.layers = el("nav", { class: "net-layers", "aria-label": "Layers" });
     this.images = el("div", { class: "net-images", role: "group", "aria-label": "Images" });
     this.answer = el("ol", { class: "net-answer", "aria-label": "What the network answers" });
@@ -64,61 +41,46 @@ class View {
     return `/api/network${path}?${new URLSearchParams({ run: this.run, ...extra })}`;
   }
 
-  async get(path, extra = {}) {
-    const answer = await fetch(this.url(path, extra));
-    const said = await answer.json();
-    if (!answer.ok) throw new Error(said.error ?? said.detail ?? "the studio did not answer.");
-    return said;
-  }
-
-  // Do something that may fail, and say in a sentence if it does.
-  async trying(work) {
-    try {
-      this.said.textContent = "";
-      return await work();
-    } catch (error) {
-      this.said.textContent = error.message;
-    }
+  get(path, extra) {
+    return api(this.url(path, extra));
   }
 
   async start() {
-    document.getElementById("net-style") ??
-      document.head.append(el("link", { id: "net-style", rel: "stylesheet", href: new URL("network.css", import.meta.url) }));
     this.title = el("h1", {}, "Network");
     this.facts = el("p", { class: "net-quiet" });
+    this.runs = el("div", { class: "net-runs" });
     this.root.replaceChildren(
       el("div", { class: "net" },
-        el("header", { class: "net-head" }, this.title, this.facts, this.said),
+        el("header", { class: "net-head" }, this.runs, this.title, this.facts),
         el("section", { class: "net-input", "aria-label": "Image" },
           el("div", { class: "net-frame" }, this.input, this.box), el("div", {}, this.answer, this.sees), this.images),
         this.layers, this.layer, this.sum));
-    await this.trying(async () => {
-      this.network = await this.get("");
-      const { network, parameters, macs, input, field } = this.network;
-      this.title.textContent = network;
-      const sees = field ? `, its last map sees ${times(field)} pixels` : "";
-      this.facts.textContent = `${WORDS.format(parameters)} parameters, ${WORDS.format(macs)} multiply-accumulates for ${times(input)}${sees}.`;
-      this.listImages();
-      this.listLayers();
-      await this.choose(this.query.get("image") ?? Object.keys(this.network.images)[0]);
-      this.trying(async () => this.showTimes(await this.get("/times")));
-    });
+    const runs = await api("/api/network/runs");
+    if (!runs.length) throw new Error("None of the folders that the studio was given holds a trained model: hubel train makes one.");
+    this.run ||= runs[0];
+    this.runs.append(select(runs, this.run, (run) => (location.hash = `#/network?run=${encodeURIComponent(run)}`), { "aria-label": "Run" }));
+    this.network = await this.get("");
+    const { network, parameters, macs, input, field } = this.network;
+    this.title.textContent = network;
+    const sees = field ? `, its last map sees ${times(field)} pixels` : "";
+    this.facts.textContent = `${WORDS.format(parameters)} parameters, ${WORDS.format(macs)} multiply-accumulates for ${times(input)}${sees}.`;
+    this.listImages();
+    this.listLayers();
+    await this.choose(this.query.get("image") ?? Object.keys(this.network.images)[0]);
+    attempt(async () => this.showTimes(await this.get("/times")));
   }
 
   // ---- the image
 
   listImages() {
-    const chosen = (name) => el("button", { type: "button", "data-image": name, onclick: () => this.trying(() => this.choose(name)) },
+    const chosen = (name) => el("button", { type: "button", "data-image": name, onclick: () => attempt(() => this.choose(name)) },
       el("img", { src: this.url("/picture", { image: name }), alt: this.network.images[name].label, loading: "lazy", title: this.network.images[name].name }));
-    const file = el("input", { type: "file", accept: "image/*", class: "sr", id: "net-file", onchange: () => this.trying(() => this.upload(file.files[0])) });
+    const file = el("input", { type: "file", accept: "image/*", class: "sr", id: "net-file", onchange: () => attempt(() => this.upload(file.files[0])) });
     this.images.replaceChildren(el("label", { for: "net-file", class: "net-upload" }, file, "Your image"), ...Object.keys(this.network.images).map(chosen));
   }
 
   async upload(file) {
-    const token = document.querySelector('meta[name="token"]')?.content ?? "";
-    const answer = await fetch(this.url("/picture"), { method: "POST", body: file, headers: { "X-Hubel-Token": token } });
-    const said = await answer.json();
-    if (!answer.ok) throw new Error(said.error ?? "the image could not be used.");
+    const said = await api(this.url("/picture"), file);
     this.network.images = { [said.image]: { label: "yours", name: file.name }, ...this.network.images };
     this.listImages();
     await this.choose(said.image);
@@ -154,7 +116,7 @@ class View {
       if (name !== stage) this.layers.append(el("h2", {}, name === "head" ? "head" : `maps of ${name}`), (list = el("ol")));
       stage = name;
       const facts = [times(layer.shape), layer.parameters && `${WORDS.format(layer.parameters)} param.`, layer.macs && `${WORDS.format(layer.macs)} MACs`].filter(Boolean);
-      const button = el("button", { type: "button", onclick: () => this.trying(() => this.fresh(row)), onkeydown: (event) => this.arrow(event, row) },
+      const button = el("button", { type: "button", onclick: () => attempt(() => this.fresh(row)), onkeydown: (event) => this.arrow(event, row) },
         el("b", {}, layer.name), el("span", { class: "net-kind" }, layer.kind), el("span", { class: "net-facts" }, facts.join(" · ")), el("i", { class: "net-time" }));
       list.append(el("li", {}, button));
       return button;
@@ -226,7 +188,7 @@ class View {
   }
 
   tiles(most) {
-    const { bytes, height, width, count, colours } = this.maps;
+    const { height, width, count } = this.maps;
     const classes = this.network.classes.length === count && height * width === 1 ? this.network.classes : null;
     const size = height * width === 1 ? "net-cell" : "";
     const buttons = Array.from({ length: Math.min(count, most) }, (_, channel) => {
@@ -234,8 +196,8 @@ class View {
       const name = classes?.[channel] ?? `channel ${channel}`;
       const said = height * width > 1 ? `from ${short(low)} to ${short(high)}${this.about.dead[channel] ? ", dead" : ""}` : short(low);
       return el("button", { type: "button", class: `${size} ${classes ? "net-named" : ""} ${this.about.dead[channel] ? "net-dead" : ""}`, "aria-label": `${name}: ${said}`, title: `${name}: ${said}`,
-        onclick: () => this.trying(() => this.select(this.withChannel(channel))) },
-        paint(el("canvas"), bytes, channel * height * width, height, width, colours), classes ? el("span", {}, `${name} `, el("b", {}, said)) : null);
+        onclick: () => attempt(() => this.select(this.withChannel(channel))) },
+        plane(el("canvas"), this.maps, channel), classes ? el("span", {}, `${name} `, el("b", {}, said)) : null);
     });
     const more = count > most ? [el("button", { type: "button", class: "net-more", onclick: () => { this.tiles(count); this.pressed(); } }, `all ${count}`)] : [];
     this.gallery.replaceChildren(...buttons, ...more);
@@ -252,8 +214,8 @@ class View {
 
   async select(place) {
     this.at.place = place;
-    const { bytes, height, width, colours } = this.maps, channel = this.channel(place);
-    paint(this.big, bytes, channel * height * width, height, width, colours);
+    const { height, width } = this.maps, channel = this.channel(place);
+    plane(this.big, this.maps, channel);
     this.plane.hidden = height * width === 1;
     this.plane.setAttribute("aria-label", `Channel ${channel}, ${height} rows of ${width}: arrow keys choose a number`);
     this.plane.style.aspectRatio = `${width} / ${height}`;
@@ -271,11 +233,15 @@ class View {
     if (!layer?.conv) return;
     const { of, slices } = await this.get("/filter", { layer: layer.name, channel });
     const flat = slices.flat(2), most = Math.max(...flat.map(Math.abs)) || 1;
-    const bytes = flat.map((value) => Math.round((255 * (value / most + 1)) / 2)), [height, width] = [slices[0].length, slices[0][0].length];
-    const colours = table(-most, most);
+    const [height, width] = [slices[0].length, slices[0][0].length];
+    const drawn = (slice, i) => {
+      const canvas = el("canvas", { role: "img", "aria-label": `slice for input channel ${i}` });
+      paint(canvas, slice.flat(), height, width, palette(-most, most));
+      return canvas;
+    };
     this.filter.replaceChildren(
       el("h3", {}, `Filter ${channel}`), el("p", { class: "net-quiet" }, `${of} × ${times([height, width])}, up to ±${short(most)}${of > slices.length ? `; ${slices.length} are drawn` : ""}`),
-      el("div", { class: "net-slices" }, slices.map((_, i) => paint(el("canvas", { role: "img", "aria-label": `slice for input channel ${i}` }), bytes, i * height * width, height, width, colours))));
+      el("div", { class: "net-slices" }, slices.map(drawn)));
   }
 
   // ---- pointing at numbers
@@ -293,7 +259,7 @@ class View {
 
   pick(event) {
     this.trail = [];
-    this.trying(() => this.select(this.under(event)));
+    attempt(() => this.select(this.under(event)));
   }
 
   steer(event) {
@@ -303,7 +269,7 @@ class View {
     const ends = [this.maps.height, this.maps.width], place = [...this.at.place];
     move.forEach((by, axis) => (place[place.length - 2 + axis] = Math.min(ends[axis] - 1, Math.max(0, place.at(axis - 2) + by))));
     this.trail = [];
-    this.trying(() => this.select(place));
+    attempt(() => this.select(place));
   }
 
   // Show where a number lies in its map, and what it sees of the image.
@@ -337,16 +303,21 @@ class View {
   }
 
   showSum(found) {
-    const crumb = (stop, i) => el("li", {}, el("button", { type: "button", onclick: () => this.back(i) }, `${this.pass.steps[stop.step][0]} [${stop.place}]`));
     const exact = found.total === null ? "" : `worked out ${found.total.toPrecision(7)}, in the tensor ${found.value.toPrecision(7)}`;
     this.sum.replaceChildren(
       el("h2", {}, "How this number came about"),
-      this.trail.length ? el("ol", { class: "net-trail", "aria-label": "The way here" }, this.trail.map(crumb)) : null,
+      this.way(),
       el("p", { class: "net-name" }, el("b", {}, found.name), ` ${found.kind} [${found.place.slice(1)}]`),
       el("p", { class: "net-value" }, el("output", { "data-value": found.value, "data-total": found.total }, short(found.value))),
       el("p", { class: "net-formula" }, this.formula(found)),
       el("div", { class: "net-parts" }, found.parts.map((part) => this.part(part, found))),
       el("p", { class: "net-quiet" }, exact));
+  }
+
+  // The numbers that a walk went through, to go back to.
+  way() {
+    const stop = ({ step, place }, i) => el("li", {}, el("button", { type: "button", onclick: () => this.back(i) }, `${this.pass.steps[step][0]} [${place}]`));
+    return this.trail.length > 0 && el("ol", { class: "net-trail", "aria-label": "The way here" }, this.trail.map(stop));
   }
 
   formula(found) {
@@ -371,7 +342,7 @@ class View {
 
   window(part, found) {
     const numbers = part.terms.map((term) => term.number), most = Math.max(...numbers.map(Math.abs));
-    const grid = (cells, name) => el("div", { class: "net-grid", role: "group", "aria-label": name, style: { gridTemplateColumns: `repeat(${part.columns}, 1fr)` } }, cells);
+    const grid = (cells, name) => el("div", { class: "net-grid", role: "group", "aria-label": name, style: { "grid-template-columns": `repeat(${part.columns}, 1fr)` } }, cells);
     const cell = (value, scale) => el("span", { style: swatch(value, scale) }, short(Number(value.toPrecision(2))));
     const patch = part.terms.map((term) => {
       const won = found.formula.startsWith("the largest") && term.step !== null && term.number === found.value;
@@ -386,7 +357,7 @@ class View {
   source(term, text, style = {}, won = false) {
     if (term.step === null) return el("span", { style, class: "net-constant", title: term.label }, text);
     const name = `${text}, from ${this.from(term)}${won ? ", the largest" : ""}`;
-    return el("button", { type: "button", class: won ? "net-won" : "", style, title: name, "aria-label": name, onclick: () => this.trying(() => this.walk(term)) }, text);
+    return el("button", { type: "button", class: won ? "net-won" : "", style, title: name, "aria-label": name, onclick: () => attempt(() => this.walk(term)) }, text);
   }
 
   async walk(term) {
@@ -395,7 +366,7 @@ class View {
     if (term.step >= 0) return this.open(term.step, place);
     this.frame([[place[1], place[1]], [place[2], place[2]]]);
     this.sum.replaceChildren(el("h2", {}, "The image"),
-      el("ol", { class: "net-trail", "aria-label": "The way here" }, this.trail.map((stop, i) => el("li", {}, el("button", { type: "button", onclick: () => this.back(i) }, `${this.pass.steps[stop.step][0]} [${stop.place}]`)))),
+      this.way(),
       el("p", { class: "net-value" }, el("output", { "data-value": term.number }, short(term.number))),
       el("p", {}, `Channel ${place[0]} of the pixel in row ${place[1]}, column ${place[2]}, after normalisation: here the walk ends.`));
   }
@@ -403,14 +374,14 @@ class View {
   back(index) {
     const stop = this.trail[index];
     this.trail = this.trail.slice(0, index);
-    this.trying(() => this.open(stop.step, stop.place));
+    attempt(() => this.open(stop.step, stop.place));
   }
 
   // ---- what if
 
   whatIf(row) {
     const layer = this.network.layers[row], result = el("div", { "aria-live": "polite" });
-    const inputs = ["kernel", "stride", "dilation"].map((name) => el("label", {}, name, el("input", { type: "number", name, min: 1, max: 15, value: layer.conv[name], oninput: () => this.trying(change) })));
+    const inputs = ["kernel", "stride", "dilation"].map((name) => el("label", {}, name, el("input", { type: "number", name, min: 1, max: 15, value: layer.conv[name], oninput: () => attempt(change) })));
     const change = async () => {
       const asked = Object.fromEntries(inputs.map((label) => [label.lastChild.name, label.lastChild.value || 0]));
       try {
