@@ -23,7 +23,8 @@ from hubel.nn import ops
 from hubel.nn.meta import POINTWISE
 from hubel.nn.ops import CONVOLUTIONS, TRANSPOSED
 
-MOST = 12  # terms of a long sum, and channels of a convolution, that are shown; of the others only their sum
+MOST = 12  # terms of a long sum that are shown; of the others only their sum
+CHANNELS = 6  # of a convolution, likewise
 WINDOW = 64  # terms of a window that is shown whole
 FIRST = 2.0**40  # index of the first number, so that no constant is taken for an index
 Place = tuple[int, ...]
@@ -197,11 +198,11 @@ def _convolution(look: _Look) -> Worked:
     pixel = explain_pixel(look["input"], look["weight"], **sizes)
     order = sorted(range(len(pixel.sums)), key=lambda index: -abs(pixel.sums[index]))
     parts, columns = [], len(pixel.columns)
-    for index in sorted(order[:MOST]):
+    for index in sorted(order[:CHANNELS]):
         places = [(image, pixel.channels[index], y, x) for y in pixel.rows for x in pixel.columns]
         weights = torch.tensor(pixel.weights[index]).flatten()
         parts += _sum(look, look.main, places, weights, f"channel {pixel.channels[index]}", columns)
-    if rest := order[MOST:]:
+    if rest := order[CHANNELS:]:
         parts.append(Part(f"the other {len(rest):,} channels", math.fsum(pixel.sums[index] for index in rest)))
     count = len(pixel.sums) * len(pixel.rows) * columns
     return _biased(look, "bias", f"sum of {count:,} products", parts)

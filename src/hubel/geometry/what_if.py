@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from hubel.errors import UsageError
-from hubel.geometry.summary import summarise
+from hubel.geometry.rows import ForwardError
+from hubel.geometry.summary import summary_of
+from hubel.geometry.trace import follow
 from hubel.nn.dry_run import bare
 from hubel.nn.hooks import find_module
 from hubel.records import Summary
@@ -34,8 +36,7 @@ def what_if(
         layer: name of an `nn.Conv2d`.
 
     Raises:
-        UsageError: it is no such layer, a number is impossible, or the changed network can't take the image: says the
-            layer that doesn't fit.
+        UsageError: it is no such layer, a number is impossible, or a layer no longer fits: says which and why.
 
     >>> what_if(nn.Sequential(nn.Conv2d(3, 16, 3, padding=1)), (3, 8, 8), "0", stride=2).layers[0].shape
     (16, 4, 4)
@@ -58,7 +59,11 @@ def what_if(
     if not isinstance(conv.padding, str):  # what other padding modes than zeros read
         conv._reversed_padding_repeated_twice = [size for size in reversed(conv.padding) for _ in range(2)]
     conv.weight = nn.Parameter(torch.empty(*conv.weight.shape[:2], *conv.kernel_size, device="meta"))
-    return summarise(changed, input, name=type(model).__name__)
+    try:
+        trace = follow(changed, input)
+    except ForwardError as error:
+        raise UsageError(f"so changed, the network no longer fits together: {error}.") from error
+    return summary_of(trace, changed, input, name=type(model).__name__)
 
 
 def _keeping(conv: nn.Conv2d) -> tuple[int, int]:

@@ -164,9 +164,10 @@ def router(places: Places) -> APIRouter:
 
     @routes.get("/maps")
     def maps(run: str, image: str, step: int) -> Response:
-        """Each number as a byte between the layer's least and greatest: (K, h, w)."""
-        seen = measured(_maps(opened(run).numbers(image), step))
-        scaled = (seen.maps[0] - seen.minimum) * (255 / max(seen.maximum - seen.minimum, 1e-30))
+        """Each number as a byte between the least and the greatest of its map: (K, h, w)."""
+        seen = _maps(opened(run).numbers(image), step)[0]
+        low, high = seen.amin((1, 2), keepdim=True), seen.amax((1, 2), keepdim=True)
+        scaled = (seen - low) * 255 / (high - low).clamp(min=1e-30)
         return Response(np.rint(scaled.numpy()).astype(np.uint8).tobytes(), media_type="application/octet-stream")
 
     @routes.get("/filter")

@@ -6,14 +6,19 @@ const TILES = 128; // maps that are shown at first
 const times = (sizes) => sizes.join(" × ");
 const short = (value) => (value === null ? "not finite" : number(value, 4));
 
-function table(minimum, maximum) {
-  const of = palette(minimum, maximum);
-  return Array.from({ length: 256 }, (_, byte) => of(minimum + (byte / 255) * (maximum - minimum)).map(Math.round));
-}
-function plane(canvas, { bytes, height, width, colours }, channel) {
+
+// A map in the colours of its own range; a single number in those of its layer.
+function plane(canvas, { bytes, height, width, ranges, range }, channel) {
+  const [low, high] = ranges[channel], single = height * width === 1;
+  const of = single ? palette(...range) : palette(low, high);
+  const colours = Array.from({ length: 256 }, (_, byte) => of(single ? low : low + (byte / 255) * (high - low)));
   paint(canvas, bytes.subarray(channel * height * width, (channel + 1) * height * width), height, width, (byte) => colours[byte]);
   return canvas;
-}
+}// In a small cell: two digits, no zero before the point.
+const tiny = (value) => {
+  const size = Math.abs(value), text = size < 0.1 ? value.toFixed(size < 0.01 ? 3 : 2) : number(value, 2);
+  return text.replace("-", "−").replace(/^−?0\.0+$/, "0").replace(/^(−?)0\./, "$1.");
+};
 function swatch(value, most) {
   const [r, g, b] = palette(-most || -1, most || 1)(value);
   return { background: `rgb(${r} ${g} ${b})`, color: 0.3 * r + 0.59 * g + 0.11 * b > 130 ? "#000" : "#fff" };
@@ -51,7 +56,7 @@ class View {
     this.runs = el("div", { class: "net-runs" });
     this.root.replaceChildren(
       el("div", { class: "net" },
-        el("header", { class: "net-head" }, this.runs, this.title, this.facts),
+        el("header", { class: "net-head" }, el("div", { class: "net-bar" }, this.title, this.runs), this.facts),
         el("section", { class: "net-input", "aria-label": "Image" },
           el("div", { class: "net-frame" }, this.input, this.box), el("div", {}, this.answer, this.sees), this.images),
         this.layers, this.layer, this.sum));
@@ -91,8 +96,9 @@ class View {
     this.input.src = this.url("/picture", { image });
     for (const button of this.images.querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.image === image);
     this.pass = await this.get("/pass", { image });
-    const odds = this.pass.odds.map((p, i) => [p, this.network.classes[i]]).sort((a, b) => b[0] - a[0]).slice(0, 3);
-    this.answer.replaceChildren(...odds.map(([p, name]) => el("li", {}, el("b", {}, `${(100 * p).toFixed(1)} %`), ` ${name}`)));
+    const odds = this.pass.odds.map((p, i) => [p, i]).sort((a, b) => b[0] - a[0]).slice(0, 3), last = this.pass.steps.length - 1;
+    const why = ([p, i]) => el("li", {}, el("button", { type: "button", title: "How this number came about", onclick: () => attempt(() => this.fresh(last, [i])) }, el("b", {}, `${(100 * p).toFixed(1)} %`), ` ${this.network.classes[i]}`));
+    this.answer.replaceChildren(...odds.map(why));
     this.trail = [];
     const asked = this.query.get("layer");
     const known = this.network.layers.findIndex((layer, i) => layer.name === asked || String(i) === asked);
@@ -116,7 +122,7 @@ class View {
       if (name !== stage) this.layers.append(el("h2", {}, name === "head" ? "head" : `maps of ${name}`), (list = el("ol")));
       stage = name;
       const facts = [times(layer.shape), layer.parameters && `${WORDS.format(layer.parameters)} param.`, layer.macs && `${WORDS.format(layer.macs)} MACs`].filter(Boolean);
-      const button = el("button", { type: "button", onclick: () => attempt(() => this.fresh(row)), onkeydown: (event) => this.arrow(event, row) },
+      const button = el("button", { type: "button", onclick: () => attempt(() => this.fresh(this.stepOf(row))), onkeydown: (event) => this.arrow(event, row) },
         el("b", {}, layer.name), el("span", { class: "net-kind" }, layer.kind), el("span", { class: "net-facts" }, facts.join(" · ")), el("i", { class: "net-time" }));
       list.append(el("li", {}, button));
       return button;
@@ -137,9 +143,9 @@ class View {
     });
   }
 
-  fresh(row) {
+  fresh(step, place) {
     this.trail = [];
-    return this.open(this.stepOf(row));
+    return this.open(step, place);
   }
 
   // ---- one layer and its maps
@@ -150,13 +156,13 @@ class View {
     const [about, answer] = await Promise.all([this.get("/layer", known), fetch(this.url("/maps", known))]);
     const bytes = new Uint8Array(await answer.arrayBuffer());
     const [height, width] = shape.length > 1 ? shape.slice(-2) : [1, 1];
-    const maps = { bytes, height, width, count: bytes.length / (height * width), colours: table(about.minimum, about.maximum), boxes: about.boxes };
+    const maps = { bytes, height, width, count: bytes.length / (height * width), ranges: about.ranges, range: [about.minimum, about.maximum], boxes: about.boxes };
     Object.assign(this, { maps, about, at: { step, place } });
     for (const [i, button] of this.rows.entries()) button.setAttribute("aria-current", i === row);
-    this.rows[row]?.scrollIntoView({ block: "nearest" });
+    this.layers.scrollTop = (this.rows[row]?.offsetTop ?? 0) - this.layers.clientHeight / 2;
     const layer = this.network.layers[row];
     const dead = about.dead.filter(Boolean).length;
-    const share = dead ? `${dead} of ${maps.count} ${height * width > 1 ? "channels" : "numbers"} are nowhere above zero (${Math.round((100 * dead) / maps.count)} %)` : "every channel is above zero somewhere";
+    const share = dead ? `${dead} of ${maps.count} channels are nowhere above zero (${Math.round((100 * dead) / maps.count)} %)` : "every channel is above zero somewhere";
     const last = layer && this.stepOf(row) === step;
     this.big = el("canvas", { class: "net-map" });
     this.cursor = el("div", { class: "net-cursor" });
@@ -167,7 +173,7 @@ class View {
     this.gallery = el("div", { class: "net-gallery", role: "group", "aria-label": "Channels" });
     this.layer.replaceChildren(
       el("h2", {}, name, el("span", { class: "net-kind" }, last ? layer.kind : kind)),
-      el("p", {}, `${last && layer.detail ? `${layer.detail}: ` : ""}${last ? `${times(layer.input_shape)} → ` : ""}${times(shape)}, from ${short(about.minimum)} to ${short(about.maximum)}; ${share}.`),
+      el("p", {}, `${last && layer.detail ? `${layer.detail}: ` : ""}${last ? `${times(layer.input_shape)} → ` : ""}${times(shape)}, from ${short(about.minimum)} to ${short(about.maximum)}${height * width > 1 ? `; ${share}` : ""}.`),
       ...(last && layer.conv ? [this.whatIf(row)] : []),
       el("div", { class: "net-two" }, el("div", {}, this.plane, this.reading), this.filter), this.gallery);
     this.tiles(TILES);
@@ -195,7 +201,7 @@ class View {
       const [low, high] = this.about.ranges[channel];
       const name = classes?.[channel] ?? `channel ${channel}`;
       const said = height * width > 1 ? `from ${short(low)} to ${short(high)}${this.about.dead[channel] ? ", dead" : ""}` : short(low);
-      return el("button", { type: "button", class: `${size} ${classes ? "net-named" : ""} ${this.about.dead[channel] ? "net-dead" : ""}`, "aria-label": `${name}: ${said}`, title: `${name}: ${said}`,
+      return el("button", { type: "button", class: `${size} ${classes ? "net-named" : ""} ${!size && this.about.dead[channel] ? "net-dead" : ""}`, "aria-label": `${name}: ${said}`, title: `${name}: ${said}`,
         onclick: () => attempt(() => this.select(this.withChannel(channel))) },
         plane(el("canvas"), this.maps, channel), classes ? el("span", {}, `${name} `, el("b", {}, said)) : null);
     });
@@ -277,8 +283,9 @@ class View {
     const { bytes, height, width, boxes } = this.maps, [row, column] = height * width > 1 ? place.slice(-2) : [0, 0];
     Object.assign(this.cursor.style, { top: `${(100 * row) / height}%`, left: `${(100 * column) / width}%`, height: `${100 / height}%`, width: `${100 / width}%` });
     const byte = bytes[this.channel(place) * height * width + row * width + column];
-    const near = this.about.minimum + (byte / 255) * (this.about.maximum - this.about.minimum);
-    this.reading.textContent = height * width > 1 ? `row ${row}, column ${column}: about ${short(Number(near.toPrecision(3)))}` : "";
+    const [low, high] = this.about.ranges[this.channel(place)];
+    const near = number(low + (byte / 255) * (high - low), 2);
+    this.reading.textContent = `Channel ${this.channel(place)}, from ${short(low)} to ${short(high)}; row ${row}, column ${column}: about ${near}.`;
     this.frame(boxes && [boxes[0][Math.min(row, boxes[0].length - 1)], boxes[1][Math.min(column, boxes[1].length - 1)]]);
   }
 
@@ -317,7 +324,7 @@ class View {
   // The numbers that a walk went through, to go back to.
   way() {
     const stop = ({ step, place }, i) => el("li", {}, el("button", { type: "button", onclick: () => this.back(i) }, `${this.pass.steps[step][0]} [${place}]`));
-    return this.trail.length > 0 && el("ol", { class: "net-trail", "aria-label": "The way here" }, this.trail.map(stop));
+    return !this.trail.length ? "" : el("ol", { class: "net-trail", "aria-label": "The way here" }, this.trail.map(stop));
   }
 
   formula(found) {
@@ -343,10 +350,10 @@ class View {
   window(part, found) {
     const numbers = part.terms.map((term) => term.number), most = Math.max(...numbers.map(Math.abs));
     const grid = (cells, name) => el("div", { class: "net-grid", role: "group", "aria-label": name, style: { "grid-template-columns": `repeat(${part.columns}, 1fr)` } }, cells);
-    const cell = (value, scale) => el("span", { style: swatch(value, scale) }, short(Number(value.toPrecision(2))));
+    const cell = (value, scale) => el("span", { style: swatch(value, scale), title: short(value) }, tiny(value));
     const patch = part.terms.map((term) => {
       const won = found.formula.startsWith("the largest") && term.step !== null && term.number === found.value;
-      return this.source(term, term.label === "padding" ? "·" : short(Number(term.number.toPrecision(2))), swatch(term.number, most), won);
+      return this.source(term, term.label === "padding" ? "·" : tiny(term.number), swatch(term.number, most), won);
     });
     if (part.terms[0].weight === null) return grid(patch, "the window");
     const scales = ["weight", "value"].map((name) => Math.max(...part.terms.map((term) => Math.abs(term[name]))));
