@@ -30,7 +30,7 @@ from hubel.geometry.summary import summarise
 from hubel.geometry.what_if import what_if
 from hubel.jobs.answer import Classifier, load_folder
 from hubel.jobs.explain import inside
-from hubel.nn.hooks import find_module
+from hubel.nn.ops import CONVOLUTIONS
 from hubel.records import Summary
 from hubel.studio.guard import Places
 
@@ -105,13 +105,15 @@ class Opened:
 
     def numbers(self, image: str) -> Numbers:
         """Every number that the image becomes; kept of the last image only, as they are many."""
+        found = self.passes.get(image)
+        if found is not None:
+            return found
         with self.running:
-            if image not in self.passes:
-                card = self.classifier.card
-                shown = normalise(to_tensor(self.pixels(image)[None]), card.preprocess)
-                self.passes.clear()
-                self.passes[image] = numbers_of(self.classifier.model, shown, temperature=card.temperature)
-            return self.passes[image]
+            card = self.classifier.card
+            shown = normalise(to_tensor(self.pixels(image)[None]), card.preprocess)
+            found = numbers_of(self.classifier.model, shown, temperature=card.temperature)
+            self.passes = {image: found}
+            return found
 
     def overview(self) -> Any:
         modules, summary = dict(self.classifier.model.named_modules()), self.summary()
@@ -171,12 +173,12 @@ def router(places: Places) -> APIRouter:
         return Response(np.rint(scaled.numpy()).astype(np.uint8).tobytes(), media_type="application/octet-stream")
 
     @routes.get("/filter")
-    def filter_of(run: str, layer: str, channel: int) -> Response:
-        module = find_module(opened(run).classifier.model, layer)
-        if not isinstance(module, nn.Conv2d) or not 0 <= channel < module.out_channels:
-            raise UsageError(f"{layer} has no filter {channel}: choose a channel of a convolution.")
-        weight = module.weight.detach().float()[channel]
-        return _json({"of": len(weight), "slices": weight[:SLICES].tolist()})
+    def filter_of(run: str, image: str, step: int, channel: int) -> Response:
+        made = opened(run).numbers(image).steps[step:][:1]
+        weight = made[0].call.arguments.get("weight") if made and made[0].call.name in CONVOLUTIONS else None
+        if not isinstance(weight, Tensor) or not 0 <= channel < len(weight):
+            raise UsageError(f"step {step} has no filter {channel}: choose a channel of a convolution.")
+        return _json({"of": weight.shape[1], "slices": weight[channel, :SLICES].tolist()})
 
     @routes.get("/number")
     def number(run: str, image: str, step: int, place: str) -> Response:

@@ -31,7 +31,7 @@ export async function mount(root, query) {
 
 class View {
   constructor(root, query) {
-    Object.assign(this, { root, query, run: query.get("run") ?? "", trail: [], asked: 0 });
+    Object.assign(this, { root, query, run: query.get("run") ?? "", trail: [], asked: 0, opening: 0 });
     this.layers = el("nav", { class: "net-layers", "aria-label": "Layers" });
     this.images = el("div", { class: "net-images", role: "group", "aria-label": "Images" });
     this.answer = el("ol", { class: "net-answer", "aria-label": "What the network answers" });
@@ -95,7 +95,8 @@ class View {
     this.image = image;
     this.input.src = this.url("/picture", { image });
     for (const button of this.images.querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.image === image);
-    this.pass = await this.get("/pass", { image });
+    this.passing = this.get("/pass", { image });
+    this.pass = await this.passing;
     const odds = this.pass.odds.map((p, i) => [p, i]).sort((a, b) => b[0] - a[0]).slice(0, 3), last = this.pass.steps.length - 1;
     const why = ([p, i]) => el("li", {}, el("button", { type: "button", title: "How this number came about", onclick: () => attempt(() => this.fresh(last, [i])) }, el("b", {}, `${(100 * p).toFixed(1)} %`), ` ${this.network.classes[i]}`));
     this.answer.replaceChildren(...odds.map(why));
@@ -122,7 +123,7 @@ class View {
       if (name !== stage) this.layers.append(el("h2", {}, name === "head" ? "head" : `maps of ${name}`), (list = el("ol")));
       stage = name;
       const facts = [times(layer.shape), layer.parameters && `${WORDS.format(layer.parameters)} param.`, layer.macs && `${WORDS.format(layer.macs)} MACs`].filter(Boolean);
-      const button = el("button", { type: "button", onclick: () => attempt(() => this.fresh(this.stepOf(row))), onkeydown: (event) => this.arrow(event, row) },
+      const button = el("button", { type: "button", "aria-label": [`${layer.name} ${layer.kind}`, ...facts].join(", "), onclick: () => attempt(() => this.passing.then(() => this.fresh(this.stepOf(row)))), onkeydown: (event) => this.arrow(event, row) },
         el("b", {}, layer.name), el("span", { class: "net-kind" }, layer.kind), el("span", { class: "net-facts" }, facts.join(" · ")), el("i", { class: "net-time" }));
       list.append(el("li", {}, button));
       return button;
@@ -152,9 +153,10 @@ class View {
 
   async open(step, place) {
     const [name, kind, row, shape] = this.pass.steps[step];
-    const known = { image: this.image, step };
+    const known = { image: this.image, step }, mine = ++this.opening;
     const [about, answer] = await Promise.all([this.get("/layer", known), fetch(this.url("/maps", known))]);
     const bytes = new Uint8Array(await answer.arrayBuffer());
+    if (mine !== this.opening) return; // another layer was opened meanwhile
     const [height, width] = shape.length > 1 ? shape.slice(-2) : [1, 1];
     const maps = { bytes, height, width, count: bytes.length / (height * width), ranges: about.ranges, range: [about.minimum, about.maximum], boxes: about.boxes };
     Object.assign(this, { maps, about, at: { step, place } });
@@ -236,8 +238,8 @@ class View {
   async showFilter(channel) {
     const layer = this.network.layers[this.pass.steps[this.at.step][2]];
     this.filter.replaceChildren();
-    if (!layer?.conv) return;
-    const { of, slices } = await this.get("/filter", { layer: layer.name, channel });
+    if (!layer?.conv || this.pass.steps[this.at.step][1] !== "conv2d") return;
+    const { of, slices } = await this.get("/filter", { image: this.image, step: this.at.step, channel });
     const flat = slices.flat(2), most = Math.max(...flat.map(Math.abs)) || 1;
     const [height, width] = [slices[0].length, slices[0][0].length];
     const drawn = (slice, i) => {
