@@ -26,7 +26,7 @@ from hubel.explanation.arithmetic import explain
 from hubel.explanation.features import measured
 from hubel.explanation.numbers import Numbers, numbers_of
 from hubel.geometry.effective import boxes
-from hubel.geometry.summary import summarise
+from hubel.geometry.summary import summarise, summary_of
 from hubel.geometry.what_if import what_if
 from hubel.jobs.answer import Classifier, load_folder
 from hubel.jobs.explain import inside
@@ -61,10 +61,11 @@ class Opened:
         said = self.classifier.card.preprocess
         return said.channels, *said.size
 
-    def summary(self, *, measure: bool = False) -> Summary:
+    def times(self) -> list[float | None]:
+        """Milliseconds of each layer."""
         with self.running:
-            model, card = self.classifier.model, self.classifier.card
-            return summarise(model, self.size, name=card.architecture, measure=measure)
+            layers = summarise(self.classifier.model, self.size, measure=True).layers
+        return [each.milliseconds for each in layers]
 
     def changed(self, layer: str, kernel: int, stride: int, dilation: int) -> Summary:
         with self.running:
@@ -115,10 +116,16 @@ class Opened:
             self.passes = {image: found}
             return found
 
-    def overview(self) -> Any:
-        modules, summary = dict(self.classifier.model.named_modules()), self.summary()
+    def overview(self, image: str) -> Any:
+        """The network and its layers, as the image went through them."""
+        model, card = self.classifier.model, self.classifier.card
+        numbers = self.numbers(image if image in self.images else next(iter(self.images)))
+        summary, modules = (
+            summary_of(numbers.trace, model, self.size, name=card.architecture),
+            dict(model.named_modules()),
+        )
         layers = [{**to_json(each), "conv": _settings(modules.get(each.name))} for each in summary.layers]
-        return {**to_json(summary), "layers": layers, "classes": self.classifier.classes, "images": self.images}
+        return {**to_json(summary), "layers": layers, "classes": card.classes, "images": self.images}
 
     def upload(self, file: bytes) -> str:
         """Keep an image and return its name."""
@@ -141,12 +148,12 @@ def router(places: Places) -> APIRouter:
         return _json([name for name, folder in places.runs().items() if (folder / "model").is_dir()])
 
     @routes.get("")
-    def overview(run: str) -> Response:
-        return _json(opened(run).overview())
+    def overview(run: str, image: str = "") -> Response:
+        return _json(opened(run).overview(image))
 
     @routes.get("/times")
     def times(run: str) -> Response:
-        return _json([each.milliseconds for each in opened(run).summary(measure=True).layers])
+        return _json(opened(run).times())
 
     @routes.get("/picture")
     def picture(run: str, image: str) -> Response:
@@ -216,7 +223,7 @@ def _layer(numbers: Numbers, step: int) -> Any:
         "minimum": seen.minimum,
         "maximum": seen.maximum,
         "dead": seen.dead.tolist(),
-        "ranges": [(float(each.min()), float(each.max())) for each in seen.maps[0]],
+        "ranges": list(zip(*(ends.tolist() for ends in seen.maps[0].flatten(1).aminmax(dim=1)), strict=True)),
         "boxes": boxes(row.field) if row is not None and row.is_map and row.field is not None else None,
     }
 

@@ -11,8 +11,13 @@ const short = (value) => (value === null ? "not finite" : number(value, 4));
 function plane(canvas, { bytes, height, width, ranges, range }, channel) {
   const [low, high] = ranges[channel], single = height * width === 1;
   const of = single ? palette(...range) : palette(low, high);
-  const colours = Array.from({ length: 256 }, (_, byte) => of(single ? low : low + (byte / 255) * (high - low)));
-  paint(canvas, bytes.subarray(channel * height * width, (channel + 1) * height * width), height, width, (byte) => colours[byte]);
+  const colours = Uint32Array.from({ length: 256 }, (_, byte) => {
+    const [r, g, b] = of(single ? low : low + (byte / 255) * (high - low)).map(Math.round);
+    return 0xff000000 | (b << 16) | (g << 8) | r;
+  });
+  Object.assign(canvas, { width, height });
+  const pixels = Uint32Array.from(bytes.subarray(channel * height * width, (channel + 1) * height * width), (byte) => colours[byte]);
+  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
   return canvas;
 }// In a small cell: two digits, no zero before the point.
 const tiny = (value) => {
@@ -21,7 +26,9 @@ const tiny = (value) => {
 };
 function swatch(value, most) {
   const [r, g, b] = palette(-most || -1, most || 1)(value);
-  return { background: `rgb(${r} ${g} ${b})`, color: 0.3 * r + 0.59 * g + 0.11 * b > 130 ? "#000" : "#fff" };
+  const linear = [r, g, b].map((part) => (part / 255 <= 0.04 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
+  const light = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]; // as WCAG measures contrast
+  return { background: `rgb(${r} ${g} ${b})`, color: light > 0.179 ? "#000" : "#fff" };
 }
 
 export async function mount(root, query) {
@@ -64,7 +71,7 @@ class View {
     if (!runs.length) throw new Error("None of the folders that the studio was given holds a trained model: hubel train makes one.");
     this.run ||= runs[0];
     this.runs.append(select(runs, this.run, (run) => (location.hash = `#/network?run=${encodeURIComponent(run)}`), { "aria-label": "Run" }));
-    this.network = await this.get("");
+    this.network = await this.get("", { image: this.query.get("image") ?? "" });
     const { network, parameters, macs, input, field } = this.network;
     this.title.textContent = network;
     const sees = field ? `, its last map sees ${times(field)} pixels` : "";
@@ -123,8 +130,8 @@ class View {
       if (name !== stage) this.layers.append(el("h2", {}, name === "head" ? "head" : `maps of ${name}`), (list = el("ol")));
       stage = name;
       const facts = [times(layer.shape), layer.parameters && `${WORDS.format(layer.parameters)} param.`, layer.macs && `${WORDS.format(layer.macs)} MACs`].filter(Boolean);
-      const button = el("button", { type: "button", "aria-label": [`${layer.name} ${layer.kind}`, ...facts].join(", "), onclick: () => attempt(() => this.passing.then(() => this.fresh(this.stepOf(row)))), onkeydown: (event) => this.arrow(event, row) },
-        el("b", {}, layer.name), el("span", { class: "net-kind" }, layer.kind), el("span", { class: "net-facts" }, facts.join(" · ")), el("i", { class: "net-time" }));
+      const button = el("button", { type: "button", onclick: () => attempt(() => this.passing.then(() => this.fresh(this.stepOf(row)))), onkeydown: (event) => this.arrow(event, row) },
+        el("b", {}, layer.name), " ", el("span", { class: "net-kind" }, layer.kind), " ", el("span", { class: "net-facts" }, facts.join(" · ")), el("i", { class: "net-time" }));
       list.append(el("li", {}, button));
       return button;
     });
