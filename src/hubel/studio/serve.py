@@ -56,4 +56,5 @@ def listening(port: int) -> socket.socket:
         listener.close()
         why = getattr(error, "strerror", None) or "ports are 0 to 65535"
         raise UsageError(f"--port {port} can't be used ({why}): give another, or 0 for any that is free.") from error
+    listener.listen()  # a browser that is early waits
     return listener

@@ -12,7 +12,7 @@ from fastapi.staticfiles import StaticFiles
 
 from hubel.errors import HubelError
 from hubel.report.style import style_sheet
-from hubel.studio import network
+from hubel.studio import network, runs, trainings
 from hubel.studio.guard import Guard, Places
 
 PAGE = Path(str(files("hubel.studio").joinpath("static")))
@@ -21,12 +21,14 @@ PAGE = Path(str(files("hubel.studio").joinpath("static")))
 def app(*folders: str | Path, token: str) -> FastAPI:
     """Make the studio of some folders; without the token, nothing can be changed or asked of a model."""
     made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    made.state.places = Places(*folders)
+    made.state.places, made.state.trainings = Places(*folders), trainings.Trainings()
     made.add_middleware(Guard, token=token)
     made.add_exception_handler(HubelError, _explained)
     made.add_api_route("/", lambda: FileResponse(PAGE / "index.html"))
     made.add_api_route("/report.css", lambda: Response(style_sheet(charts=True), media_type="text/css"))
     made.add_api_route("/api/samples/{name}.png", sample)
+    made.include_router(runs.router)
+    made.include_router(trainings.router)
     made.include_router(network.router(made.state.places))
     made.mount("/static", StaticFiles(directory=PAGE))
     return made

@@ -92,11 +92,17 @@ export const number = (value, digits = 3) => {
     : String(Math.abs(value) >= 100 ? Math.round(value) : rounded).replace("-", "−");
 };
 
-export const colour = (role) => getComputedStyle(document.documentElement).getPropertyValue(`--${role}`).trim();
+const known = new Map(); // asking the style sheet again after each change of the page would take longer than drawing
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => known.clear());
+export function colour(role) {
+  if (!known.has(role)) known.set(role, getComputedStyle(document.documentElement).getPropertyValue(`--${role}`).trim());
+  return known.get(role);
+}
 const channels = (hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16));
 
-/** From a number to [r, g, b]: grey from 0 to `top`; with negative numbers, orange below zero and blue above it. */
-export function palette(low, high) {
+/** From a number to [r, g, b]: grey from 0 to `high`; with negative numbers, orange below zero and blue above it, which
+    grow with a power of the number: one below 1 shows the small ones, too. */
+export function palette(low, high, power = 1) {
   if (low >= 0) {
     const top = high || 1;
     return (value) => Array(3).fill((255 * value) / top);
@@ -104,22 +110,28 @@ export function palette(low, high) {
   const [ground, below, above] = ["ground", "second", "accent"].map((role) => channels(colour(role)));
   const top = Math.max(-low, high);
   return (value) => {
-    const [share, end] = [Math.min(1, Math.abs(value) / top), value < 0 ? below : above];
+    const [share, end] = [Math.min(1, Math.abs(value) / top) ** power, value < 0 ? below : above];
     return ground.map((from, at) => from + share * (end[at] - from));
   };
 }
 
-/** Put numbers, row by row, on a canvas of as many pixels: `values` (H·W), or three planes for a picture in colour. */
-export function paint(canvas, values, height, width, paletteOf) {
+/** Put numbers on a canvas of as many pixels: one plane (H·W) in the colours of a `scale`, { low, high, power }; or
+    three planes, which are red, green and blue from 0 to 255. */
+export function paint(canvas, values, height, width, scale) {
   canvas.width = width;
   canvas.height = height;
   const [context, area] = [canvas.getContext("2d"), height * width];
   const image = context.createImageData(width, height);
-  const coloured = values.length === 3 * area && paletteOf === undefined;
-  for (let at = 0; at < area; at++) {
-    const rgb = coloured ? [values[at], values[at + area], values[at + 2 * area]] : paletteOf(values[at]);
-    image.data.set(rgb, 4 * at);
-    image.data[4 * at + 3] = 255;
+  const pixels = new Uint32Array(image.data.buffer);
+  const packed = ([r, g, b]) => (255 << 24) | (b << 16) | (g << 8) | r;
+  if (!scale) {
+    const byte = (at) => Math.max(0, Math.min(255, values[at]));
+    for (let at = 0; at < area; at++) pixels[at] = packed([byte(at), byte(at + area), byte(at + 2 * area)]);
+  } else {
+    const [levels, colours, low] = [1023, palette(scale.low, scale.high, scale.power), Math.min(0, scale.low)];
+    const span = Math.max(scale.high, 0) - low || 1;
+    const table = Uint32Array.from({ length: levels + 1 }, (_, at) => packed(colours(low + (span * at) / levels)));
+    for (let at = 0; at < area; at++) pixels[at] = table[Math.round((levels * (values[at] - low)) / span)];
   }
   context.putImageData(image, 0, 0);
 }

@@ -1,0 +1,113 @@
+// Convolution and pooling of one image, as PyTorch computes them, and the kernels of the textbooks.
+// An image is { planes: Float32Array(C·H·W), channels, height, width }; a kernel is C·k·k numbers.
+
+/** ⌊(n + 2p − d(k − 1) − 1) / s⌋ + 1, below 1 where the window does not fit. */
+export const size = (n, { kernel, stride, padding, dilation }) =>
+  Math.floor((n + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1;
+
+function padded({ planes, channels, height, width }, padding, fill) {
+  if (!padding) return { planes, height, width };
+  const [tall, wide] = [height + 2 * padding, width + 2 * padding];
+  const made = new Float32Array(channels * tall * wide).fill(fill);
+  for (let c = 0; c < channels; c++) {
+    for (let y = 0; y < height; y++) {
+      const row = (c * height + y) * width;
+      made.set(planes.subarray(row, row + width), (c * tall + y + padding) * wide + padding);
+    }
+  }
+  return { planes: made, height: tall, width: wide };
+}
+
+/** Σ w·x over the channels and the window, at every position: one plane. */
+export function convolve(image, weights, settings) {
+  const { kernel, stride, padding, dilation } = settings;
+  const [height, width] = [size(image.height, settings), size(image.width, settings)];
+  const from = padded(image, padding, 0);
+  const planes = new Float32Array(height * width);
+  for (let at = 0; at < weights.length; at++) {
+    const weight = weights[at];
+    if (!weight) continue;
+    const [c, u, v] = [Math.floor(at / kernel ** 2), Math.floor(at / kernel) % kernel, at % kernel];
+    for (let i = 0; i < height; i++) {
+      let read = (c * from.height + i * stride + u * dilation) * from.width + v * dilation;
+      for (let write = i * width; write < (i + 1) * width; write++, read += stride) planes[write] += weight * from.planes[read];
+    }
+  }
+  return { planes, channels: 1, height, width };
+}
+
+/** Max or average of each channel's window; padding counts as −∞ or as 0, as in PyTorch. */
+export function pool(image, kind, settings) {
+  const { kernel, stride, padding, dilation } = settings;
+  const [height, width] = [size(image.height, settings), size(image.width, settings)];
+  const largest = kind === "max";
+  const from = padded(image, padding, largest ? -Infinity : 0);
+  const planes = new Float32Array(image.channels * height * width).fill(largest ? -Infinity : 0);
+  for (let c = 0; c < image.channels; c++) {
+    for (let at = 0; at < kernel ** 2; at++) {
+      const [u, v] = [Math.floor(at / kernel), at % kernel];
+      for (let i = 0; i < height; i++) {
+        let read = (c * from.height + i * stride + u * dilation) * from.width + v * dilation;
+        for (let write = (c * height + i) * width, end = write + width; write < end; write++, read += stride) {
+          if (!largest) planes[write] += from.planes[read] / kernel ** 2;
+          else if (from.planes[read] > planes[write]) planes[write] = from.planes[read];
+        }
+      }
+    }
+  }
+  return { planes, channels: image.channels, height, width };
+}
+
+/** What the window sees of a channel at an output pixel: k·k numbers, null in the padding. */
+export function patch({ planes, height, width }, channel, row, column, { kernel, stride, padding, dilation }) {
+  return Array.from({ length: kernel ** 2 }, (_, at) => {
+    const y = row * stride - padding + Math.floor(at / kernel) * dilation;
+    const x = column * stride - padding + (at % kernel) * dilation;
+    return y < 0 || x < 0 || y >= height || x >= width ? null : planes[(channel * height + y) * width + x];
+  });
+}
+
+const times = (a, b) => Array.from({ length: a.length + b.length - 1 }, (_, n) => a.reduce((sum, x, i) => sum + x * (b[n - i] ?? 0), 0));
+const binomial = (k) => Array.from({ length: k - 1 }).reduce((row) => times(row, [1, 1]), [1]);
+const slope = (k) => (k < 2 ? [1] : times(binomial(k - 1), [-1, 1]));
+const bend = (k) => (k < 3 ? slope(k) : times(slope(k - 1), [-1, 1]));
+const centre = (k) => Array.from({ length: k }, (_, i) => Number(i === Math.floor((k - 1) / 2)));
+const outer = (a, b) => a.flatMap((x) => b.map((y) => x * y));
+const plus = (a, b, factor = 1) => a.map((x, i) => x + factor * b[i]);
+const identity = (k) => outer(centre(k), centre(k));
+const laplacian = (k) => plus(outer(centre(k), bend(k)), outer(bend(k), centre(k)));
+const each = (k, value) => Array.from({ length: k * k }, (_, at) => value(Math.floor(at / k) - (k - 1) / 2, (at % k) - (k - 1) / 2));
+
+function gabor(k, degrees) {
+  const [angle, sigma, length] = [(degrees * Math.PI) / 180, k / 5, Math.max(2, k / 2)];
+  const wave = each(k, (y, x) => {
+    const along = x * Math.cos(angle) + y * Math.sin(angle);
+    return Math.exp(-(x * x + y * y) / (2 * sigma * sigma)) * Math.cos((2 * Math.PI * along) / length);
+  });
+  const envelope = each(k, (y, x) => Math.exp(-(x * x + y * y) / (2 * sigma * sigma)));
+  const share = wave.reduce((a, b) => a + b) / envelope.reduce((a, b) => a + b); // so that flat areas answer 0
+  return k < 2 ? [1] : wave.map((value, at) => Math.round(1000 * (value - share * envelope[at])) / 1000);
+}
+
+/** Each of k·k numbers; for k = 3 as in the textbooks, for other sizes what they become there. */
+export const KERNELS = {
+  identity,
+  "box blur": (k) => each(k, () => 1 / (k * k)),
+  "Gaussian blur": (k) => outer(binomial(k), binomial(k)).map((x) => x / 4 ** (k - 1)),
+  sharpen: (k) => plus(identity(k), laplacian(k), -1),
+  edge: (k) => plus(identity(k).map((x) => x * k * k), each(k, () => 1), -1),
+  "Sobel x": (k) => outer(binomial(k), slope(k)),
+  "Sobel y": (k) => outer(slope(k), binomial(k)),
+  Laplacian: laplacian,
+  emboss: (k) => plus(identity(k), each(k, (y, x) => y + x)),
+  Gabor: gabor,
+};
+
+/** The same kernel in another size: its middle, or zeros around it. */
+export function resized(weights, channels, from, to) {
+  const shift = Math.floor((to - 1) / 2) - Math.floor((from - 1) / 2);
+  return Array.from({ length: channels * to * to }, (_, at) => {
+    const [c, u, v] = [Math.floor(at / to ** 2), (Math.floor(at / to) % to) - shift, (at % to) - shift];
+    return u < 0 || v < 0 || u >= from || v >= from ? 0 : weights[(c * from + u) * from + v];
+  });
+}

@@ -1,0 +1,398 @@
+// The filter visualiser: an image, a kernel that slides over it, and the arithmetic of one output pixel.
+import { KERNELS, convolve, patch, pool, resized, size } from "./convolve.js";
+import { api, attempt, drawing, element, field, number, paint, palette, say, select } from "./dom.js";
+
+const OPERATIONS = { convolution: "Convolution", max: "Max pooling", average: "Average pooling" };
+const SLICES = ["red", "green", "blue"];
+const LIMITS = { kernel: [1, 11], stride: [1, 8], padding: [0, 10], dilation: [1, 5] };
+const [SHOWN, ROOMY] = [7, 4]; // the largest kernel whose numbers are written out, and in full
+const whole = (value) => value.toLocaleString("en");
+
+export async function mount(root, query) {
+  const chosen = (name, otherwise, allowed) => (allowed.includes(query.get(name)) ? query.get(name) : otherwise);
+  const count = (name, otherwise) => {
+    const [least, most] = LIMITS[name];
+    return Math.min(most, Math.max(least, parseInt(query.get(name) ?? otherwise, 10) || least));
+  };
+  const state = {
+    image: chosen("image", "china", ["china", "flower", "digit"]),
+    side: chosen("side", "128", ["256", "128", "64", "32", "16"]),
+    colour: chosen("colour", "grey", ["grey", "rgb"]),
+    operation: chosen("operation", "convolution", Object.keys(OPERATIONS)),
+    preset: chosen("preset", "Sobel x", Object.keys(KERNELS)),
+    angle: parseInt(query.get("angle"), 10) || 45,
+    kernel: count("kernel", 3),
+    stride: count("stride", 1),
+    padding: count("padding", 1),
+    dilation: count("dilation", 1),
+  };
+  let [own, learned, slice, weights, image, output, shown, playing] = [null, null, 0, [], null, null, null, 0];
+  let [row, column] = [parseInt(query.get("row"), 10) || 0, parseInt(query.get("column"), 10) || 0];
+  let before = "Sobel x"; // the kernel to go back to where a filter of a run can't be had
+
+  const parts = Object.fromEntries(["controls", "editor", "sum", "formula"].map((name) => [name, element("div", { class: name })]));
+  const [input, response, rectified] = [view("Input", at), view("Response", (y, x) => [y, x]), view("After ReLU", (y, x) => [y, x])];
+  const scrub = element("input", { type: "range", min: 0, "aria-label": "Position of the window", oninput: () => go(scrub.valueAsNumber, true) });
+  const play = element("button", { class: "primary", onclick: () => (playing ? pause() : start()) }, "Play");
+  const step = element("button", { onclick: () => { pause(); go(row * output.width + column + 1, true); } }, "Step");
+  root.append(
+    element("h1", {}, "What a filter does"),
+    element("p", { class: "quiet" }, "A window slides over the image; at each position its numbers are multiplied by the kernel’s and summed. Point at an output pixel, or move with the arrow keys, to see which numbers made it."),
+    element("div", { class: "bench" },
+      element("div", { class: "side" }, parts.controls, parts.editor),
+      element("div", { class: "stage" },
+        element("div", { class: "pictures" }, input.figure, response.figure, rectified.figure),
+        element("div", { class: "slide" }, play, step, scrub), parts.formula, parts.sum)),
+  );
+
+  /** A picture with a frame that is drawn over it; `from` turns a place in it into an output pixel. */
+  function view(title, from) {
+    const [canvas, over, caption] = [element("canvas"), drawing("svg", { preserveAspectRatio: "none", "aria-hidden": "true" }), element("figcaption")];
+    const pad = element("div", { class: "pad" }, canvas, over);
+    pad.addEventListener("pointermove", (event) => {
+      if (playing || !output) return;
+      const box = pad.getBoundingClientRect();
+      const place = [((event.clientY - box.top) / box.height) * canvas.height, ((event.clientX - box.left) / box.width) * canvas.width];
+      select_(...from(...place.map(Math.floor)), false);
+    });
+    return { figure: element("figure", {}, element("h2", {}, title), pad, caption), canvas, over, caption, pad };
+  }
+  response.pad.setAttribute("role", "slider");
+  response.pad.setAttribute("tabindex", "0");
+  response.pad.setAttribute("aria-label", "Output pixel");
+  response.pad.addEventListener("keydown", (event) => {
+    const moved = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -Infinity], End: [0, Infinity] }[event.key];
+    if (!moved || !output) return;
+    event.preventDefault();
+    pause();
+    select_(row + moved[0], column + moved[1], false);
+  });
+
+  function at(y, x) { // the window whose middle is nearest
+    const middle = (state.dilation * (state.kernel - 1)) / 2;
+    return [y, x].map((place) => Math.round((place - middle) / state.stride));
+  }
+
+  // --- settings --------------------------------------------------------------------------------------------------
+  const file = element("input", { type: "file", accept: "image/*", hidden: true, id: "own-image", onchange: () => {
+    if (!file.files[0]) return;
+    [own, state.image] = [file.files[0], "own"];
+    load();
+  } });
+  let [runs, drawn] = [[], ""];
+
+  function controls() {
+    const set = (name) => (value) => { state[name] = value; change(); };
+    const stepper = (name) => {
+      const [least, most] = LIMITS[name];
+      const box = element("input", { type: "number", min: least, max: most, value: state[name], name, onchange: () => {
+        const asked = Math.min(most, Math.max(least, Math.round(box.valueAsNumber) || least));
+        if (name === "kernel" && state.preset === "own numbers") weights = resized(weights, planes(), state.kernel, asked);
+        if (name === "kernel" && learned) [learned, state.preset] = [null, "Sobel x"];
+        state[name] = box.value = asked;
+        change();
+      } });
+      return field(name === "kernel" ? "kernel size" : name, box);
+    };
+    const pooling = state.operation !== "convolution";
+    const mine = [...Object.keys(KERNELS), "own numbers", ...runs.map((run) => [`run ${run}`, `learned: ${run}`])];
+    const { kernel, stride, padding, dilation, angle, ...structure } = state;
+    const now = JSON.stringify([structure, mine, own?.name, Boolean(learned)]);
+    if (now === drawn) {
+      for (const [name, value] of Object.entries({ kernel, stride, padding, dilation, angle })) {
+        const box = parts.controls.querySelector(`[name="${name}"]`);
+        if (box) box.value = value;
+      }
+      return;
+    }
+    drawn = now;
+    const focused = document.activeElement?.name;
+    parts.controls.replaceChildren(...[
+      field("image", select([["china", "temple"], "flower", ["digit", "handwritten 3"], ...(own ? [["own", own.name]] : [])], state.image, (value) => { state.image = value; load(); }, { name: "image" }),
+        element("button", { type: "button", onclick: () => file.click() }, "Your own…"), file),
+      element("div", { class: "pair-of-fields" },
+        field("longest side", select(["256", "128", "64", "32", "16"], state.side, (value) => { state.side = value; load(); }, { name: "side" })),
+        field("channels", select([["grey", "grey, 1"], ["rgb", "colour, 3"]], state.colour, (value) => { state.colour = value; load(); }, { name: "colour", disabled: Boolean(learned) }))),
+      field("operation", select(Object.entries(OPERATIONS), state.operation, (value) => {
+        if (value !== "convolution") [state.padding, learned] = [Math.min(state.padding, Math.floor(state.kernel / 2)), null];
+        if (state.preset.startsWith("run ")) state.preset = before;
+        set("operation")(value);
+      }, { name: "operation" })),
+      !pooling && field("kernel", select(mine, state.preset, preset, { name: "preset" })),
+      !pooling && state.preset === "Gabor" && field("angle in degrees", element("input", { type: "range", min: 0, max: 175, step: 5, name: "angle", value: state.angle, oninput: (event) => { state.angle = event.target.valueAsNumber; change(); } })),
+      element("div", { class: "pair-of-fields" }, ["kernel", "stride", "padding", "dilation"].map(stepper)),
+    ].filter(Boolean));
+    if (focused) parts.controls.querySelector(`[name="${focused}"]`)?.focus();
+  }
+
+  function preset(name) {
+    if (!name.startsWith("run ")) {
+      [before, learned, state.preset] = [name, null, name];
+      return change();
+    }
+    return attempt(async () => {
+      const said = await api(`/api/filters?run=${encodeURIComponent(name.slice(4))}`);
+      learned = { ...said, filter: 0 };
+      [state.preset, state.kernel, state.colour] = [name, said.size, said.channels === 3 ? "rgb" : "grey"];
+      state.padding = Math.floor(said.size / 2);
+      await load();
+    }).then(() => { if (!learned) controls(); });
+  }
+
+  const planes = () => image?.channels ?? 1;
+
+  function editor() {
+    if (state.operation !== "convolution") return parts.editor.replaceChildren();
+    const [k, area] = [state.kernel, state.kernel ** 2];
+    const color = palette(-1, 1);
+    const top = Math.max(...weights.map(Math.abs), 1e-9);
+    const cell = (value, at) => {
+      const box = element("input", { inputmode: "decimal", value: number(value).replace("−", "-"), "aria-label": `row ${Math.floor(at / k) + 1}, column ${(at % k) + 1}`, style: tint(color, value / top), onchange: () => {
+        const asked = Number(box.value.replace(",", ".").replace("−", "-"));
+        if (!Number.isFinite(asked)) return say(`${box.value} is no number: write one such as -0.5.`);
+        say();
+        for (let c = 0; c < planes(); c++) if (planes() === 1 || slice === 3 || slice === c) weights[c * area + at] = asked;
+        [learned, state.preset] = [learned && { ...learned, filter: -1 }, learned ? state.preset : "own numbers"];
+        return change();
+      } });
+      return box;
+    };
+    const start = slice === 3 ? 0 : slice * area;
+    const focused = [...parts.editor.querySelectorAll(".grid input")].indexOf(document.activeElement);
+    parts.editor.replaceChildren(...[
+      element("h3", {}, "Kernel"),
+      planes() === 3 && element("div", { class: "choices", role: "group", "aria-label": "Slice of the kernel" }, [...SLICES, "all"].map((name, at) =>
+        element("button", { "aria-pressed": String(slice === at), onclick: () => { slice = at; editor(); } }, name))),
+      element("div", { class: "grid", role: "group", "aria-label": "Kernel", style: { "--k": k } }, weights.slice(start, start + area).map(cell)),
+      learned && element("div", { class: "learned" }, field(`filter of ${learned.filters.length}`, element("input", { type: "number", name: "filter", min: 0, max: learned.filters.length - 1, value: Math.max(0, learned.filter), onchange: (event) => {
+        learned.filter = Math.min(learned.filters.length - 1, Math.max(0, event.target.valueAsNumber || 0));
+        change();
+      } })), element("p", { class: "quiet" }, "The image is normalised as the network sees it; what you see is its first layer’s answer, before bias and batch norm.")),
+    ].filter(Boolean));
+    if (focused >= 0) parts.editor.querySelectorAll(".grid input")[focused]?.focus();
+    return undefined;
+  }
+
+  // --- work ------------------------------------------------------------------------------------------------------
+  async function load() {
+    pause();
+    await attempt(async () => {
+      const address = state.image === "own" ? own : await fetch(`/api/samples/${state.image}.png`).then((answer) => answer.blob());
+      const bitmap = await createImageBitmap(address).catch(() => {
+        throw new Error(`${own?.name ?? "The file"} can't be read as an image: choose a JPEG, PNG or WebP.`);
+      });
+      const scale = Math.min(1, Number(state.side) / Math.max(bitmap.width, bitmap.height));
+      const [width, height] = [bitmap.width, bitmap.height].map((n) => Math.max(1, Math.round(n * scale)));
+      const canvas = element("canvas", { width, height });
+      const context = canvas.getContext("2d");
+      context.imageSmoothingQuality = "high";
+      context.fillStyle = "#fff";
+      context.fillRect(0, 0, width, height);
+      context.drawImage(bitmap, 0, 0, width, height);
+      const { data } = context.getImageData(0, 0, width, height);
+      const [channels, area] = [state.colour === "rgb" ? 3 : 1, width * height];
+      const values = new Float32Array(channels * area);
+      for (let i = 0; i < area; i++) {
+        const [r, g, b] = data.subarray(4 * i, 4 * i + 3);
+        if (channels === 1) values[i] = Math.round(0.299 * r + 0.587 * g + 0.114 * b);
+        else [values[i], values[i + area], values[i + 2 * area]] = [r, g, b];
+      }
+      image = { planes: values, channels, height, width };
+    });
+    if (state.image === "own" && image === null) state.image = "china";
+    change();
+  }
+
+  /** What the kernel is applied to: grey levels 0 to 255, or what the network's preprocessing makes of them. */
+  function seen() {
+    if (!learned) return image;
+    const area = image.height * image.width;
+    return { ...image, planes: image.planes.map((value, i) => {
+      const c = Math.floor(i / area);
+      return (value / 255 - learned.mean[c]) / learned.std[c];
+    }) };
+  }
+
+  function change() {
+    if (!image) return;
+    const began = performance.now();
+    if (learned) { if (learned.filter >= 0) weights = learned.filters[learned.filter].slice(); }
+    else if (state.preset !== "own numbers") weights = Array(planes()).fill(KERNELS[state.preset](state.kernel, state.angle)).flat();
+    else if (weights.length !== planes() * state.kernel ** 2) weights = Array(planes()).fill(weights.slice(0, state.kernel ** 2)).flat();
+    slice = planes() === 1 ? 0 : slice;
+    controls();
+    editor();
+    remember();
+    const [height, width] = [size(image.height, state), size(image.width, state)];
+    const trouble = wrong(height, width);
+    root.classList.toggle("impossible", Boolean(trouble));
+    output = null;
+    if (trouble) return void parts.formula.replaceChildren(element("p", { class: "notice" }, trouble));
+    shown = { ...seen() };
+    output = state.operation === "convolution" ? convolve(shown, weights, state) : pool(shown, state.operation, state);
+    draw();
+    scrub.max = height * width - 1;
+    formula();
+    select_(row, column, false);
+    performance.measure("filter", { start: began });
+  }
+
+  function wrong(height, width) {
+    const span = state.dilation * (state.kernel - 1) + 1;
+    if (state.operation !== "convolution" && state.padding > state.kernel / 2) return `Pooling takes a padding of at most half the kernel, ${Math.floor(state.kernel / 2)} here: lower the padding.`;
+    if (height < 1 || width < 1) return `The window spans ${span} pixels, and the image with its padding ${Math.min(image.height, image.width) + 2 * state.padding}: lower kernel or dilation, or raise the padding.`;
+    return "";
+  }
+
+  function draw() {
+    const p = state.padding;
+    const [tall, wide, area] = [image.height + 2 * p, image.width + 2 * p, image.height * image.width];
+    const inside = (y, x) => y >= p && x >= p && y < image.height + p && x < image.width + p;
+    const margin = palette(-1, 1)(-0.16);
+    const frame = new Float32Array(3 * tall * wide);
+    for (let c = 0; c < 3; c++) for (let y = 0; y < tall; y++) for (let x = 0; x < wide; x++) {
+      const from = (image.channels === 3 ? c : 0) * area + (y - p) * image.width + x - p;
+      frame[(c * tall + y) * wide + x] = inside(y, x) ? image.planes[from] : margin[c];
+    }
+    paint(input.canvas, frame, tall, wide);
+    input.caption.textContent = `${image.height} × ${image.width} pixels, ${image.channels === 3 ? "3 channels" : "1 channel"}${p ? `; padded by ${p}` : ""}`;
+    let [low, high] = [Infinity, -Infinity];
+    for (const value of output.planes) [low, high] = [Math.min(low, value), Math.max(high, value)];
+    const colours = output.channels === 3 ? undefined : { low, high, power: 0.6 };
+    paint(response.canvas, output.planes, output.height, output.width, colours);
+    response.caption.textContent = `${output.height} × ${output.width}, from ${number(low)} to ${number(high)}${low < 0 ? "; orange is below zero, blue above" : ""}`;
+    response.still = response.canvas.getContext("2d").getImageData(0, 0, output.width, output.height);
+    rectified.figure.hidden = state.operation !== "convolution";
+    if (rectified.figure.hidden) return;
+    paint(rectified.canvas, output.planes.map((value) => Math.max(0, value)), output.height, output.width, colours);
+    const quiet = output.planes.reduce((sum, value) => sum + Number(value <= 0), 0) / output.planes.length;
+    rectified.caption.textContent = `max(0, response): ${Math.round(100 * quiet)} % of the pixels are 0`;
+    rectified.still = rectified.canvas.getContext("2d").getImageData(0, 0, output.width, output.height);
+  }
+
+  function formula() {
+    const { kernel: k, stride: s, padding: p, dilation: d } = state;
+    const line = (axis, n, result) => element("tr", {}, element("th", {}, axis), element("td", {}, element("code", {}, `⌊(${n} + 2·${p} − ${d}·(${k} − 1) − 1) / ${s}⌋ + 1 = `, element("b", {}, result))));
+    const products = output.height * output.width * planes() * k * k;
+    parts.formula.replaceChildren(
+      element("table", {}, element("caption", {}, "Output size: ", element("code", {}, "⌊(n + 2p − d(k − 1) − 1) / s⌋ + 1")), element("tbody", {}, line("height", image.height, output.height), line("width", image.width, output.width))),
+      element("p", { class: "quiet" }, state.operation === "convolution" ? `${whole(weights.length)} weights, ${whole(products)} multiplications.` : `No weights; each channel is pooled by itself, ${whole(products)} numbers are looked at.`),
+    );
+  }
+
+  // --- one output pixel ------------------------------------------------------------------------------------------
+  function select_(y, x, reveal) {
+    if (!output) return;
+    [row, column] = [Math.min(output.height - 1, Math.max(0, y)), Math.min(output.width - 1, Math.max(0, x))];
+    const index = row * output.width + column;
+    scrub.value = index;
+    for (const each of [response, rectified]) {
+      if (!each.still || each.figure.hidden) continue;
+      const context = each.canvas.getContext("2d");
+      context.putImageData(each.still, 0, 0);
+      if (reveal) {
+        context.clearRect(column + 1, row, output.width, 1);
+        context.clearRect(0, row + 1, output.width, output.height);
+      }
+      frame(each, output.height, output.width, [rect(column, row, 1, 1, "dot")]);
+    }
+    const { kernel: k, stride: s, padding: p, dilation: d } = state;
+    const cells = Array.from({ length: k * k }, (_, i) => rect(column * s + (i % k) * d, row * s + Math.floor(i / k) * d, 1, 1, "cell"));
+    const span = d * (k - 1) + 1;
+    frame(input, image.height + 2 * p, image.width + 2 * p, [...(p ? [rect(p, p, image.width, image.height, "edge")] : []), ...(d > 1 ? cells : []), rect(column * s, row * s, span, span, "window")]);
+    sums(index);
+  }
+  const rect = (x, y, width, height, kind) => drawing("rect", { x, y, width, height, class: kind });
+  function frame(each, height, width, shapes) {
+    each.over.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    each.over.replaceChildren(...shapes);
+  }
+  const go = (index, reveal) => select_(Math.floor(index / output.width), index % output.width, reveal);
+
+  function tint(color, share) {
+    const rgb = color(Math.max(-1, Math.min(1, share))).map(Math.round);
+    const light = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2];
+    return { "background-color": `rgb(${rgb.join(" ")})`, color: light > 128 ? "#0b0d10" : "#ffffff" };
+  }
+
+  function sums(index) {
+    const [k, area] = [state.kernel, output.height * output.width];
+    const grey = palette(0, 1);
+    const signed = palette(-1, 1);
+    const grid = (values, color, top, label, winner = -1) => {
+      const said = { role: "img", "aria-label": `${label}: ${values.map((value) => (value === null ? "padding" : number(value))).join(", ")}` };
+      if (k > SHOWN) {
+        const canvas = element("canvas", { class: "many", ...said });
+        paint(canvas, values.map((value) => value ?? 0), k, k, { low: color === grey ? 0 : -top, high: top });
+        return canvas;
+      }
+      const kind = (value, i) => [value === null && "outside", i === winner && "winner"].filter(Boolean).join(" ");
+      return element("div", { class: `grid${k > ROOMY ? " some" : ""}`, style: { "--k": k }, ...said },
+        values.map((value, i) => element("span", { class: kind(value, i), style: tint(color, (value ?? 0) / top) }, number(value ?? 0, k > ROOMY ? 2 : 3))));
+    };
+    const names = planes() === 3 ? SLICES : ["grey"];
+    const convolving = state.operation === "convolution";
+    const totals = [];
+    const lines = names.map((name, c) => {
+      const part = patch(shown, c, row, column, state);
+      const pixels = (label, winner) => element("figure", {}, grid(part, learned ? signed : grey, learned ? 3 : 255, label, winner), element("figcaption", {}, label));
+      if (!convolving) {
+        const value = output.planes[c * area + index];
+        const winner = state.operation === "max" ? part.indexOf(value) : -1;
+        return element("div", { class: "equation" }, pixels(`${name} patch`, winner), element("b", {}, state.operation === "max" ? `largest = ${number(value)}` : `sum ÷ ${k * k} = ${number(value)}`));
+      }
+      const kernel = weights.slice(c * k * k, (c + 1) * k * k);
+      const products = part.map((value, i) => (value ?? 0) * kernel[i]);
+      totals.push(products.reduce((a, b) => a + b, 0));
+      const most = (values) => Math.max(...values.map(Math.abs), 1e-9);
+      return element("div", { class: "equation" }, pixels(`${name} patch`), element("i", {}, "×"),
+        element("figure", {}, grid(kernel, signed, most(weights), `${name} kernel`), element("figcaption", {}, "kernel")), element("i", {}, "="),
+        element("figure", {}, grid(products, signed, most(products), `${name} products`), element("figcaption", {}, "products")),
+        element("b", {}, `sum ${number(totals.at(-1), 4)}`));
+    });
+    const value = convolving ? totals.reduce((a, b) => a + b, 0) : output.planes[index];
+    const place = `row ${row}, column ${column}`;
+    const said = convolving ? `${totals.length > 1 ? `${totals.map((total) => number(total, 4)).join(" + ").replaceAll("+ −", "− ")} = ` : ""}${number(value, 4)}` : "";
+    for (const [name, text] of Object.entries({ valuemin: 0, valuemax: area - 1, valuenow: index, valuetext: `${place}: ${number(value, 4)}` })) response.pad.setAttribute(`aria-${name}`, text);
+    parts.sum.replaceChildren(element("h2", {}, `Output at ${place}`), ...lines, ...(convolving ? [element("p", { class: "total" }, said, element("span", {}, ` → ReLU → ${number(Math.max(0, value), 4)}`))] : []));
+  }
+
+  // --- sliding ---------------------------------------------------------------------------------------------------
+  function start() {
+    const [all, from] = [output.height * output.width, row * output.width + column];
+    const [first, perSecond] = [from >= all - 1 ? 0 : from, Math.max(3, all / 15)];
+    const began = performance.now();
+    play.textContent = "Pause";
+    const tick = (now) => {
+      const index = Math.min(all - 1, first + Math.floor((Math.max(0, now - began) / 1000) * perSecond));
+      go(index, index < all - 1);
+      if (index >= all - 1) pause();
+      else playing = requestAnimationFrame(tick);
+    };
+    playing = requestAnimationFrame(tick);
+  }
+  function pause() {
+    cancelAnimationFrame(playing);
+    playing = 0;
+    play.textContent = "Play";
+  }
+
+  function remember() {
+    const kept = Object.entries(state).filter(([name, value]) => !(name === "angle" && state.preset !== "Gabor") && value !== "own" && value !== "own numbers");
+    history.replaceState(null, "", `#/filters?${new URLSearchParams(kept)}`);
+  }
+
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", change);
+  await load();
+  const wanted = query.get("run");
+  attempt(async () => {
+    runs = (await api("/api/runs")).runs.filter((run) => run.state === "finished").map((run) => run.name);
+    controls();
+    if (runs.includes(wanted)) await preset(`run ${wanted}`);
+  });
+  return () => {
+    pause();
+    scheme.removeEventListener("change", change);
+  };
+}
