@@ -44,6 +44,7 @@ class Opened:
     """A run or model folder, opened: its network, its images, and what was worked out about them so far."""
 
     folder: Path
+    changed: float  # when its weights were written
     uploads: dict[str, Pixels] = field(default_factory=dict)
     passes: dict[str, Numbers] = field(default_factory=dict)
     running: threading.RLock = field(default_factory=threading.RLock)  # the network: one at a time
@@ -141,7 +142,9 @@ def router(places: Places) -> APIRouter:
     routes, kept = APIRouter(prefix="/api/network"), lru_cache(maxsize=2)(Opened)
 
     def opened(run: str) -> Opened:
-        return kept(places.run(run))
+        folder = places.run(run)
+        weights = folder / "model" / "model.safetensors"
+        return kept(folder, weights.stat().st_mtime if weights.exists() else 0.0)
 
     @routes.get("/runs")
     def runs() -> Response:
