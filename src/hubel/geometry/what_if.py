@@ -62,7 +62,11 @@ def what_if(
     try:
         trace = follow(changed, input)
     except ForwardError as error:
-        raise UsageError(f"so changed, the network no longer fits together: {error}.") from error
+        given = f", {'×'.join(map(str, error.shape))}" if error.shape else ""
+        raise UsageError(
+            f"So changed, the network no longer fits together: {error.place or 'its own forward'} ({error.kind}) can't "
+            f"take what it is given{given}."
+        ) from error
     return summary_of(trace, changed, input, name=type(model).__name__)
 
 

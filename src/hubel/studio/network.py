@@ -44,7 +44,7 @@ class Opened:
     """A run or model folder, opened: its network, its images, and what was worked out about them so far."""
 
     folder: Path
-    changed: float  # when its weights were written
+    written: float  # when its weights were
     uploads: dict[str, Pixels] = field(default_factory=dict)
     passes: dict[str, Numbers] = field(default_factory=dict)
     running: threading.RLock = field(default_factory=threading.RLock)  # the network: one at a time

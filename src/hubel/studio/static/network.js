@@ -10,14 +10,8 @@ const short = (value) => (value === null ? "not finite" : number(value, 4));
 // A map in the colours of its own range; a single number in those of its layer.
 function plane(canvas, { bytes, height, width, ranges, range }, channel) {
   const [low, high] = ranges[channel], single = height * width === 1;
-  const of = single ? palette(...range) : palette(low, high);
-  const colours = Uint32Array.from({ length: 256 }, (_, byte) => {
-    const [r, g, b] = of(single ? low : low + (byte / 255) * (high - low)).map(Math.round);
-    return 0xff000000 | (b << 16) | (g << 8) | r;
-  });
-  Object.assign(canvas, { width, height });
-  const pixels = Uint32Array.from(bytes.subarray(channel * height * width, (channel + 1) * height * width), (byte) => colours[byte]);
-  canvas.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), width, height), 0, 0);
+  const values = Float32Array.from(bytes.subarray(channel * height * width, (channel + 1) * height * width), (byte) => low + (byte / 255) * (high - low));
+  paint(canvas, values, height, width, single ? { low: range[0], high: range[1] } : { low, high });
   return canvas;
 }// In a small cell: two digits, no zero before the point.
 const tiny = (value) => {
@@ -251,7 +245,7 @@ class View {
     const [height, width] = [slices[0].length, slices[0][0].length];
     const drawn = (slice, i) => {
       const canvas = el("canvas", { role: "img", "aria-label": `slice for input channel ${i}` });
-      paint(canvas, slice.flat(), height, width, palette(-most, most));
+      paint(canvas, slice.flat(), height, width, { low: -most, high: most });
       return canvas;
     };
     this.filter.replaceChildren(
@@ -319,7 +313,7 @@ class View {
   }
 
   showSum(found) {
-    const exact = found.total === null ? "" : `worked out ${found.total.toPrecision(7)}, in the tensor ${found.value.toPrecision(7)}`;
+    const exact = found.total === null ? "" : `worked out ${found.total.toPrecision(7)}, in the tensor ${found.value.toPrecision(7)}`.replaceAll("-", "−");
     this.sum.replaceChildren(
       el("h2", {}, "How this number came about"),
       this.way(),
