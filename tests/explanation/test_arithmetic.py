@@ -135,7 +135,7 @@ def test_a_walk_ends_at_the_image() -> None:
     torch.manual_seed(0)
     numbers = numbers_of(NETWORKS["resnet18"](), torch.randn(1, 3, 48, 48), temperature=1.0)
     names = walked(numbers, "softmax", (3,))
-    assert names[:5] == ["softmax", "div", "fc", "flatten", "avgpool"]
+    assert names[:5] == ["softmax", "temperature", "fc", "flatten", "avgpool"]
     assert "layer2.0.add" in names
     assert names[-3:] == ["relu", "bn1", "conv1"]
 

@@ -79,7 +79,7 @@ def number(page: Any) -> dict[str, float]:
 
 def settled(page: Any, name: str, place: str) -> None:
     """Wait until the arithmetic is that of a number."""
-    page.locator(".net-name", has_text=re.compile(rf"^{re.escape(name)} \S+ \[{place}\]$")).wait_for()
+    page.locator(".net-name", has_text=re.compile(rf"^{re.escape(name)} \S+ \[{place}\]")).wait_for()
 
 
 def tensors(run: Path, layer: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -96,11 +96,7 @@ def explain(numbers: Numbers, step: int, place: Sequence[int]) -> Arithmetic:
     if len(at) != len(shape) or not all(0 <= index < n for index, n in zip(at, shape, strict=True)):
         raise UsageError(f"{asked.name} gives out {'×'.join(map(str, shape))} numbers, of which none is at {place}.")
     call = asked.call
-    rule = (
-        RULES.get(call.name)
-        or RULES.get(call.raw)
-        or (_pointwise if call.pointwise or call.name in POINTWISE else _unknown)
-    )
+    rule = RULES.get(call.name) or RULES.get(call.raw) or (_pointwise if call.pointwise else _unknown)
     formula, parts, total = rule(_Look(numbers, asked, at))
     value = float(asked.value[at])
     return Arithmetic(step, asked.name, call.name, at, shape, formula, tuple(parts), total, value)
@@ -339,6 +335,7 @@ LARGEST = ["amax", "max_pool1d", "max_pool3d", *(f"adaptive_max_pool{n}d" for n 
 PADS = [f"{how}_pad{n}d" for how in ("reflection", "replication") for n in (1, 2, 3)]
 MOVES = (*COPIES, *CUTS, *VIEWS, *RESHAPES, *PADS, "pad", "cat", "stack", "copy", "roll", "flip", "pixel_shuffle")
 RULES: dict[str, Callable[[_Look], Worked]] = {
+    **dict.fromkeys(POINTWISE, _pointwise),
     "conv2d": _convolution,
     **dict.fromkeys(("linear", "matmul", "mkldnn_linear"), _product),
     **dict.fromkeys((*POOLS, *LARGEST, *RESIZES, *TRANSPOSED, "conv1d", "conv3d", "mean", "sum"), _linear),

@@ -86,8 +86,10 @@ def numbers_of(model: nn.Module, image: Tensor, *, temperature: float | None = N
             recorder.steps[index] = replace(step, name=trace.rows[step.row].name)
     if temperature is not None:
         logits = next(value for value in tree_leaves(answer) if isinstance(value, Tensor))
-        scaled = recorder.run(torch.ops.aten.div.Tensor, logits, torch.tensor(temperature, dtype=logits.dtype))
-        recorder.run(torch.ops.aten._softmax.default, scaled, 1, False)
+        scaled = recorder.run(
+            "temperature", torch.ops.aten.div.Tensor, logits, torch.tensor(temperature, dtype=logits.dtype)
+        )
+        recorder.run("softmax", torch.ops.aten._softmax.default, scaled, 1, False)
     return Numbers(recorder.image, trace, recorder.steps)
 
 
@@ -99,11 +101,12 @@ class _Recorder:
         self.made: dict[int, tuple[Tensor, Made]] = {id(image): (image, Made(IMAGE))}  # held: an id stays its own
         self.sharing: dict[int, dict[int, Tensor]] = defaultdict(dict)  # storage → the tensors in it
 
-    def run(self, function: Any, *args: Any) -> Tensor:
+    def run(self, name: str, function: Any, *args: Any) -> Tensor:
         """Do one operation more."""
         with torch.no_grad():
             output: Tensor = function(*args)
         self.seen(function, ops.make_call(function, ops.named(function, args, {}), output), None, "")
+        self.steps[-1] = replace(self.steps[-1], name=name)
         return output
 
     def seen(self, function: Any, call: Call, row: int | None, place: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
@@ -164,7 +165,7 @@ def router(places: Places) -> APIRouter:
 
     @routes.post("/picture")
     async def upload(run: str, request: Request) -> Response:
-        return _json({"image": opened(run).upload(await request.body())})
+        return _json({"image": await run_in_threadpool(opened(run).upload, await request.body())})
 
     @routes.get("/pass")
     def whole_pass(run: str, image: str) -> Response:

@@ -4,7 +4,7 @@ import { api, attempt, element as el, number, paint, palette, select } from "./d
 const WORDS = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const TILES = 128; // maps that are shown at first
 const times = (sizes) => sizes.join(" × ");
-const short = (value) => (value === null ? "not finite" : number(value, 4));
+const short = (value) => (value === null ? "not finite" : number(value, 4).replace(/^-/, "−"));
 
 
 // A map in the colours of its own range; a single number in those of its layer.
@@ -16,7 +16,7 @@ function plane(canvas, { bytes, height, width, ranges, range }, channel) {
 }// In a small cell: two digits, no zero before the point.
 const tiny = (value) => {
   const size = Math.abs(value), text = size < 0.1 ? value.toFixed(size < 0.01 ? 3 : 2) : number(value, 2);
-  return text.replace("-", "−").replace(/^−?0\.0+$/, "0").replace(/^(−?)0\./, "$1.");
+  return text.replace("-", "−").replace(/^−?0\.0+$/, value ? "~0" : "0").replace(/^(−?)0\./, "$1.");
 };
 function swatch(value, most) {
   const [r, g, b] = palette(-most || -1, most || 1)(value);
@@ -72,7 +72,8 @@ class View {
     this.facts.textContent = `${WORDS.format(parameters)} parameters, ${WORDS.format(macs)} multiply-accumulates for ${times(input)}${sees}.`;
     this.listImages();
     this.listLayers();
-    await this.choose(this.query.get("image") ?? Object.keys(this.network.images)[0]);
+    const asked = this.query.get("image"), known = Object.keys(this.network.images);
+    await this.choose(known.includes(asked) ? asked : known[0]);
     attempt(async () => this.showTimes(await this.get("/times")));
   }
 
@@ -102,10 +103,9 @@ class View {
     const why = ([p, i]) => el("li", {}, el("button", { type: "button", title: "How this number came about", onclick: () => attempt(() => this.fresh(last, [i])) }, el("b", {}, `${(100 * p).toFixed(1)} %`), ` ${this.network.classes[i]}`));
     this.answer.replaceChildren(...odds.map(why));
     this.trail = [];
-    const asked = this.query.get("layer");
-    const known = this.network.layers.findIndex((layer, i) => layer.name === asked || String(i) === asked);
+    const known = this.pass.steps.findLastIndex(([name]) => name === this.query.get("layer"));
     const place = this.at?.place ?? this.query.get("place")?.split(",").map(Number);
-    await this.open(this.at?.step ?? this.stepOf(Math.max(known, 0)), place);
+    await this.open(this.at?.step ?? (known < 0 ? this.stepOf(0) : known), place);
   }
 
   // ---- the layers
@@ -313,11 +313,12 @@ class View {
   }
 
   showSum(found) {
+    const answers = found.shape.length === 2 && found.shape[1] === this.network.classes.length;
     const exact = found.total === null ? "" : `worked out ${found.total.toPrecision(7)}, in the tensor ${found.value.toPrecision(7)}`.replaceAll("-", "−");
     this.sum.replaceChildren(
       el("h2", {}, "How this number came about"),
       this.way(),
-      el("p", { class: "net-name" }, el("b", {}, found.name), ` ${found.kind} [${found.place.slice(1)}]`),
+      el("p", { class: "net-name" }, el("b", {}, found.name), ` ${found.kind} [${found.place.slice(1)}]`, answers && ` ${this.network.classes[found.place[1]]}`),
       el("p", { class: "net-value" }, el("output", { "data-value": found.value, "data-total": found.total }, short(found.value))),
       el("p", { class: "net-formula" }, this.formula(found)),
       el("div", { class: "net-parts" }, found.parts.map((part) => this.part(part, found))),
@@ -339,7 +340,7 @@ class View {
     const total = el("span", { class: "net-total" }, short(part.total));
     if (part.columns > 1) return el("div", { class: "net-window" }, el("h3", {}, part.label, total), this.window(part, found));
     const rows = part.terms.map((term) => el("li", {}, this.source(term, short(term.number)),
-      term.weight === null ? null : ` × ${short(term.weight)} = ${short(term.value)}`,
+      term.weight !== null ? ` × ${short(term.weight)} = ${short(term.value)}` : term.value !== term.number && ` → ${short(term.value)}`,
       el("small", {}, term.label || this.from(term))));
     return el("div", { class: "net-list" }, el("h3", {}, part.label, total), rows.length ? el("ol", {}, rows) : null);
   }
