@@ -26,7 +26,7 @@ def test_a_page_asks_answers_and_leads_to_the_studio(name: str) -> None:
     known = (STATIC / "convolve.js").read_text("utf-8") + (STATIC / "filters.js").read_text("utf-8")
     for view, query in links:
         assert (STATIC / f"{view}.js").exists()
-        for setting in re.findall(r"[?&](\w+)=([^&]+)", query):
+        for setting in re.findall(r"[?&](\w+)=([^&]+)", query) if view == "filters" else ():
             assert all(word.replace("%20", " ") in known for word in setting)
 
 

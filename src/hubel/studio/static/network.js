@@ -11,7 +11,7 @@ const short = (value) => (value === null ? "not finite" : number(value, 4).repla
 function plane(canvas, { bytes, height, width, ranges, range }, channel) {
   const [low, high] = ranges[channel], single = height * width === 1;
   const values = Float32Array.from(bytes.subarray(channel * height * width, (channel + 1) * height * width), (byte) => low + (byte / 255) * (high - low));
-  paint(canvas, values, height, width, single ? { low: range[0], high: range[1] } : { low, high });
+  paint(canvas, values, height, width, single ? { low: -Math.max(...range.map(Math.abs)), high: Math.max(...range.map(Math.abs)) } : { low, high });
   return canvas;
 }// In a small cell: two digits, no zero before the point.
 const tiny = (value) => {
