@@ -139,6 +139,7 @@ class DataConfig:
     fold: Annotated[int, "which of the folds is held out for reporting, counted from 0"] = 0
     strict: Annotated[bool, "end the run at the first unusable image instead of leaving it out"] = False
     exclude: Annotated[str | None, "findings.json or a text file of paths: these images are left out"] = None
+    relabel: Annotated[str | None, "CSV of path,label: what these images really are"] = None
     max_pixels: Annotated[int, "an image whose header claims more pixels is refused"] = 80_000_000
     split_seed: Annotated[int | None, "of the split alone; the run's seed when not given"] = None
     split: Annotated[str | None, "RUN or split.json: divide the images as it does, and new ones by the rule"] = None

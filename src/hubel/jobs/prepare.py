@@ -19,6 +19,7 @@ from hubel.dataset.decode import examine, measure
 from hubel.dataset.depth import Depth, Range, common_range, is_deep
 from hubel.dataset.find import Catalog, scanning
 from hubel.dataset.pack import Images, Packed, Rows, pack
+from hubel.dataset.relabel import relabelled
 from hubel.dataset.split import Split, split
 from hubel.errors import DataError, ImageError
 from hubel.events import DataSeen, Event, Progress
@@ -232,6 +233,7 @@ def prepare(
     Raises:
         DataError: nothing usable is left, or, with ``strict``, an image can't be used.
     """
+    catalog = relabelled(catalog, Path(config.relabel)) if config.relabel else catalog
     catalog = catalog.folded(config.folds, config.fold)
     packed = yield from pack(catalog.root, catalog.paths, preprocess)
     has_colour = bool(packed.facts["colour"].any())

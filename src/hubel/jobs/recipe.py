@@ -174,7 +174,8 @@ def found_anywhere(recipe: Recipe) -> Recipe:
     def absolute(name: str | None) -> str | None:
         return os.path.abspath(name) if name is not None and os.path.exists(name) else name
 
-    data = dataclasses.replace(recipe.data, exclude=absolute(recipe.data.exclude), split=absolute(recipe.data.split))
+    files: dict[str, Any] = {name: absolute(getattr(recipe.data, name)) for name in ("exclude", "relabel", "split")}
+    data = dataclasses.replace(recipe.data, **files)
     model = dataclasses.replace(recipe.model, weights=absolute(recipe.model.weights))
     return dataclasses.replace(recipe, data=data, model=model)
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from hubel.runs import Division, RunFolder, read_record
 from hubel.text import csv_text
 
 PATTERN = r"[*?{\[]"  # begins what stands for several tar files
-EXCLUDED = "excluded.txt"  # in the run folder: what --exclude named, so that the run can go on without that file
+KEPT = {"exclude": "excluded.txt", "relabel": "relabelled.csv"}  # copied, so that the run can go on without the files
 
 if TYPE_CHECKING:
     from hubel.jobs.phases import Start
@@ -192,7 +192,7 @@ def resuming(
     from hubel.learning.distributed import joined
 
     state = read_state(path)
-    planned, excluded = read_record(path / "plan.json", StoredPlan), path / EXCLUDED
+    planned = read_record(path / "plan.json", StoredPlan)
     catalog = replace(catalog, classes=planned.named(catalog.classes))
     _check_end(path, state, sum(phase.epochs for phase in planned.phases), extend)
     clock = Clock.going_on(0.0 if state is None else state.record.seconds, None if extend else recipe.budget)
@@ -200,7 +200,8 @@ def resuming(
     planned.check_recipe(recipe)
     shape = (planned.card.preprocess.channels, *planned.card.preprocess.size)
     check_model(recipe, shape, len(catalog.classes), len(catalog.paths), start)
-    data = replace(recipe.data, exclude=str(excluded)) if excluded.exists() else recipe.data
+    kept: dict[str, Any] = {setting: str(path / name) for setting, name in KEPT.items() if (path / name).exists()}
+    data = replace(recipe.data, **kept)
     with joined():
         dataset = yield from shared(prepare(catalog, planned.card.preprocess, data, fixed=True))
         division = dataset.split(replace(recipe.data, split=str(path)), recipe.seed)
@@ -293,8 +294,9 @@ def _train_and_report(
     if begun:
         writer.cut_back(state)
     else:
-        if plan.recipe.data.exclude:
-            run.write(EXCLUDED, Path(plan.recipe.data.exclude).read_text("utf-8"))
+        for setting, name in KEPT.items():
+            if file := getattr(plan.recipe.data, setting):
+                run.write(name, Path(file).read_text("utf-8"))
         run.write("env.json", environment(plan.device))
         manifest = division.manifest(dataset.catalog.paths, dataset.left_out)
         seen = dataset.digests[np.concatenate([division.train, division.val])].tolist()

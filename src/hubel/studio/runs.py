@@ -12,18 +12,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Body, Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, Response, StreamingResponse
 
 from hubel.as_json import to_json
 from hubel.dataset.folder import grouped
+from hubel.dataset.relabel import labels_csv, read_labels
 from hubel.errors import HubelError, UsageError
 from hubel.events import outcome
 from hubel.evidence import RunRecord
 from hubel.jobs.answer import Classifier
 from hubel.report.confusion import grid, surest_errors, worst_first
 from hubel.report.pictures import data_uri, encoded, overlay, picture
+from hubel.runs import write_text
 from hubel.studio.guard import Places
 
 router = APIRouter(prefix="/api")
@@ -276,3 +278,13 @@ def compare(request: Request, a: str, b: str) -> dict[str, Any]:
     places: Places = request.app.state.places
     found = outcome(comparing(str(places.run(a)), str(places.run(b)), None))
     return {"verdict": found.verdict, "lines": list(comparison_lines(found))}
+
+
+@router.post("/label")
+def correct(run: Run, path: Annotated[str, Body()], label: Annotated[str, Body()]) -> dict[str, Any]:
+    """Note what an image really is, in the file beside the run that ``hubel train --relabel`` reads."""
+    record, file = _finished(run), run.with_name(f"{run.name}.labels.csv")
+    if path not in record.paths or label not in record.card.classes:
+        raise UsageError(f"The run has no image {path!r}, or no class {label!r}: choose of what the page shows.")
+    write_text(file, labels_csv({**(read_labels(file) if file.exists() else {}), path: label}))
+    return {"file": str(file)}

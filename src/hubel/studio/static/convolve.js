@@ -18,19 +18,38 @@ function padded({ planes, channels, height, width }, padding, fill) {
   return { planes: made, height: tall, width: wide };
 }
 
+/** The channels' sum, where the kernel's slices are all the same: Σ w·x₁ + Σ w·x₂ = Σ w·(x₁ + x₂). */
+function merged(image, weights) {
+  const { planes, channels, height, width } = image;
+  const [one, area] = [weights.length / channels, height * width];
+  if (channels === 1 || weights.some((weight, at) => weight !== weights[at % one])) return [image, weights];
+  const sum = planes.slice(0, area);
+  for (let at = area; at < planes.length; at++) sum[at % area] += planes[at];
+  return [{ planes: sum, channels: 1, height, width }, weights.slice(0, one)];
+}
+
 /** Σ w·x over the channels and the window, at every position: one plane. */
-export function convolve(image, weights, settings) {
+export function convolve(whole, every, settings) {
   const { kernel, stride, padding, dilation } = settings;
+  const [image, weights] = merged(whole, every);
   const [height, width] = [size(image.height, settings), size(image.width, settings)];
   const from = padded(image, padding, 0);
-  const planes = new Float32Array(height * width);
-  for (let at = 0; at < weights.length; at++) {
-    const weight = weights[at];
-    if (!weight) continue;
-    const [c, u, v] = [Math.floor(at / kernel ** 2), Math.floor(at / kernel) % kernel, at % kernel];
-    for (let i = 0; i < height; i++) {
-      let read = (c * from.height + i * stride + u * dilation) * from.width + v * dilation;
-      for (let write = i * width; write < (i + 1) * width; write++, read += stride) planes[write] += weight * from.planes[read];
+  const [source, planes] = [from.planes, new Float32Array(height * width)];
+  const taps = []; // four numbers of a row of the kernel at a time
+  for (let at = 0; at < weights.length; at += kernel) {
+    const [c, u] = [Math.floor(at / kernel ** 2), Math.floor(at / kernel) % kernel];
+    for (let v = 0; v < kernel; v += 4) {
+      const four = [0, 1, 2, 3].map((n) => (v + n < kernel ? weights[at + v + n] : 0));
+      const apart = [1, 2, 3].map((n) => (Math.min(v + n, kernel - 1) - v) * dilation);
+      if (four.some(Boolean)) taps.push([(c * from.height + u * dilation) * from.width + v * dilation, ...four, ...apart]);
+    }
+  }
+  for (let i = 0; i < height; i++) {
+    for (const [start, w0, w1, w2, w3, d1, d2, d3] of taps) {
+      let read = start + i * stride * from.width;
+      for (let write = i * width; write < (i + 1) * width; write++, read += stride) {
+        planes[write] += w0 * source[read] + w1 * source[read + d1] + w2 * source[read + d2] + w3 * source[read + d3];
+      }
     }
   }
   return { planes, channels: 1, height, width };

@@ -5,7 +5,7 @@ import { api, attempt, drawing, element, field, number, paint, palette, say, sel
 const OPERATIONS = { convolution: "Convolution", max: "Max pooling", average: "Average pooling" };
 const SLICES = ["red", "green", "blue"];
 const LIMITS = { kernel: [1, 11], stride: [1, 8], padding: [0, 10], dilation: [1, 5] };
-const [SHOWN, ROOMY] = [7, 4]; // the largest kernel whose numbers are written out, and in full
+const [SHOWN, ROOMY] = [5, 4]; // the largest kernel whose numbers are written out, and in full
 const whole = (value) => value.toLocaleString("en");
 
 export async function mount(root, query) {
@@ -53,7 +53,7 @@ export async function mount(root, query) {
       if (playing || !output) return;
       const box = pad.getBoundingClientRect();
       const place = [((event.clientY - box.top) / box.height) * canvas.height, ((event.clientX - box.left) / box.width) * canvas.width];
-      select_(...from(...place.map(Math.floor)), false);
+      point(...from(...place.map(Math.floor)), false);
     });
     return { figure: element("figure", {}, element("h2", {}, title), pad, caption), canvas, over, caption, pad };
   }
@@ -65,7 +65,7 @@ export async function mount(root, query) {
     if (!moved || !output) return;
     event.preventDefault();
     pause();
-    select_(row + moved[0], column + moved[1], false);
+    point(row + moved[0], column + moved[1], false);
   });
 
   function at(y, x) { // the window whose middle is nearest
@@ -79,7 +79,7 @@ export async function mount(root, query) {
     [own, state.image] = [file.files[0], "own"];
     load();
   } });
-  let [runs, drawn] = [[], ""];
+  let [runs, drawn, writing] = [[], "", 0];
 
   function controls() {
     const set = (name) => (value) => { state[name] = value; change(); };
@@ -147,7 +147,7 @@ export async function mount(root, query) {
     const color = palette(-1, 1);
     const top = Math.max(...weights.map(Math.abs), 1e-9);
     const cell = (value, at) => {
-      const box = element("input", { inputmode: "decimal", value: number(value).replace("−", "-"), "aria-label": `row ${Math.floor(at / k) + 1}, column ${(at % k) + 1}`, style: tint(color, value / top), onchange: () => {
+      const box = element("input", { inputmode: "decimal", value: number(value, k > SHOWN ? 1 : k > ROOMY ? 2 : 3).replace("−", "-"), "aria-label": `row ${Math.floor(at / k) + 1}, column ${(at % k) + 1}`, style: tint(color, value / top), onchange: () => {
         const asked = Number(box.value.replace(",", ".").replace("−", "-"));
         if (!Number.isFinite(asked)) return say(`${box.value} is no number: write one such as -0.5.`);
         say();
@@ -233,7 +233,7 @@ export async function mount(root, query) {
     draw();
     scrub.max = height * width - 1;
     formula();
-    select_(row, column, false);
+    point(row, column, false);
     performance.measure("filter", { start: began });
   }
 
@@ -281,7 +281,7 @@ export async function mount(root, query) {
   }
 
   // --- one output pixel ------------------------------------------------------------------------------------------
-  function select_(y, x, reveal) {
+  function point(y, x, reveal) {
     if (!output) return;
     [row, column] = [Math.min(output.height - 1, Math.max(0, y)), Math.min(output.width - 1, Math.max(0, x))];
     const index = row * output.width + column;
@@ -307,7 +307,7 @@ export async function mount(root, query) {
     each.over.setAttribute("viewBox", `0 0 ${width} ${height}`);
     each.over.replaceChildren(...shapes);
   }
-  const go = (index, reveal) => select_(Math.floor(index / output.width), index % output.width, reveal);
+  const go = (index, reveal) => point(Math.floor(index / output.width), index % output.width, reveal);
 
   function tint(color, share) {
     const rgb = color(Math.max(-1, Math.min(1, share))).map(Math.round);
@@ -377,7 +377,11 @@ export async function mount(root, query) {
     play.textContent = "Play";
   }
 
-  function remember() {
+  function remember() { // not at each change: a browser takes its time for it
+    clearTimeout(writing);
+    writing = setTimeout(write, 300);
+  }
+  function write() {
     const kept = Object.entries(state).filter(([name, value]) => !(name === "angle" && state.preset !== "Gabor") && value !== "own" && value !== "own numbers");
     history.replaceState(null, "", `#/filters?${new URLSearchParams(kept)}`);
   }
@@ -393,6 +397,7 @@ export async function mount(root, query) {
   });
   return () => {
     pause();
+    clearTimeout(writing);
     scheme.removeEventListener("change", change);
   };
 }
