@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,16 @@ def test_a_check_runs_on_its_own() -> None:
     assert "after pooling by 8 they are alike: True" in said["said"]
     with pytest.raises(UsageError, match="no page"):
         course.check("../secrets")
+
+
+def test_a_page_is_read_checked_and_left(page: Any) -> None:
+    page.get_by_role("link", name="Course").click()
+    page.get_by_role("link", name="Pooling").click()
+    page.get_by_role("heading", name="Pooling").wait_for()
+    page.get_by_text("Answer", exact=True).press("Enter")
+    page.get_by_role("button", name="Run the check").press("Enter")
+    page.get_by_text("The answer holds.").wait_for()
+    assert page.locator(".course-steps .done").inner_text().startswith("Pooling")
+    page.get_by_role("link", name="The receptive field →").click()
+    page.get_by_role("link", name="Open a network").click()
+    page.locator(".net-value output").wait_for()

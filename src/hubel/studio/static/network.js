@@ -32,7 +32,7 @@ export async function mount(root, query) {
 
 class View {
   constructor(root, query) {
-    Object.assign(this, { root, query, run: query.get("run") ?? "", trail: [], asked: 0, opening: 0 });
+    Object.assign(this, { root, query, run: query.get("run") ?? "", trail: [], asked: 0, opening: 0, changing: 0 });
     this.layers = el("nav", { class: "net-layers", "aria-label": "Layers" });
     this.images = el("div", { class: "net-images", role: "group", "aria-label": "Images" });
     this.answer = el("ol", { class: "net-answer", "aria-label": "What the network answers" });
@@ -315,6 +315,7 @@ class View {
   showSum(found) {
     const answers = found.shape.length === 2 && found.shape[1] === this.network.classes.length;
     const exact = found.total === null ? "" : `worked out ${found.total.toPrecision(7)}, in the tensor ${found.value.toPrecision(7)}`.replaceAll("-", "−");
+    const inside = this.sum.contains(document.activeElement); // who walks by keyboard goes on from there
     this.sum.replaceChildren(
       el("h2", {}, "How this number came about"),
       this.way(),
@@ -323,6 +324,7 @@ class View {
       el("p", { class: "net-formula" }, this.formula(found)),
       el("div", { class: "net-parts" }, found.parts.map((part) => this.part(part, found))),
       el("p", { class: "net-quiet" }, exact));
+    if (inside) this.sum.querySelector(".net-parts button")?.focus({ preventScroll: true });
   }
 
   // The numbers that a walk went through, to go back to.
@@ -394,11 +396,13 @@ class View {
     const layer = this.network.layers[row], result = el("div", { "aria-live": "polite" });
     const inputs = ["kernel", "stride", "dilation"].map((name) => el("label", {}, name, el("input", { type: "number", name, min: 1, max: 15, value: layer.conv[name], oninput: () => attempt(change) })));
     const change = async () => {
+      const mine = ++this.changing;
       const asked = Object.fromEntries(inputs.map((label) => [label.lastChild.name, label.lastChild.value || 0]));
       try {
-        result.replaceChildren(...this.compared(row, await this.get("/what-if", { layer: layer.name, ...asked })));
+        const other = await this.get("/what-if", { layer: layer.name, ...asked });
+        if (mine === this.changing) result.replaceChildren(...this.compared(row, other));
       } catch (error) {
-        result.replaceChildren(el("p", { class: "net-said" }, error.message));
+        if (mine === this.changing) result.replaceChildren(el("p", { class: "net-said" }, error.message));
       }
     };
     return el("details", { class: "net-what-if" }, el("summary", {}, "What if its kernel, stride or dilation were others?"), el("form", { onsubmit: (event) => event.preventDefault() }, inputs), result);
