@@ -15,7 +15,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
-from sklearn.datasets import load_sample_images
+from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 
 from hubel.as_json import json_text, to_json
@@ -101,7 +101,7 @@ class Opened:
             return pixels
         if kind == "reported" and self.record is not None:
             return self.decoded(self.record.thumbnails[int(number)])
-        return self.decoded(_png(load_sample_images().images[int(number)]))
+        return self.decoded(_png(load_sample_image(f"{self.images[image]['label']}.jpg")))
 
     def decoded(self, file: bytes) -> Pixels:
         return decode(file, self.classifier.card.preprocess)[0]

@@ -323,7 +323,7 @@ class View {
       el("p", { class: "net-value" }, el("output", { "data-value": found.value, "data-total": found.total }, short(found.value))),
       el("p", { class: "net-formula" }, this.formula(found)),
       el("div", { class: "net-parts" }, found.parts.map((part) => this.part(part, found))),
-      el("p", { class: "net-quiet" }, exact));
+      el("p", { class: "net-quiet" }, exact, found.parts.some((part) => part.columns > 4) && "; point at a cell for its number"));
     if (inside) this.sum.querySelector(".net-parts button")?.focus({ preventScroll: true });
   }
 
@@ -355,7 +355,7 @@ class View {
 
   window(part, found) {
     const numbers = part.terms.map((term) => term.number), most = Math.max(...numbers.map(Math.abs));
-    const grid = (cells, name) => el("div", { class: "net-grid", role: "group", "aria-label": name, style: { "grid-template-columns": `repeat(${part.columns}, 1fr)` } }, cells);
+    const grid = (cells, name) => el("div", { class: part.columns > 4 ? "net-grid net-fine" : "net-grid", role: "group", "aria-label": name, style: { "grid-template-columns": `repeat(${part.columns}, 1fr)` } }, cells);
     const cell = (value, scale) => el("span", { style: swatch(value, scale), title: short(value) }, tiny(value));
     const patch = part.terms.map((term) => {
       const won = found.formula.startsWith("the largest") && term.step !== null && term.number === found.value;
@@ -370,7 +370,7 @@ class View {
   source(term, text, style = {}, won = false) {
     if (term.step === null) return el("span", { style, class: "net-constant", title: term.label }, text);
     const name = `${text}, from ${this.from(term)}${won ? ", the largest" : ""}`;
-    return el("button", { type: "button", class: won ? "net-won" : "", style, title: name, "aria-label": name, onclick: () => attempt(() => this.walk(term)) }, text);
+    return el("button", { type: "button", class: won ? "net-won" : "", style, title: `${short(term.number)}, from ${this.from(term)}`, "aria-label": name, onclick: () => attempt(() => this.walk(term)) }, text);
   }
 
   async walk(term) {
