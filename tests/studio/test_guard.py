@@ -45,6 +45,7 @@ def asked(
         ("POST", EXPLAIN, OWN, 400, "can't be explained"),
         ("GET", "/api/run?run=../digits", {}, 400, "no run"),
         ("GET", "/api/report?run=/etc", {}, 400, "no run"),
+        ("GET", "/api/image?run=runs/digits&index=first", {}, 400, "does not ask so"),
         ("GET", "/api/image?run=runs/digits&index=-1", {}, 400, "no picture"),
         ("GET", "/api/samples/..%2f..%2fsecret.png", {}, 404, ""),
         ("GET", "/static/../guard.py", {}, 404, ""),
@@ -52,9 +53,7 @@ def asked(
         ("GET", "/static//etc/passwd", {}, 404, ""),
     ],
 )
-def test_refusals(
-    studio: Studio, method: str, path: str, headers: dict[str, str], status: int, because: str
-) -> None:
+def test_refusals(studio: Studio, method: str, path: str, headers: dict[str, str], status: int, because: str) -> None:
     found, said, _ = asked(studio, method, path, b"no image" if method == "POST" else None, headers)
     assert found == status
     assert because in said.get("error", "")

@@ -25,6 +25,11 @@ def network(page: Any) -> Any:
     return page
 
 
+def open_layer(page: Any, name: str) -> None:
+    page.get_by_role("button", name=re.compile(rf"^{re.escape(name)} ")).click()
+    page.get_by_role("heading", name=re.compile(rf"^{re.escape(name)}")).wait_for()
+
+
 def number(page: Any) -> dict[str, float]:
     shown = page.locator(".net-value output")
     return {name: float(shown.get_attribute(f"data-{name}")) for name in ("value", "total")}
@@ -47,7 +52,7 @@ def tensors(run: Path, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_number_is_the_tensors_and_leads_back_to_the_image(network: Any, studio: Any) -> None:
     page, layer = network, "stages.0.conv1"
     image, map_ = tensors(studio.folder / "digits", layer)
-    page.get_by_role("button", name=re.compile(rf"^{layer} ")).click()
+    open_layer(page, layer)
     page.get_by_role("button", name=re.compile("^channel 5:")).click()
     plane = page.get_by_role("application")
     frame = plane.bounding_box()
@@ -83,13 +88,13 @@ def test_a_probability_leads_to_the_softmax_and_the_box_to_the_image(network: An
     page.locator(".net-name", has_text="softmax").wait_for()
     assert number(page)["value"] == pytest.approx(float(answer.inner_text().split(" %")[0]) / 100, abs=6e-4)
     assert page.get_by_text("It sees the whole image.").is_visible()
-    page.get_by_role("button", name=re.compile("^stem ")).click()
+    open_layer(page, "stem")
     page.get_by_text(re.compile("It sees 3 × 3 pixels: rows ")).wait_for()
 
 
 def test_another_stride_changes_what_comes_after(network: Any) -> None:
     page = network
-    page.get_by_role("button", name=re.compile("^stages.1.conv1 ")).click()
+    open_layer(page, "stages.1.conv1")
     page.get_by_text("What if its kernel, stride or dilation were others?").click()
     page.get_by_label("stride").fill("2")
     changed = page.get_by_role("region", name="Layers that change")

@@ -7,10 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 
-from hubel.errors import HubelError
+from hubel.errors import HubelError, UsageError
 from hubel.report.style import style_sheet
 from hubel.studio import course, network, runs, trainings
 from hubel.studio.guard import Guard, Places
@@ -24,6 +25,7 @@ def app(*folders: str | Path, token: str) -> FastAPI:
     made.state.places, made.state.trainings = Places(*folders), trainings.Trainings()
     made.add_middleware(Guard, token=token)
     made.add_exception_handler(HubelError, _explained)
+    made.add_exception_handler(RequestValidationError, _explained)
     made.add_api_route("/", lambda: FileResponse(PAGE / "index.html"))
     made.add_api_route("/report.css", lambda: Response(style_sheet(charts=True), media_type="text/css"))
     made.add_api_route("/api/samples/{name}.png", sample)
@@ -54,4 +56,6 @@ def sample(name: str) -> Response:
 
 
 async def _explained(_: Request, error: Exception) -> Response:
+    if isinstance(error, RequestValidationError):
+        error = UsageError(f"The studio's page does not ask so: {error.errors()[0]['msg']}.")
     return JSONResponse({"error": str(error)}, 400)

@@ -209,7 +209,7 @@ function cards(run, images, classes, explainer) {
   return element("div", {}, others.length > 0 && element("details", {}, element("summary", {}, `${others.length} of which the run keeps no picture`), element("ul", { class: "names" }, others.map((image) => element("li", {}, `${image.path}: ${image.answer} ${percent(image.confidence, 0)}`)))), element("ul", { class: "cards" }, kept.map((image) => {
     const source = ask("image", { run, index: image.index });
     const relabel = element("details", { class: "relabel" }, element("summary", {}, "Wrong label?"), select([["", "choose…"], ...classes.filter((name) => name !== image.label)], "", (label) => attempt(async () => {
-      const { file } = await api("/api/label", { run, path: image.path, label });
+      const { file } = await api(ask("label", { run }), { path: image.path, label });
       relabel.replaceChildren(element("summary", {}, `Now ${label}`), element("p", { class: "quiet" }, `Noted in ${file}; hubel train --relabel ${file} learns from it.`));
     }), { "aria-label": `Right label of ${image.path}` }));
     return element("li", {},
@@ -254,7 +254,7 @@ function explained(run) {
     if (settings.childElementCount) return;
     const { methods, layers, classes } = await api(ask("layers", { run }));
     const set = (key) => (value) => { choice[key] = value; again(); };
-    settings.replaceChildren(field("method", select(methods, choice.method, set("method"))), field("layer", select([["", "chosen for you"], ...layers], "", set("layer"))), field("class", select([["", "the likeliest"], ...classes], "", set("label"))));
+    settings.replaceChildren(field("method", select(methods, choice.method, set("method"), { name: "method" })), field("layer", select([["", "chosen for you"], ...layers], "", set("layer"), { name: "layer" })), field("class", select([["", "the likeliest"], ...classes], "", set("label"), { name: "class" })));
   }
   const again = () => image && attempt(async () => {
     const mine = ++turn;
