@@ -65,7 +65,11 @@ def activations(model: nn.Module, images: Tensor, layer: str) -> Activations:
     Raises:
         UsageError: the model has no such layer, or it gives out no map.
     """
-    maps = torch.cat([_maps(model, part, layer).float().cpu() for part in check_images(images).split(BATCH)])
+    return measured(torch.cat([_maps(model, part, layer).float().cpu() for part in check_images(images).split(BATCH)]))
+
+
+def measured(maps: Tensor) -> Activations:
+    """Look at maps (N, K, h, w) float32 on the CPU."""
     dead = maps.amax(dim=(0, 2, 3)) <= 0
     return Activations(maps, float(maps.min()), float(maps.max()), dead, float(dead.float().mean()))
 

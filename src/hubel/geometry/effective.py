@@ -69,6 +69,21 @@ def box_of(field: Field, position: Place | None = None) -> Box:
     return pairs[0], pairs[1]
 
 
+def boxes(field: Field) -> tuple[list[Place], list[Place]]:
+    """Return what each row of a map sees, (top, bottom), and each column, (left, right); one pair where all see alike.
+
+    What is outside of the image is included. A row or column that sees nothing has its first pixel after its last.
+    """
+    pairs: list[list[Place]] = []
+    for axis, along in enumerate(field.places):
+        dim = max(along, default=axis - 2)
+        first, last = (bound.movedim(dim, 0).flatten(1).amax(1) for bound in field.bounds[2 * axis : 2 * axis + 2])
+        length = max(len(first), len(last))
+        edges = zip((-first).expand(length).tolist(), last.expand(length).tolist(), strict=True)
+        pairs.append([(math.ceil(a), math.floor(b)) if math.isfinite(a) else (0, -1) for a, b in edges])
+    return pairs[0], pairs[1]
+
+
 def locate(model: nn.Module, input: Size, layer: str | None) -> tuple[str, Field]:
     """Return the layer's name and what the positions of its map see; arguments and errors as in `patch`."""
     try:

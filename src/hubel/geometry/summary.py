@@ -11,7 +11,7 @@ from torch import nn
 from hubel.errors import UsageError
 from hubel.geometry import timing
 from hubel.geometry.pitfalls import pitfalls
-from hubel.geometry.rows import ForwardError, Row
+from hubel.geometry.rows import ForwardError, Row, Trace
 from hubel.geometry.trace import follow
 from hubel.nn.dry_run import LARGEST, bare, smallest_square
 from hubel.nn.ops import CONVOLUTIONS
@@ -53,6 +53,19 @@ def summarise(
         trace = follow(model, input)
     except ForwardError as error:
         raise UsageError(_refusal(model, input, name, error)) from error
+    return summary_of(trace, model, input, name=name, measure=measure, object_size=object_size)
+
+
+def summary_of(
+    trace: Trace,
+    model: nn.Module,
+    input: tuple[int, int, int],
+    *,
+    name: str,
+    measure: bool = False,
+    object_size: int | None = None,
+) -> Summary:
+    """State what a trace of the model says; arguments as in `summarise`."""
     milliseconds, calls = timing.measure(model, input) if measure else (None, {})
     clocks, sizes = {leaf: iter(times) for leaf, times in calls.items()}, dict(model.named_parameters())
     layers = tuple(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,8 @@ from hubel.nn import meta, ops
 from hubel.nn.dry_run import Beside, blank, called_with, copies, needs_numbers, undisturbed
 from hubel.nn.ops import Call
 
+# Called after each operation with aten's function, its call, the index of its row if it has one, and the module's name.
+Seen = Callable[[Any, Call, int | None, str], None]
 # Although some have modules inside.
 ONE_ROW = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.MultiheadAttention)
 
@@ -46,15 +48,30 @@ def follow(model: nn.Module, size: tuple[int, int, int]) -> Trace:
         raise
 
 
+def follow_image(model: nn.Module, image: Tensor, seen: Seen) -> tuple[Trace, Any]:
+    """Follow an image (1, C, H, W) with its numbers, on the processor; returns the model's answer, too.
+
+    Args:
+        seen: is called while the numbers are there; those of a tensor that is later written in place are gone then.
+
+    Raises:
+        ForwardError: the model can't take it.
+    """
+    return _traced(model, image, copies(model, "cpu"), seen)
+
+
 def _follow(model: nn.Module, size: tuple[int, int, int], device: str) -> Trace:
-    image, tensors = blank(model, size, device), copies(model, device)
-    recorder = _Recorder(model, image, tensors)
+    return _traced(model, blank(model, size, device), copies(model, device))[0]
+
+
+def _traced(model: nn.Module, image: Tensor, tensors: dict[str, Tensor], seen: Seen | None = None) -> tuple[Trace, Any]:
+    recorder = _Recorder(model, image, tensors, seen)
     with undisturbed(model), recorder.watching(), recorder:
         try:
             answer = called_with(model, tensors, image)
         except Exception as error:
             raise recorder.failure(error) from error
-    return recorder.finished(answer)
+    return recorder.finished(answer), answer
 
 
 def leaves(model: nn.Module) -> dict[str, nn.Module]:
@@ -80,9 +97,9 @@ class _Mark:
 class _Recorder(TorchDispatchMode):
     """Sees every operation, and keeps for each tensor where it came from."""
 
-    def __init__(self, model: nn.Module, image: Tensor, tensors: dict[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, image: Tensor, tensors: dict[str, Tensor], seen: Seen | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.model, self.leaves = model, leaves(model)
+        self.model, self.leaves, self.seen = model, leaves(model), seen
         self.rows: list[Row] = []
         self.modules: dict[str, Field] = {}
         self.marks: dict[int, tuple[Tensor, _Mark]] = {}  # the tensor is held so that its id stays its own
@@ -183,6 +200,8 @@ class _Recorder(TorchDispatchMode):
             self._keep(output, _Mark(sources if field is not None or row is not None else (), field, learned))
         for tensor in call.written:
             self._spread(tensor)
+        if self.seen is not None:
+            self.seen(function, call, None if row is None else index, self.stack[-1][0] if self.stack else "")
 
     def _row(self, call: Call, fields: Sequence[Field | None]) -> Row | None:
         """The row that an operation belongs to, with its figures added; None where it doesn't show."""

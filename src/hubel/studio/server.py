@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 
 from hubel.errors import HubelError, UsageError
 from hubel.report.style import style_sheet
-from hubel.studio import runs, trainings
+from hubel.studio import course, network, runs, trainings
 from hubel.studio.guard import Guard, Places
 
 PAGE = Path(str(files("hubel.studio").joinpath("static")))
@@ -31,6 +31,8 @@ def app(*folders: str | Path, token: str) -> FastAPI:
     made.add_api_route("/api/samples/{name}.png", sample)
     made.include_router(runs.router)
     made.include_router(trainings.router)
+    made.include_router(course.router)
+    made.include_router(network.router(made.state.places))
     made.mount("/static", StaticFiles(directory=PAGE))
     return made
 
