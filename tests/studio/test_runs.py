@@ -14,7 +14,7 @@ from PIL import Image
 
 import hubel
 from hubel.evidence import RunRecord
-from studio.conftest import Studio
+from studio.conftest import TOKEN, Studio
 
 POINTS = "(document.querySelector('polyline.faint')?.getAttribute('points').split(' ').length ?? 0)"
 
@@ -87,6 +87,10 @@ def test_a_photo_of_ones_own_gets_a_map(page: Any, tmp_path: Path) -> None:
     layer = choice.locator("option").nth(1).inner_text()
     choice.select_option(layer)
     page.get_by_text(f"gradcam at {layer}").wait_for()
+    other = page.context.new_page()  # a second tab, which was given no token
+    other.goto(page.url.replace(TOKEN, ""))
+    other.locator("#explain-file").set_input_files(tmp_path / "photo.jpg")
+    other.locator(".maps .map").wait_for()
     (tmp_path / "broken.jpg").write_bytes(b"no image")
     page.locator("#explain-file").set_input_files(tmp_path / "broken.jpg")
     page.get_by_role("alert").get_by_text("This image can't be explained").wait_for()

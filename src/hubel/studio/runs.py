@@ -64,7 +64,7 @@ def _finished(run: Path) -> RunRecord:
     return _record(run, manifest.stat().st_mtime if manifest.exists() else 0.0)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _record(run: Path, changed: float) -> RunRecord:  # noqa: ARG001
     return RunRecord.open(run)
 

@@ -15,7 +15,7 @@ function ticks(low, high, most = 5) {
 export function chart(title, { x = "step", y = number, high = null } = {}) {
   const canvas = drawing("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, role: "img", "aria-label": title });
   const [legend, under] = [element("ul", { class: "legend" }), element("p", { class: "quiet under" })];
-  const figure = element("figure", { class: "line-chart" }, element("h3", {}, title), canvas, legend, under);
+  const figure = element("figure", { class: "line-chart" }, element("h2", {}, title), canvas, legend, under);
   let state = null;
 
   function draw(series) {

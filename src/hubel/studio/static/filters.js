@@ -57,9 +57,9 @@ export async function mount(root, query) {
     });
     return { figure: element("figure", {}, element("h2", {}, title), pad, caption), canvas, over, caption, pad };
   }
-  response.pad.setAttribute("role", "slider");
-  response.pad.setAttribute("tabindex", "0");
-  response.pad.setAttribute("aria-label", "Output pixel");
+  const named = (made, given) => Object.entries(given).forEach(([name, value]) => made.setAttribute(name, value));
+  named(response.pad, { role: "slider", tabindex: "0", "aria-label": "Output pixel", "aria-valuenow": "0" });
+  named(parts.sum, { role: "region", tabindex: "0", "aria-label": "Arithmetic of the output pixel" }); // it may scroll
   response.pad.addEventListener("keydown", (event) => {
     const moved = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -Infinity], End: [0, Infinity] }[event.key];
     if (!moved || !output) return;
@@ -160,7 +160,7 @@ export async function mount(root, query) {
     const start = slice === 3 ? 0 : slice * area;
     const focused = [...parts.editor.querySelectorAll(".grid input")].indexOf(document.activeElement);
     parts.editor.replaceChildren(...[
-      element("h3", {}, "Kernel"),
+      element("h2", {}, "Kernel"),
       planes() === 3 && element("div", { class: "choices", role: "group", "aria-label": "Slice of the kernel" }, [...SLICES, "all"].map((name, at) =>
         element("button", { "aria-pressed": String(slice === at), onclick: () => { slice = at; editor(); } }, name))),
       element("div", { class: "grid", role: "group", "aria-label": "Kernel", style: { "--k": k } }, weights.slice(start, start + area).map(cell)),
@@ -353,7 +353,7 @@ export async function mount(root, query) {
     const value = convolving ? totals.reduce((a, b) => a + b, 0) : output.planes[index];
     const place = `row ${row}, column ${column}`;
     const said = convolving ? `${totals.length > 1 ? `${totals.map((total) => number(total, 4)).join(" + ").replaceAll("+ −", "− ")} = ` : ""}${number(value, 4)}` : "";
-    for (const [name, text] of Object.entries({ valuemin: 0, valuemax: area - 1, valuenow: index, valuetext: `${place}: ${number(value, 4)}` })) response.pad.setAttribute(`aria-${name}`, text);
+    named(response.pad, { "aria-valuemin": 0, "aria-valuemax": area - 1, "aria-valuenow": index, "aria-valuetext": `${place}: ${number(value, 4)}` });
     parts.sum.replaceChildren(element("h2", {}, `Output at ${place}`), ...lines, ...(convolving ? [element("p", { class: "total" }, said, element("span", {}, ` → ReLU → ${number(Math.max(0, value), 4)}`))] : []));
   }
 

@@ -53,7 +53,8 @@ async function list(root, query, ends) {
   const [table, curves, verdict, begun] = [element("div", { class: "scroll all-runs", tabindex: "0", role: "region", "aria-label": "All runs" }), element("div", { class: "line-charts" }), element("div"), element("ul", { class: "begun" })];
   const [accuracy, loss] = [chart("Validation accuracy", { y: short }), chart("Validation loss")];
   curves.append(accuracy.figure, loss.figure);
-  const followed = new Map(); // name → { curve, end }
+  const followed = new Map(); // name → { curve, end, open }
+  let going = new Set(); // the names of those that are being trained
   let chosen = (query.get("compare") ?? "").split(",").filter(Boolean);
   root.append(element("h1", {}, "Runs"), starter(() => refresh()), begun, table, verdict, element("section", { class: "compared" }, element("h2", {}, "Curves of the ticked runs"), curves));
 
@@ -65,37 +66,44 @@ async function list(root, query, ends) {
   function tick(run, on) {
     chosen = on ? [...chosen, run] : chosen.filter((each) => each !== run);
     history.replaceState(null, "", chosen.length ? link({ compare: chosen.join(",") }) : "#/runs");
+    offer();
     followAll();
+  }
+  function offer() {
+    const compare = async () => {
+      const said = await api(ask("compare", { a: chosen[0], b: chosen[1] }));
+      const lines = element("pre", { tabindex: "0" }, said.lines.slice(1).join("\n"));
+      verdict.replaceChildren(element("p", { class: "notice" }, said.verdict), element("details", {}, element("summary", {}, "class by class"), lines));
+    };
+    verdict.replaceChildren(chosen.length === 2 ? element("button", { onclick: () => attempt(compare) }, "Is one of the two better?") : "");
   }
   function followAll() {
     for (const [run, { end }] of followed) if (!chosen.includes(run)) { end(); followed.delete(run); }
     for (const run of chosen) {
-      if (followed.has(run)) continue;
-      const mine = { curve: null, end: () => {} };
-      followed.set(run, mine);
-      mine.end = follow(run, (curve) => {
-        mine.curve = curve;
-        if (curve.finished) mine.end();
+      const kept = followed.get(run) ?? { curve: null, end: () => {}, open: false };
+      if (kept.open || (kept.curve && !going.has(run))) continue;
+      followed.set(run, Object.assign(kept, { open: true }));
+      const shut = follow(run, (curve) => {
+        kept.curve = curve;
+        if (curve.finished || !going.has(run)) kept.end(); // a browser keeps few connections
         draw();
       });
+      kept.end = () => { kept.open = false; shut(); };
     }
-    verdict.replaceChildren(chosen.length === 2 ? element("button", { onclick: () => attempt(async () => {
-      const said = await api(ask("compare", { a: chosen[0], b: chosen[1] }));
-      verdict.replaceChildren(element("p", { class: "notice" }, said.verdict), element("details", {}, element("summary", {}, "class by class"), element("pre", { tabindex: "0" }, said.lines.slice(1).join("\n"))));
-    }) }, "Is one of the two better?") : "");
     draw();
   }
   ends.push(() => followed.forEach(({ end }) => end()));
 
   async function refresh() {
     const { runs, folders, trainings } = await api("/api/runs");
+    going = new Set(runs.filter((run) => run.state === "training").map((run) => run.name));
     begun.replaceChildren(...trainings.map((each) => element("li", {}, each.running ? element("button", { onclick: () => attempt(async () => { await api("/api/stop", { name: each.name }); await refresh(); }) }, `Stop ${each.name}`) : element("span", {}, each.said))));
     if (!runs.length) return table.replaceChildren(element("p", {}, `No runs yet in ${folders.join(", ")}: `, element("code", {}, "hubel train photos/"), " makes one, or start one above."));
     if (!query.has("compare") && !chosen.length) chosen = runs.slice(0, runs[0].state === "training" ? 1 : 2).map((run) => run.name);
     const focused = document.activeElement?.dataset?.run;
     const head = ["", "run", "state", "network", "accuracy", "95 % interval", "images", "best on validation", "epochs", "took"];
     table.replaceChildren(element("table", { class: "rows" },
-      element("thead", {}, element("tr", {}, head.map((text, at) => element(text ? "th" : "td", { class: at > 3 ? "n" : "", scope: text && "col" }, text)))),
+      element("thead", {}, element("tr", {}, head.map((text, at) => element(text ? "th" : "td", { class: at > 3 ? "n" : "", scope: text ? "col" : null }, text)))),
       element("tbody", {}, runs.map((run) => element("tr", {},
         element("td", {}, element("input", { type: "checkbox", "data-run": run.name, checked: chosen.includes(run.name), "aria-label": `Show the curves of ${run.name}`, onchange: (event) => tick(run.name, event.target.checked) })),
         element("th", { scope: "row" }, element("a", { href: link({ run: run.name }) }, run.name)),
@@ -111,8 +119,9 @@ async function list(root, query, ends) {
     return undefined;
   }
   await refresh();
+  offer();
   followAll();
-  const timer = setInterval(() => refresh().catch((error) => say(error.message)), 4000);
+  const timer = setInterval(() => refresh().then(followAll, (error) => say(error.message)), 4000);
   ends.push(() => clearInterval(timer));
 }
 
