@@ -126,11 +126,12 @@ def constant_answer(case: Case) -> Seen | None:
     if uneven > UNEVEN and any(each.favourite > 0.95 for each in case.looks[1:]):
         words = f"one image counts {uneven:,.0f} times as much as the usual one for the loss: look at its class weights"
         return Seen(words=words, strength=0.9, depth=1)
-    look = case.looks[-1] if case.looks else None
-    if look is None or look.step < 2 * SEEN or look.favourite < 0.95 or look.favourite < look.of_labels + 0.2:
+    late = case.looks[-2:]  # who knows nothing yet may answer so, and running statistics lag behind at first
+    if len(late) < 2 or late[-1].step < 2 * SEEN:
         return None
-    if look.eval_loss < 1.1 * case.chance:  # who knows nothing yet may answer so
+    if any(look.favourite < max(0.95, look.of_labels + 0.2) or look.eval_loss < 1.1 * case.chance for look in late):
         return None
+    look = late[-1]
     return Seen(words=f"{look.favourite:.0%} of the answers are the same class", strength=0.6)
 
 
