@@ -1,5 +1,5 @@
 // A line chart as SVG: axes with round numbers, a legend, and the values under the pointer.
-import { drawing, element, number } from "./dom.js";
+import { drawing, h, number } from "./dom.js";
 
 const [WIDE, TALL, LEFT, BELOW, TOP] = [560, 260, 52, 30, 12];
 
@@ -14,13 +14,13 @@ function ticks(low, high, most = 5) {
 /** `draw(series, said)` draws anew. A series is { name, tone: 0…5, points: [[x, y], …], faint, dots }. */
 export function chart(title, { x = "step", y = number, high = null } = {}) {
   const canvas = drawing("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, role: "img", "aria-label": title });
-  const [legend, under] = [element("ul", { class: "legend" }), element("p", { class: "quiet under" })];
-  const figure = element("figure", { class: "line-chart" }, element("h2", {}, title), canvas, legend, under);
+  const [legend, under] = [h.ul({ class: "legend" }), h.p({ class: "quiet under" })];
+  const figure = h.figure({ class: "line-chart" }, h.h2(title), canvas, legend, under);
   let state = null;
 
   function draw(series) {
     const points = series.flatMap((each) => each.points).filter((point) => Number.isFinite(point[1]));
-    legend.replaceChildren(...series.map((each) => element("li", { class: `tone${each.tone}` }, element("i", { class: each.faint ? "faint" : "" }), each.name)));
+    legend.replaceChildren(...series.map((each) => h.li({ class: `tone${each.tone}` }, h.i({ class: each.faint ? "faint" : "" }), each.name)));
     if (!points.length) {
       state = null;
       return canvas.replaceChildren(drawing("text", { x: WIDE / 2, y: TALL / 2, "text-anchor": "middle" }, "nothing yet"));
@@ -35,7 +35,9 @@ export function chart(title, { x = "step", y = number, high = null } = {}) {
     const across = (value) => LEFT + ((WIDE - LEFT - 12) * value) / last;
     const up = (value) => TOP + (TALL - TOP - BELOW) * (1 - (Math.min(top, Math.max(bottom, value)) - bottom) / (top - bottom));
     const parts = [
-      ...ticks(bottom, top).map((value) => drawing("g", {}, drawing("line", { x1: LEFT, x2: WIDE - 12, y1: up(value), y2: up(value) }), drawing("text", { x: LEFT - 8, y: up(value) + 4, "text-anchor": "end" }, y(value)))),
+      ...ticks(bottom, top).map((value) => drawing("g", {},
+        drawing("line", { x1: LEFT, x2: WIDE - 12, y1: up(value), y2: up(value) }),
+        drawing("text", { x: LEFT - 8, y: up(value) + 4, "text-anchor": "end" }, y(value)))),
       ...ticks(0, last).map((value) => drawing("text", { x: across(value), y: TALL - 12, "text-anchor": "middle" }, value.toLocaleString("en"))),
     ];
     for (const each of series) {

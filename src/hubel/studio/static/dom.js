@@ -8,6 +8,12 @@ export function element(tag, given = {}, ...children) {
   return made;
 }
 
+/** The same by the tag's name, attributes only where there are some: h.p({ class: "quiet" }, "text"), h.p("text"). */
+export const h = new Proxy({}, {
+  get: (_, tag) => (first, ...others) =>
+    first?.constructor === Object ? element(tag, first, ...others) : element(tag, {}, first, ...others),
+});
+
 /** The same for SVG. */
 export function drawing(tag, given = {}, ...children) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -83,6 +89,9 @@ export function select(options, value, onchange, given = {}) {
   );
   return made;
 }
+
+/** What the arrow keys do to [row, column]. */
+export const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
 export const number = (value, digits = 3) => {
   if (!Number.isFinite(value)) return String(value);

@@ -1,6 +1,6 @@
 // The filter visualiser: an image, a kernel that slides over it, and the arithmetic of one output pixel.
 import { KERNELS, convolve, patch, pool, resized, size } from "./convolve.js";
-import { api, attempt, drawing, element, field, number, paint, palette, say, select } from "./dom.js";
+import { ARROWS, api, attempt, drawing, field, h, number, paint, palette, say, select } from "./dom.js";
 
 const OPERATIONS = { convolution: "Convolution", max: "Max pooling", average: "Average pooling" };
 const SLICES = ["red", "green", "blue"];
@@ -30,38 +30,40 @@ export async function mount(root, query) {
   let [row, column] = [parseInt(query.get("row"), 10) || 0, parseInt(query.get("column"), 10) || 0];
   let before = "Sobel x"; // the kernel to go back to where a filter of a run can't be had
 
-  const parts = Object.fromEntries(["controls", "editor", "sum", "formula"].map((name) => [name, element("div", { class: name })]));
+  const parts = Object.fromEntries(["controls", "editor", "sum", "formula"].map((name) => [name, h.div({ class: name })]));
   const [input, response, rectified] = [view("Input", at), view("Response", (y, x) => [y, x]), view("After ReLU", (y, x) => [y, x])];
-  const scrub = element("input", { type: "range", min: 0, "aria-label": "Position of the window", oninput: () => go(scrub.valueAsNumber, true) });
-  const play = element("button", { class: "primary", onclick: () => (playing ? pause() : start()) }, "Play");
-  const step = element("button", { onclick: () => { pause(); go(row * output.width + column + 1, true); } }, "Step");
+  const scrub = h.input({ type: "range", min: 0, "aria-label": "Position of the window", oninput: () => go(scrub.valueAsNumber, true) });
+  const play = h.button({ class: "primary", onclick: () => (playing ? pause() : start()) }, "Play");
+  const step = h.button({ onclick: () => { pause(); go(row * output.width + column + 1, true); } }, "Step");
   root.append(
-    element("h1", {}, "What a filter does"),
-    element("p", { class: "quiet" }, "A window slides over the image; at each position its numbers are multiplied by the kernel’s and summed. Point at an output pixel, or move with the arrow keys, to see which numbers made it."),
-    element("div", { class: "bench" },
-      element("div", { class: "side" }, parts.controls, parts.editor),
-      element("div", { class: "stage" },
-        element("div", { class: "pictures" }, input.figure, response.figure, rectified.figure),
-        element("div", { class: "slide" }, play, step, scrub), parts.formula, parts.sum)),
+    h.h1("What a filter does"),
+    h.p({ class: "quiet" },
+      "A window slides over the image; at each position its numbers are multiplied by the kernel’s and summed. ",
+      "Point at an output pixel, or move with the arrow keys, to see which numbers made it."),
+    h.div({ class: "bench" },
+      h.div({ class: "side" }, parts.controls, parts.editor),
+      h.div({ class: "stage" },
+        h.div({ class: "pictures" }, input.figure, response.figure, rectified.figure),
+        h.div({ class: "slide" }, play, step, scrub), parts.formula, parts.sum)),
   );
 
   /** A picture with a frame that is drawn over it; `from` turns a place in it into an output pixel. */
   function view(title, from) {
-    const [canvas, over, caption] = [element("canvas"), drawing("svg", { preserveAspectRatio: "none", "aria-hidden": "true" }), element("figcaption")];
-    const pad = element("div", { class: "pad" }, canvas, over);
+    const [canvas, over, caption] = [h.canvas(), drawing("svg", { preserveAspectRatio: "none", "aria-hidden": "true" }), h.figcaption()];
+    const pad = h.div({ class: "pad" }, canvas, over);
     pad.addEventListener("pointermove", (event) => {
       if (playing || !output) return;
       const box = pad.getBoundingClientRect();
       const place = [((event.clientY - box.top) / box.height) * canvas.height, ((event.clientX - box.left) / box.width) * canvas.width];
       point(...from(...place.map(Math.floor)), false);
     });
-    return { figure: element("figure", {}, element("h2", {}, title), pad, caption), canvas, over, caption, pad };
+    return { figure: h.figure(h.h2(title), pad, caption), canvas, over, caption, pad };
   }
   const named = (made, given) => Object.entries(given).forEach(([name, value]) => made.setAttribute(name, value));
   named(response.pad, { role: "slider", tabindex: "0", "aria-label": "Output pixel", "aria-valuenow": "0" });
   named(parts.sum, { role: "region", tabindex: "0", "aria-label": "Arithmetic of the output pixel" }); // it may scroll
   response.pad.addEventListener("keydown", (event) => {
-    const moved = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -Infinity], End: [0, Infinity] }[event.key];
+    const moved = { ...ARROWS, Home: [0, -Infinity], End: [0, Infinity] }[event.key];
     if (!moved || !output) return;
     event.preventDefault();
     pause();
@@ -74,7 +76,7 @@ export async function mount(root, query) {
   }
 
   // --- settings --------------------------------------------------------------------------------------------------
-  const file = element("input", { type: "file", accept: "image/*", hidden: true, id: "own-image", onchange: () => {
+  const file = h.input({ type: "file", accept: "image/*", hidden: true, id: "own-image", onchange: () => {
     if (!file.files[0]) return;
     [own, state.image] = [file.files[0], "own"];
     load();
@@ -83,9 +85,11 @@ export async function mount(root, query) {
 
   function controls() {
     const set = (name) => (value) => { state[name] = value; change(); };
+    const reload = (name) => (value) => { state[name] = value; load(); };
+    const images = [["china", "temple"], "flower", ["digit", "handwritten 3"], ...(own ? [["own", own.name]] : [])];
     const stepper = (name) => {
       const [least, most] = LIMITS[name];
-      const box = element("input", { type: "number", min: least, max: most, value: state[name], name, onchange: () => {
+      const box = h.input({ type: "number", min: least, max: most, value: state[name], name, onchange: () => {
         const asked = Math.min(most, Math.max(least, Math.round(box.valueAsNumber) || least));
         if (name === "kernel" && state.preset === "own numbers") weights = resized(weights, planes(), state.kernel, asked);
         if (name === "kernel" && learned) [learned, state.preset] = [null, "Sobel x"];
@@ -108,19 +112,23 @@ export async function mount(root, query) {
     drawn = now;
     const focused = document.activeElement?.name;
     parts.controls.replaceChildren(...[
-      field("image", select([["china", "temple"], "flower", ["digit", "handwritten 3"], ...(own ? [["own", own.name]] : [])], state.image, (value) => { state.image = value; load(); }, { name: "image" }),
-        element("button", { type: "button", onclick: () => file.click() }, "Your own…"), file),
-      element("div", { class: "pair-of-fields" },
-        field("longest side", select(["256", "128", "64", "32", "16"], state.side, (value) => { state.side = value; load(); }, { name: "side" })),
-        field("channels", select([["grey", "grey, 1"], ["rgb", "colour, 3"]], state.colour, (value) => { state.colour = value; load(); }, { name: "colour", disabled: Boolean(learned) }))),
+      field("image", select(images, state.image, reload("image"), { name: "image" }),
+        h.button({ type: "button", onclick: () => file.click() }, "Your own…"), file),
+      h.div({ class: "pair-of-fields" },
+        field("longest side", select(["256", "128", "64", "32", "16"], state.side, reload("side"), { name: "side" })),
+        field("channels", select([["grey", "grey, 1"], ["rgb", "colour, 3"]], state.colour, reload("colour"),
+          { name: "colour", disabled: Boolean(learned) }))),
       field("operation", select(Object.entries(OPERATIONS), state.operation, (value) => {
         if (value !== "convolution") [state.padding, learned] = [Math.min(state.padding, Math.floor(state.kernel / 2)), null];
         if (state.preset.startsWith("run ")) state.preset = before;
         set("operation")(value);
       }, { name: "operation" })),
       !pooling && field("kernel", select(mine, state.preset, preset, { name: "preset" })),
-      !pooling && state.preset === "Gabor" && field("angle in degrees", element("input", { type: "range", min: 0, max: 175, step: 5, name: "angle", value: state.angle, oninput: (event) => { state.angle = event.target.valueAsNumber; change(); } })),
-      element("div", { class: "pair-of-fields" }, ["kernel", "stride", "padding", "dilation"].map(stepper)),
+      !pooling && state.preset === "Gabor" && field("angle in degrees", h.input({
+        type: "range", min: 0, max: 175, step: 5, name: "angle", value: state.angle,
+        oninput: (event) => set("angle")(event.target.valueAsNumber),
+      })),
+      h.div({ class: "pair-of-fields" }, ["kernel", "stride", "padding", "dilation"].map(stepper)),
     ].filter(Boolean));
     if (focused) parts.controls.querySelector(`[name="${focused}"]`)?.focus();
   }
@@ -147,7 +155,9 @@ export async function mount(root, query) {
     const color = palette(-1, 1);
     const top = Math.max(...weights.map(Math.abs), 1e-9);
     const cell = (value, at) => {
-      const box = element("input", { inputmode: "decimal", value: number(value, k > SHOWN ? 1 : k > ROOMY ? 2 : 3).replace("−", "-"), "aria-label": `row ${Math.floor(at / k) + 1}, column ${(at % k) + 1}`, style: tint(color, value / top), onchange: () => {
+      const label = `row ${Math.floor(at / k) + 1}, column ${(at % k) + 1}`;
+      const text = number(value, k > SHOWN ? 1 : k > ROOMY ? 2 : 3).replace("−", "-");
+      const box = h.input({ inputmode: "decimal", value: text, "aria-label": label, style: tint(color, value / top), onchange: () => {
         const asked = Number(box.value.replace(",", ".").replace("−", "-"));
         if (!Number.isFinite(asked)) return say(`${box.value} is no number: write one such as -0.5.`);
         say();
@@ -160,14 +170,19 @@ export async function mount(root, query) {
     const start = slice === 3 ? 0 : slice * area;
     const focused = [...parts.editor.querySelectorAll(".grid input")].indexOf(document.activeElement);
     parts.editor.replaceChildren(...[
-      element("h2", {}, "Kernel"),
-      planes() === 3 && element("div", { class: "choices", role: "group", "aria-label": "Slice of the kernel" }, [...SLICES, "all"].map((name, at) =>
-        element("button", { "aria-pressed": String(slice === at), onclick: () => { slice = at; editor(); } }, name))),
-      element("div", { class: "grid", role: "group", "aria-label": "Kernel", style: { "--k": k } }, weights.slice(start, start + area).map(cell)),
-      learned && element("div", { class: "learned" }, field(`filter of ${learned.filters.length}`, element("input", { type: "number", name: "filter", min: 0, max: learned.filters.length - 1, value: Math.max(0, learned.filter), onchange: (event) => {
-        learned.filter = Math.min(learned.filters.length - 1, Math.max(0, event.target.valueAsNumber || 0));
-        change();
-      } })), element("p", { class: "quiet" }, "The image is normalised as the network sees it; what you see is its first layer’s answer, before bias and batch norm.")),
+      h.h2("Kernel"),
+      planes() === 3 && h.div({ class: "choices", role: "group", "aria-label": "Slice of the kernel" }, [...SLICES, "all"].map((name, at) =>
+        h.button({ "aria-pressed": String(slice === at), onclick: () => { slice = at; editor(); } }, name))),
+      h.div({ class: "grid", role: "group", "aria-label": "Kernel", style: { "--k": k } }, weights.slice(start, start + area).map(cell)),
+      learned && h.div({ class: "learned" },
+        field(`filter of ${learned.filters.length}`, h.input({
+          type: "number", name: "filter", min: 0, max: learned.filters.length - 1, value: Math.max(0, learned.filter),
+          onchange: (event) => {
+            learned.filter = Math.min(learned.filters.length - 1, Math.max(0, event.target.valueAsNumber || 0));
+            change();
+          },
+        })),
+        h.p({ class: "quiet" }, "The image is normalised as the network sees it; this is its first layer’s answer, before bias and batch norm.")),
     ].filter(Boolean));
     if (focused >= 0) parts.editor.querySelectorAll(".grid input")[focused]?.focus();
     return undefined;
@@ -183,7 +198,7 @@ export async function mount(root, query) {
       });
       const scale = Math.min(1, Number(state.side) / Math.max(bitmap.width, bitmap.height));
       const [width, height] = [bitmap.width, bitmap.height].map((n) => Math.max(1, Math.round(n * scale)));
-      const canvas = element("canvas", { width, height });
+      const canvas = h.canvas({ width, height });
       const context = canvas.getContext("2d");
       context.imageSmoothingQuality = "high";
       context.fillStyle = "#fff";
@@ -227,7 +242,7 @@ export async function mount(root, query) {
     const trouble = wrong(height, width);
     root.classList.toggle("impossible", Boolean(trouble));
     output = null;
-    if (trouble) return void parts.formula.replaceChildren(element("p", { class: "notice" }, trouble));
+    if (trouble) return void parts.formula.replaceChildren(h.p({ class: "notice" }, trouble));
     shown = { ...seen() };
     output = state.operation === "convolution" ? convolve(shown, weights, state) : pool(shown, state.operation, state);
     draw();
@@ -239,8 +254,14 @@ export async function mount(root, query) {
 
   function wrong(height, width) {
     const span = state.dilation * (state.kernel - 1) + 1;
-    if (state.operation !== "convolution" && state.padding > state.kernel / 2) return `Pooling takes a padding of at most half the kernel, ${Math.floor(state.kernel / 2)} here: lower the padding.`;
-    if (height < 1 || width < 1) return `The window spans ${span} pixels, and the image with its padding ${Math.min(image.height, image.width) + 2 * state.padding}: lower kernel or dilation, or raise the padding.`;
+    const half = Math.floor(state.kernel / 2);
+    if (state.operation !== "convolution" && state.padding > half) {
+      return `Pooling takes a padding of at most half the kernel, ${half} here: lower the padding.`;
+    }
+    if (height < 1 || width < 1) {
+      const room = Math.min(image.height, image.width) + 2 * state.padding;
+      return `The window spans ${span} pixels, and the image with its padding ${room}: lower kernel or dilation, or raise the padding.`;
+    }
     return "";
   }
 
@@ -255,12 +276,14 @@ export async function mount(root, query) {
       frame[(c * tall + y) * wide + x] = inside(y, x) ? image.planes[from] : margin[c];
     }
     paint(input.canvas, frame, tall, wide);
-    input.caption.textContent = `${image.height} × ${image.width} pixels, ${image.channels === 3 ? "3 channels" : "1 channel"}${p ? `; padded by ${p}` : ""}`;
+    const depth = image.channels === 3 ? "3 channels" : "1 channel";
+    input.caption.textContent = `${image.height} × ${image.width} pixels, ${depth}${p ? `; padded by ${p}` : ""}`;
     let [low, high] = [Infinity, -Infinity];
     for (const value of output.planes) [low, high] = [Math.min(low, value), Math.max(high, value)];
     const colours = output.channels === 3 ? undefined : { low, high, power: 0.6 };
     paint(response.canvas, output.planes, output.height, output.width, colours);
-    response.caption.textContent = `${output.height} × ${output.width}, from ${number(low)} to ${number(high)}${low < 0 ? "; orange is below zero, blue above" : ""}`;
+    const legend = low < 0 ? "; orange is below zero, blue above" : "";
+    response.caption.textContent = `${output.height} × ${output.width}, from ${number(low)} to ${number(high)}${legend}`;
     response.still = response.canvas.getContext("2d").getImageData(0, 0, output.width, output.height);
     rectified.figure.hidden = state.operation !== "convolution";
     if (rectified.figure.hidden) return;
@@ -272,11 +295,15 @@ export async function mount(root, query) {
 
   function formula() {
     const { kernel: k, stride: s, padding: p, dilation: d } = state;
-    const line = (axis, n, result) => element("tr", {}, element("th", {}, axis), element("td", {}, element("code", {}, `⌊(${n} + 2·${p} − ${d}·(${k} − 1) − 1) / ${s}⌋ + 1 = `, element("b", {}, result))));
+    const put = (n) => `⌊(${n} + 2·${p} − ${d}·(${k} − 1) − 1) / ${s}⌋ + 1 = `;
+    const line = (axis, n, result) => h.tr(h.th({ scope: "row" }, axis), h.td(h.code(put(n), h.b(result))));
     const products = output.height * output.width * planes() * k * k;
     parts.formula.replaceChildren(
-      element("table", {}, element("caption", {}, "Output size: ", element("code", {}, "⌊(n + 2p − d(k − 1) − 1) / s⌋ + 1")), element("tbody", {}, line("height", image.height, output.height), line("width", image.width, output.width))),
-      element("p", { class: "quiet" }, state.operation === "convolution" ? `${whole(weights.length)} weights, ${whole(products)} multiplications.` : `No weights; each channel is pooled by itself, ${whole(products)} numbers are looked at.`),
+      h.table(h.caption("Output size: ", h.code("⌊(n + 2p − d(k − 1) − 1) / s⌋ + 1")),
+        h.tbody(line("height", image.height, output.height), line("width", image.width, output.width))),
+      h.p({ class: "quiet" }, state.operation === "convolution"
+        ? `${whole(weights.length)} weights, ${whole(products)} multiplications.`
+        : `No weights; each channel is pooled by itself, ${whole(products)} numbers are looked at.`),
     );
   }
 
@@ -299,7 +326,9 @@ export async function mount(root, query) {
     const { kernel: k, stride: s, padding: p, dilation: d } = state;
     const cells = Array.from({ length: k * k }, (_, i) => rect(column * s + (i % k) * d, row * s + Math.floor(i / k) * d, 1, 1, "cell"));
     const span = d * (k - 1) + 1;
-    frame(input, image.height + 2 * p, image.width + 2 * p, [...(p ? [rect(p, p, image.width, image.height, "edge")] : []), ...(d > 1 ? cells : []), rect(column * s, row * s, span, span, "window")]);
+    const edge = p ? [rect(p, p, image.width, image.height, "edge")] : [];
+    const slid = rect(column * s, row * s, span, span, "window");
+    frame(input, image.height + 2 * p, image.width + 2 * p, [...edge, ...(d > 1 ? cells : []), slid]);
     sums(index);
   }
   const rect = (x, y, width, height, kind) => drawing("rect", { x, y, width, height, class: kind });
@@ -322,39 +351,42 @@ export async function mount(root, query) {
     const grid = (values, color, top, label, winner = -1) => {
       const said = { role: "img", "aria-label": `${label}: ${values.map((value) => (value === null ? "padding" : number(value))).join(", ")}` };
       if (k > SHOWN) {
-        const canvas = element("canvas", { class: "many", ...said });
+        const canvas = h.canvas({ class: "many", ...said });
         paint(canvas, values.map((value) => value ?? 0), k, k, { low: color === grey ? 0 : -top, high: top });
         return canvas;
       }
       const kind = (value, i) => [value === null && "outside", i === winner && "winner"].filter(Boolean).join(" ");
-      return element("div", { class: `grid${k > ROOMY ? " some" : ""}`, style: { "--k": k }, ...said },
-        values.map((value, i) => element("span", { class: kind(value, i), style: tint(color, (value ?? 0) / top) }, number(value ?? 0, k > ROOMY ? 2 : 3))));
+      return h.div({ class: `grid${k > ROOMY ? " some" : ""}`, style: { "--k": k }, ...said },
+        values.map((value, i) => h.span({ class: kind(value, i), style: tint(color, (value ?? 0) / top) }, number(value ?? 0, k > ROOMY ? 2 : 3))));
     };
     const names = planes() === 3 ? SLICES : ["grey"];
     const convolving = state.operation === "convolution";
     const totals = [];
     const lines = names.map((name, c) => {
       const part = patch(shown, c, row, column, state);
-      const pixels = (label, winner) => element("figure", {}, grid(part, learned ? signed : grey, learned ? 3 : 255, label, winner), element("figcaption", {}, label));
+      const pixels = (label, winner) => h.figure(grid(part, learned ? signed : grey, learned ? 3 : 255, label, winner), h.figcaption(label));
       if (!convolving) {
         const value = output.planes[c * area + index];
         const winner = state.operation === "max" ? part.indexOf(value) : -1;
-        return element("div", { class: "equation" }, pixels(`${name} patch`, winner), element("b", {}, state.operation === "max" ? `largest = ${number(value)}` : `sum ÷ ${k * k} = ${number(value)}`));
+        const how = state.operation === "max" ? "largest" : `sum ÷ ${k * k}`;
+        return h.div({ class: "equation" }, pixels(`${name} patch`, winner), h.b(`${how} = ${number(value)}`));
       }
       const kernel = weights.slice(c * k * k, (c + 1) * k * k);
       const products = part.map((value, i) => (value ?? 0) * kernel[i]);
       totals.push(products.reduce((a, b) => a + b, 0));
       const most = (values) => Math.max(...values.map(Math.abs), 1e-9);
-      return element("div", { class: "equation" }, pixels(`${name} patch`), element("i", {}, "×"),
-        element("figure", {}, grid(kernel, signed, most(weights), `${name} kernel`), element("figcaption", {}, "kernel")), element("i", {}, "="),
-        element("figure", {}, grid(products, signed, most(products), `${name} products`), element("figcaption", {}, "products")),
-        element("b", {}, `sum ${number(totals.at(-1), 4)}`));
+      return h.div({ class: "equation" }, pixels(`${name} patch`), h.i("×"),
+        h.figure(grid(kernel, signed, most(weights), `${name} kernel`), h.figcaption("kernel")), h.i("="),
+        h.figure(grid(products, signed, most(products), `${name} products`), h.figcaption("products")),
+        h.b(`sum ${number(totals.at(-1), 4)}`));
     });
     const value = convolving ? totals.reduce((a, b) => a + b, 0) : output.planes[index];
     const place = `row ${row}, column ${column}`;
-    const said = convolving ? `${totals.length > 1 ? `${totals.map((total) => number(total, 4)).join(" + ").replaceAll("+ −", "− ")} = ` : ""}${number(value, 4)}` : "";
+    const addends = totals.map((total) => number(total, 4)).join(" + ").replaceAll("+ −", "− ");
+    const said = totals.length > 1 ? `${addends} = ${number(value, 4)}` : number(value, 4);
     named(response.pad, { "aria-valuemin": 0, "aria-valuemax": area - 1, "aria-valuenow": index, "aria-valuetext": `${place}: ${number(value, 4)}` });
-    parts.sum.replaceChildren(element("h2", {}, `Output at ${place}`), ...lines, ...(convolving ? [element("p", { class: "total" }, said, element("span", {}, ` → ReLU → ${number(Math.max(0, value), 4)}`))] : []));
+    parts.sum.replaceChildren(h.h2(`Output at ${place}`), ...lines);
+    if (convolving) parts.sum.append(h.p({ class: "total" }, said, h.span(` → ReLU → ${number(Math.max(0, value), 4)}`)));
   }
 
   // --- sliding ---------------------------------------------------------------------------------------------------
@@ -382,7 +414,8 @@ export async function mount(root, query) {
     writing = setTimeout(write, 300);
   }
   function write() {
-    const kept = Object.entries(state).filter(([name, value]) => !(name === "angle" && state.preset !== "Gabor") && value !== "own" && value !== "own numbers");
+    const useless = (name, value) => (name === "angle" && state.preset !== "Gabor") || ["own", "own numbers"].includes(value);
+    const kept = Object.entries(state).filter(([name, value]) => !useless(name, value));
     history.replaceState(null, "", `#/filters?${new URLSearchParams(kept)}`);
   }
 
