@@ -72,8 +72,11 @@ def test_a_cell_opens_its_images_and_one_is_explained(page: Any, studio: Studio)
     page.locator(".opened").get_by_role("button", name="Explain").first.click()
     page.locator(".maps .map").wait_for()
     page.locator("[name=method]").select_option("occlusion")
-    page.get_by_text("occlusion", exact=False).nth(1).wait_for()
-    assert "Layer:" in page.locator(".trust").inner_text() or page.locator(".trust h3").inner_text() == "No map"
+    page.locator(".maps figcaption").filter(has_text=f"What speaks for {names[column]}: occlusion").wait_for()
+    assert page.locator(".odds tr").first.inner_text().startswith(names[column]), (
+        "as the run answered when it was measured"
+    )
+    assert page.locator(".trust").inner_text().startswith(("What the map points at", "Do not rely", "No map"))
 
 
 def test_a_photo_of_ones_own_gets_a_map(page: Any, tmp_path: Path) -> None:
