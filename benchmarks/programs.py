@@ -2,7 +2,7 @@
 
     python benchmarks/programs.py DATA/fashion-mnist DATA/cifar10 [--only NAME ...] [--output FILE]
 
-One network, one loop and one loader, in plain PyTorch; a program is that with a line or two exchanged. They were used while
+One network, one loop and one loader, in plain PyTorch; a program is that with a line or two exchanged. They were used
 while the rules were written, so that they measure nothing new: they say what must stay so.
 """
 
