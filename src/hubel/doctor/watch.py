@@ -407,7 +407,8 @@ def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tens
     scale = g.norm(dim=1) / once.norm(dim=1).clamp(min=0.05)
     form["uneven"] = torch.where(form["paired"], scale.max() / scale.median().clamp(min=1e-12), 1.0)
     form["summed"] = (near[0] > 0.999) & ((g.norm() / once.norm()) > 0.5) if len(z) > 4 else torch.tensor(False)
-    form["twice"] = (near[1] > 0.999) & (near[0] < 0.99)
+    small = (g.norm() / once.norm() * len(z) * z.shape[1] - 1).abs() < 0.5  # near the start, directions are alike
+    form["twice"] = (near[1] > 0.999) & ((near[0] < 0.99) | (small & (near[1] >= near[0])))
     form["squared"] = (near[2] > 0.9999) & (near[2] > near[0])
     form["picked"] = (low == 0) & (high == 0) & (most < 0) & (least > 1.01 * most)
     form["binary"] = ~form["paired"] & (low > 0) & (high < 1.6 * low)
