@@ -22,7 +22,7 @@ import hubel
 import hubel.doctor
 from hubel.nn.zoo import build
 
-LOOPS = {"simple-cnn, 32 px": ("simple-cnn", 32, 64, 1500), "resnet18, 128 px": ("resnet18", 128, 32, 60)}
+LOOPS = {"simple-cnn, 32 px": ("simple-cnn", 32, 64, 400), "resnet18, 128 px": ("resnet18", 128, 32, 30)}
 
 
 def trained(network: str, side: int, batch: int, steps: int, *, watching: bool) -> tuple[float, str]:
