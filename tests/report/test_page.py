@@ -7,7 +7,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chromium import started
 from hubel.errors import RunError
 from hubel.evaluation.calibration import calibration, confidences, levels, threshold
 from hubel.evidence import LOGITS, PICTURES, THUMBNAILS, RunRecord, keep_arrays
@@ -29,7 +29,6 @@ from hubel.runs import RunFolder, verify
 
 from . import sample
 
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 VOID = {"meta", "img", "br", "link", "input", "hr", "wbr", "rect", "path", "line"}
 
 
@@ -338,13 +337,7 @@ def test_absolute_folder_is_not_told(plain_report: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    if not CHROMIUM:
-        pytest.skip("no chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        shown = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield shown
-        shown.close()
+    yield from started()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

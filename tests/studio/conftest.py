@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -14,9 +12,9 @@ from typing import Any
 import pytest
 
 import hubel
+from chromium import started
 
 TOKEN = "a-token-of-tests"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,7 @@ def studio(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
-    if not CHROMIUM:
-        pytest.skip("no chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as running:
-        shown = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield shown
-        shown.close()
+    yield from started()
 
 
 @pytest.fixture(params=[(1280, "light"), (1280, "dark"), (390, "light")], ids=["desktop", "dark", "phone"])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hubel.doctor.doctor import HELD_OUT, MEASURED, PROBES, THEN, Doctor
+from hubel.doctor.losses import agreement, form, labels_behind
 from hubel.doctor.probes import Loss, default_loss, inputs_of, learning_share, logits_of, outputs_of
 from hubel.doctor.signs import Evaluated, Intent
 from hubel.errors import UsageError
@@ -163,7 +164,7 @@ class _Eyes:
         self.doctor.lines.setdefault("forward", one.line)
         self.doctor.lines.setdefault("backward", self._line())
         case, g = self.doctor.case, gradient.detach().float()
-        labels = _labels(outputs, g, len(outputs) * self.doctor.intent.accumulate)
+        labels = labels_behind(outputs, g, len(outputs) * self.doctor.intent.accumulate)
         first = not self.waiting
         if first:
             self.carried = self._carried()
@@ -179,9 +180,9 @@ class _Eyes:
             "images": images,
             "learning": one.learning,
             "carried": self.carried,
-            "agree": None if one.labels is None or len(one.labels) != len(labels) else _agree(labels, one.labels),
+            "agree": None if one.labels is None or len(one.labels) != len(labels) else agreement(labels, one.labels),
             "at_once": min(self.waiting.get("at_once", len(labels)), len(labels)),
-            **_form(logits, g, labels, look=self.doctor.step < FORMS),
+            **form(logits, g, labels, look=self.doctor.step < FORMS),
         }
         case.idle += 1
         if len(one.images) == len(labels):
@@ -370,49 +371,6 @@ def labels_in(batch: Any, count: int) -> Tensor | None:
         if isinstance(part, Tensor) and not part.is_floating_point() and part.shape in ((count,), (count, 1)):
             return part.reshape(-1).long()
     return None
-
-
-def _labels(outputs: Tensor, gradient: Tensor, passes: int) -> Tensor:
-    """The class whose output the loss wants larger; of smoothed labels, that which probabilities and gradient give.
-
-    Args:
-        passes: what cross-entropy's gradient was divided by.
-    """
-    if gradient.shape[1] == 1:
-        return (gradient[:, 0] < 0).long()
-    target = outputs.float().softmax(1) - passes * gradient
-    rest = target.sort(1).values[:, :-1]
-    most = target.max(1).values
-    smoothed = ((rest[:, -1] - rest[:, 0]).max() < 1e-2) & (most.min() > 0.3) & (most.max() < 0.995)
-    picked = torch.where((gradient == 0).all(1), outputs.argmax(1), gradient.argmin(1))  # nothing left to want
-    return torch.where(smoothed, target.argmax(1), picked)
-
-
-def _agree(labels: Tensor, others: Tensor) -> Tensor:
-    return (labels == others.to(labels.device)).float().mean()
-
-
-def _form(z: Tensor, g: Tensor, labels: Tensor, *, look: bool) -> dict[str, Tensor]:
-    """Recognise the loss by its gradient g (N, K) at outputs z (N, K)."""
-    form: dict[str, Tensor] = {"paired": (g.sum(1).abs().max() <= 1e-2 * g.abs().max()) | ~g.isfinite().all()}
-    if not look or z.shape[1] < 3:
-        return form
-    p, right = z.softmax(1), F.one_hot(labels, z.shape[1])
-    once, second = p - right, p.softmax(1) - right
-    second = p * (second - (p * second).sum(1, keepdim=True))
-    near = [F.cosine_similarity(g.flatten(), other.flatten(), dim=0) for other in (once, second, z - right)]
-    own, others = g.gather(1, labels[:, None]), g.masked_fill(right.bool(), float("nan"))
-    low, high = others.nan_to_num(float("inf")).min(), others.nan_to_num(float("-inf")).max()
-    least, most = own.min(), own.max()
-    scale = g.norm(dim=1) / once.norm(dim=1).clamp(min=0.05)
-    form["uneven"] = torch.where(form["paired"], scale.max() / scale.median().clamp(min=1e-12), 1.0)
-    form["summed"] = (near[0] > 0.999) & ((g.norm() / once.norm()) > 0.5) if len(z) > 4 else torch.tensor(False)
-    small = (g.norm() / once.norm() * len(z) * z.shape[1] - 1).abs() < 0.5  # near the start, directions are alike
-    form["twice"] = (near[1] > 0.999) & ((near[0] < 0.99) | (small & (near[1] >= near[0])))
-    form["squared"] = (near[2] > 0.9999) & (near[2] > near[0])
-    form["picked"] = (low == 0) & (high == 0) & (most < 0) & (least > 1.01 * most)
-    form["binary"] = ~form["paired"] & (low > 0) & (high < 1.6 * low)
-    return form
 
 
 def _small(images: Tensor) -> Tensor:
