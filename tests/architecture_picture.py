@@ -21,7 +21,7 @@ ROWS = (
     ("learning", "explanation", "report"),
     ("doctor",),
     ("jobs",),
-    ("flags", "studio"),
+    ("flags", "studio", "lab"),
     ("verbs",),
     ("cli",),
     ("__main__",),

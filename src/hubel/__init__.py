@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from hubel.jobs.api import rename as rename
     from hubel.jobs.api import resume as resume
     from hubel.jobs.api import train as train
-    from hubel.jobs.lab import lab as lab
     from hubel.jobs.recipe import Recipe as Recipe
     from hubel.jobs.run import Run as Run
     from hubel.jobs.train import training as training
+    from hubel.lab.tune import tune as tune
     from hubel.learning.checkpoint import digest as digest
     from hubel.learning.checkpoint import forked as forked
     from hubel.learning.checkpoint import snapshot as snapshot
@@ -53,7 +53,9 @@ if TYPE_CHECKING:
     from hubel.report.page import write_report as write_report
 
 _HOMES = {
-    **{name: verb.home for name, verb in VERBS.items() if name not in ("doctor", "report", "studio")},  # packages, so:
+    **{
+        name: verb.home for name, verb in VERBS.items() if name not in ("doctor", "lab", "report", "studio")
+    },  # packages, so:
     "examine": "jobs.api",
     "write_report": "report.page",
     "prepare": "jobs.api",
@@ -82,8 +84,8 @@ __all__ = sorted(["__version__", *_HOMES])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
-    if name == "doctor":  # hubel.doctor.watch, for anyone's loop
-        return importlib.import_module("hubel.doctor")
+    if name in ("doctor", "lab"):  # hubel.doctor.watch, for anyone's loop; hubel.lab.compare
+        return importlib.import_module(f"hubel.{name}")
     if name not in _HOMES:
         raise AttributeError(f"hubel has no {name!r}; it has {', '.join(_HOMES)}")
     return getattr(importlib.import_module(f"hubel.{_HOMES[name]}"), name)

@@ -69,7 +69,7 @@ def check_memory(model: nn.Module, shape: tuple[int, int, int], batch: int, devi
         UsageError: it says what it would need.
     """
     weights = sum(parameter.numel() for parameter in model.parameters())
-    needed, there = 16 * weights + COPIES * batch * math.prod(shape), _memory(device)
+    needed, there = 16 * weights + COPIES * batch * math.prod(shape), memory_of(device)
     if needed <= there:  # or else the dry run itself would take long
         needed += batch * activations(model, shape)
     if needed > there:
@@ -80,7 +80,7 @@ def check_memory(model: nn.Module, shape: tuple[int, int, int], batch: int, devi
         )
 
 
-def _memory(device: torch.device) -> float:
+def memory_of(device: torch.device) -> float:
     """Bytes of the device, or of the processor as far as this process may use them."""
     if device.type == "cuda":
         return float(torch.cuda.get_device_properties(device).total_memory)

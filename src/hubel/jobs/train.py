@@ -156,13 +156,14 @@ def resuming(
     inexact: bool = False,
     command: str = "",
     code: Builder | None = None,
+    report: bool = True,
 ) -> Iterator[Event]:
     """Go on with an interrupted run, to the weights that it would have ended with; or with a finished one.
 
     Args:
         source: where the images are now, where they were moved.
         extend: epochs to train on for, with a schedule of their own. lr: their peak rate; the last one's when None.
-        inexact: go on although something is another here than it was.
+        inexact: go on although something is another here than it was. report: whether the page is drawn.
 
     Raises:
         HubelError: in one sentence; the run is as it was.
@@ -180,7 +181,7 @@ def resuming(
             f"The images of {path} are no longer at {where!r}: hubel resume {path} DATA says where they are."
         )
     if not (path / "split.json").exists():  # it ended before there was anything to go on from
-        yield from training(where, recipe, output=path, overwrite=True, command=command, code=code)
+        yield from training(where, recipe, output=path, overwrite=True, command=command, code=code, report=report)
         return
     catalog = yield from scanning(where)
     yield Note(text=f"{path}: a run on {where}, {len(catalog.paths):,} files in {len(catalog.classes)} classes")
@@ -215,7 +216,7 @@ def resuming(
             plan.cut(state.record.phase, state.loop.epoch, ended=True)
             state = replace(state, record=replace(state.record, stopped=None))
             plan = extended(plan, extend, lr)
-        events = _train_and_report(run, where, dataset, division, plan, clock, command, True, state, begun=True)
+        events = _train_and_report(run, where, dataset, division, plan, clock, command, report, state, begun=True)
         yield from _recorded(run, events)
 
 

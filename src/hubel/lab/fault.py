@@ -41,17 +41,17 @@ class SideBySide:
     sick: Course
 
 
-def lab(what: str = "fault", name: str | None = None, *, way: int = 1, severity: int = 2, seed: int = 0) -> SideBySide:
+def fault(name: str, *, way: int = 1, severity: int = 2, seed: int = 0) -> SideBySide:
     """Train two small networks on the embedded digits, one of them with a fault.
 
     Args:
-        what: ``fault``. name: which one, a rule's code. way: 1 or 2, how it is planted. severity: 1 to 3.
+        name: which one, a rule's code. way: 1 or 2, how it is planted. severity: 1 to 3.
 
     Raises:
         UsageError: there is no such fault.
     """
-    if what != "fault" or name not in FAULTS:
-        raise UsageError(f"hubel lab fault {name or 'NAME'}: NAME is one of {', '.join(sorted(FAULTS))}.")
+    if name not in FAULTS:
+        raise UsageError(f"hubel lab fault {name}: NAME is one of {', '.join(sorted(FAULTS))}.")
     healthy = digits(seed=seed)
     sick = FAULTS[name][way - 1](healthy, severity - 1)
     rule = RULES[name]

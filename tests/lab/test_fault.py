@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-import hubel
 from hubel.cli import main
 from hubel.errors import UsageError
+from hubel.lab.fault import fault
 
 
 def test_a_fault_is_shown_beside_a_healthy_training(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,4 +25,4 @@ def test_a_fault_is_shown_beside_a_healthy_training(capsys: pytest.CaptureFixtur
 
 def test_other_faults_are_refused_with_the_names() -> None:
     with pytest.raises(UsageError, match="NAME is one of axes, bad-head-start"):
-        hubel.lab("fault", "wrong")
+        fault("wrong")
