@@ -94,7 +94,8 @@ def _lab(_: str, given: Given) -> int:
             _say("claim", each, of_record=False)
         return 0
     from hubel.lab.claims import run
-    from hubel.lab.compare import compare, parsed
+    from hubel.lab.compare import compare
+    from hubel.lab.variants import parsed
 
     if what == "compare":
         given["variants"] = parsed(given.pop("vary", []), given.pop("variant", []))
@@ -340,7 +341,7 @@ def _lab_flags(to: argparse.ArgumentParser) -> None:
         "--vary",
         action="append",
         metavar="NAME=A,B",
-        help="a setting, or an argument of the network's; repeated: all combinations (| divides values with commas)",
+        help="a setting, or an argument of the network's; repeated: all combinations (; divides values with commas)",
     )
     one.add_argument(
         "--variant",

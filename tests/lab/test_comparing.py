@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,8 @@ from hubel import lab
 from hubel.cli import main
 from hubel.errors import RunError, UsageError
 from hubel.evaluation.contrast import Compared
-from hubel.lab.compare import parsed
 from hubel.lab.networks import dense
+from hubel.lab.variants import parsed
 from hubel.runs import read_record
 
 QUIET: dict[str, Any] = {"show_as": "none", "images": 200, "epochs": 2, "batch_size": 32}
@@ -116,7 +119,7 @@ def test_ray_gives_the_same_table(tmp_path: Path) -> None:
 
 
 def test_what_is_compared_is_read_from_the_command_line() -> None:
-    assert parsed(["augment=none|crop=4,flip"], []) == {
+    assert parsed(["augment=none;crop=4,flip"], []) == {
         "none": {"augment": "none"},
         "crop=4,flip": {"augment": "crop=4,flip"},
     }
@@ -146,3 +149,13 @@ def test_the_fully_connected_network_has_as_many_weights_as_asked() -> None:
     for weights in (20_000, 290_000):
         made = sum(p.numel() for p in dense(classes=10, channels=3, size=(32, 32), parameters=weights).parameters())
         assert made == pytest.approx(weights, rel=0.16)
+
+
+def test_the_ten_lines_of_the_documents_run(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "lab.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "mine.py").write_text(block.replace("seeds=3, epochs=5", "seeds=2, epochs=1, images=200"), "utf-8")
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] in ("undecided", "supported", "refuted")
+    assert (tmp_path / "runs" / "lab-digits" / "report.html").exists()

@@ -103,11 +103,13 @@ class Question:
     """What is compared; lab.json.
 
     Attributes:
-        source: the images. images: how many of them are trained on, the same share of every class; all when None.
+        source: the images; files: how many there are.
+        images: how many of them are trained on, the same share of every class; all when None.
         recipe: the settings that all variants have, as YAML. measure: what the table is about.
     """
 
     source: str
+    files: int = 0
     variants: dict[str, dict[str, Any]]
     seeds: int
     recipe: str

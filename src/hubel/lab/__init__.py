@@ -4,4 +4,4 @@
 """
 
 from hubel.lab.compare import compare as compare
-from hubel.lab.compare import grid as grid
+from hubel.lab.variants import grid as grid

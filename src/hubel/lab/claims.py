@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from hubel.errors import UsageError
 from hubel.evaluation.contrast import ACCURACY, TRAINING_ERROR, Compared, Difference, Trial
 from hubel.jobs.recipe import Recipe
-from hubel.lab.compare import base_of, comparing, grid, shown
+from hubel.lab.compare import comparing, shown
 from hubel.lab.trial import Task, prepared_for, trial
+from hubel.lab.variants import base_of, grid
 from hubel.report.terminal import Show
 
 if TYPE_CHECKING:

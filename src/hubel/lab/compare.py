@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 import shutil
@@ -18,59 +17,18 @@ from hubel.errors import RunError, UsageError
 from hubel.evaluation.contrast import ACCURACY, Compared, Difference, Effect, Question, Row, Trial, effect
 from hubel.events import Event, Note, Progress
 from hubel.evidence import RunRecord
-from hubel.jobs.recipe import Recipe, read_recipe, settings, to_yaml, with_settings
+from hubel.jobs.recipe import Recipe, read_recipe, to_yaml
 from hubel.jobs.train import PATTERN
 from hubel.lab.pool import spread, workers_and_threads
 from hubel.lab.trial import Task, failed, trial
-from hubel.nn.config import parse_argument
+from hubel.lab.variants import Settings, base_of, recipe_of, told
 from hubel.report.lab import lab_lines, write_page
 from hubel.report.terminal import Show, show
 from hubel.runs import make_folder, read_record, write_json, write_text
 from hubel.text import csv_text
 
 T = TypeVar("T")
-Settings = Mapping[str, Any]
-BASE, EPOCHS = "as it is", 5  # where nothing else was said
 MOST_REPORTED = 10_000  # images, where the data has no test part of its own
-
-
-def grid(**axes: Sequence[Any]) -> dict[str, dict[str, Any]]:
-    """All combinations of values of settings, by their names.
-
-    >>> grid(model=["plain20", "resnet20"])
-    {'plain20': {'model': 'plain20'}, 'resnet20': {'model': 'resnet20'}}
-    >>> list(grid(norm=["batch", "none"], lr=[0.1, 1]))
-    ['norm=batch, lr=0.1', 'norm=batch, lr=1', 'norm=none, lr=0.1', 'norm=none, lr=1']
-    """
-    found = {}
-    for values in itertools.product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        alone = len(axes) == 1 and isinstance(values[0], str)
-        found[values[0] if alone else ", ".join(f"{name}={_short(value)}" for name, value in chosen.items())] = chosen
-    return found
-
-
-def parsed(vary: Sequence[str], variant: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The variants of the command line.
-
-    Args:
-        vary: ``NAME=VALUE,VALUE``, all combinations; ``|`` divides values in which commas stand.
-        variant: ``NAME=VALUE``, or several with a space between them, of one variant beside the recipe as it is.
-    """
-    if bool(vary) == bool(variant):
-        raise UsageError("Say what is compared: --vary NAME=VALUE,VALUE for all combinations, or --variant NAME=VALUE.")
-    if variant:
-        pairs = (dict(parse_argument(part) for part in text.split(" ")) for text in variant)
-        return {BASE: {}} | dict(zip(variant, pairs, strict=True))
-    axes = {}
-    for text in vary:
-        name, _, values = text.partition("=")
-        if not values:
-            raise UsageError(f"--vary {text}: expected NAME=VALUE,VALUE such as model=plain20,resnet20.")
-        axes[name] = [
-            parse_argument(f"{name}={value}")[1] for value in re.split(r"\|" if "|" in values else ",", values)
-        ]
-    return grid(**axes)
 
 
 def compare(
@@ -162,56 +120,57 @@ def comparing(
     """
     if len(variants) < 1 or seeds < 1 or (workers or 1) < 1:
         raise UsageError("There must be a variant, a seed and a worker at least.")
-    made = {each: _variant(recipe, changes) for each, changes in variants.items()}
-    told = {each: _told(changes) for each, changes in variants.items()}
+    catalog = yield from scanning(source)
     place = str(Path(source).absolute()) if os.path.exists(source) else source
     question = Question(
-        source=place, variants=told, seeds=seeds, images=images, measure=measure, recipe=to_yaml(recipe)
+        source=place,
+        files=len(catalog.paths),
+        variants={each: told(changes) for each, changes in variants.items()},
+        seeds=seeds,
+        images=images,
+        measure=measure,
+        recipe=to_yaml(recipe),
     )
-    catalog = yield from scanning(source)
-    folder = _folder(
-        question, title.replace(" ", "-") or Path(re.split(PATTERN, source)[0].rstrip("/\\")).stem, output, overwrite
-    )
+    name = title.replace(" ", "-") or Path(re.split(PATTERN, source)[0].rstrip("/\\")).stem
+    folder = _folder(question, name, output, overwrite)
     if images is not None:
         place = str(_some(catalog, images, folder / "images.csv"))
-    tasks, done = [], {(each.variant, each.seed): each for each in kept(folder) if not each.error or each.values}
-    for seed, (number, (variant, (made_recipe, code))) in itertools.product(range(seeds), enumerate(made.items())):
-        if (variant, seed) not in done:
-            slug = re.sub(r"[^\w.=-]+", "-", variant).strip("-")[:60]
-            run = str((folder / "trials" / f"{number}-{slug}-seed-{seed}").absolute())
-            tasks.append(
-                Task(variant=variant, source=place, recipe=replace(made_recipe, seed=seed), code=code, run=run)
-            )
-    total = seeds * len(made)
+    order = [(variant, seed) for seed in range(recipe.seed, recipe.seed + seeds) for variant in variants]
+    done = {(each.variant, each.seed): each for each in kept(folder) if each.values}
     if done:
-        yield Note(text=f"{len(done)} of {total} trainings in {folder} are finished, and aren't done again.")
-    workers, threads = workers_and_threads(total, workers)
-    if tasks and recipe.minutes is not None and workers > 1:
-        workers = 1  # side by side, they would take each other's time
+        yield Note(text=f"{len(done)} of {len(order)} trainings in {folder} are finished, and aren't done again.")
+    tasks = [_task(folder, place, recipe, variants, *each) for each in order if each not in done]
+    timed = recipe.minutes is not None  # side by side, they would take each other's time
+    workers, threads = workers_and_threads(1 if timed else len(order), 1 if timed else workers)
     if tasks:
         yield Note(text=f"{len(tasks)} trainings, {workers} at a time with {threads} threads each, in {folder}")
-        yield Progress(task="trainings", done=len(done), total=total)
+        yield Progress(task="trainings", done=len(done), total=len(order))
     for task, result in spread(work, tasks, workers=workers, threads=threads, on=on):
-        trial_done = result if isinstance(result, Trial) else failed(task, result)
-        done[task.variant, task.recipe.seed] = trial_done
-        write_json(folder / "trials.json", sorted(done.values(), key=lambda each: (each.seed, each.variant)))
-        yield Note(text=_line(trial_done, measure))
-        yield Progress(task="trainings", done=len(done), total=total)
-    trials = tuple(done[variant, seed] for seed in range(seeds) for variant in made)
+        ended = result if isinstance(result, Trial) else failed(task, result)
+        done[task.variant, task.recipe.seed] = ended
+        write_json(folder / "trials.json", [done[each] for each in order if each in done])
+        yield Note(text=_line(ended, measure))
+        yield Progress(task="trainings", done=len(done), total=len(order))
+    trials = tuple(done[each] for each in order)
     if not any(each.values for each in trials):
         raise RunError(f"No training came to an end: {trials[0].error}")
-    found = summed(folder, question, trials, differences or _against_first(tuple(made), measure))
+    found = summed(folder, question, trials, differences or _against_first(tuple(variants), measure))
     _write(folder, found, title, text)
     yield Note(text="\n".join(lab_lines(found)))
     return found
 
 
+def _task(folder: Path, place: str, recipe: Recipe, variants: Mapping[str, Settings], variant: str, seed: int) -> Task:
+    made, code = recipe_of(recipe, variants[variant])
+    slug = re.sub(r"[^\w.=-]+", "-", variant).strip("-")[:60]
+    run = folder.absolute() / "trials" / f"{list(variants).index(variant)}-{slug}-seed-{seed}"
+    return Task(variant=variant, source=place, recipe=replace(made, seed=seed), code=code, run=str(run))
+
+
 def summed(folder: Path, question: Question, trials: Sequence[Trial], asked: Sequence[Difference]) -> Compared:
     """Put trials into a table, and look at the differences that were asked for."""
-    rows, right = (
-        [],
-        {(t.variant, t.seed): _right(folder, t) for t in trials if question.measure == ACCURACY and t.values},
-    )
+    counted, rows = [each for each in trials if question.measure == ACCURACY and each.values], []
+    right = {(each.variant, each.seed): _right(folder, each) for each in counted}
     for variant, changes in question.variants.items():
         own = [each for each in trials if each.variant == variant and each.values]
         failed = [each.error for each in trials if each.variant == variant and each.error]
@@ -265,55 +224,6 @@ def kept(folder: Path) -> tuple[Trial, ...]:
     """The trials that a lab's folder holds."""
     file = folder / "trials.json"
     return read_record(file, tuple[Trial, ...]) if file.exists() else ()
-
-
-def base_of(recipe: Recipe, changes: Settings) -> Recipe:
-    """What all variants have in common, with the same split for every seed."""
-    recipe = _changed(recipe, changes)[0]
-    if recipe.data.split_seed is None and not recipe.data.folds:
-        recipe = with_settings(recipe, {"split_seed": recipe.seed})
-    return recipe
-
-
-def _variant(recipe: Recipe, changes: Settings) -> tuple[Recipe, Any]:
-    """A variant's whole recipe, with an end that can be compared, and the user's own network."""
-    made, code = _changed(recipe, changes)
-    if made.minutes is None and made.train.epochs is None and made.train.stages is None:
-        made = with_settings(made, {"epochs": EPOCHS})
-    return made, code
-
-
-def _changed(recipe: Recipe, changes: Settings) -> tuple[Recipe, Any]:
-    """A recipe with its changes, of settings or else of the network's own arguments; and the user's own network."""
-    known, code = {setting.name for setting in settings()}, None
-    own = {name: value for name, value in changes.items() if name not in known}
-    named = {name: value for name, value in changes.items() if name in known}
-    if "model" in named and not isinstance(named["model"], str):
-        from hubel.nn.foreign import code_name
-
-        code = named["model"]
-        named["model"] = code_name(code)
-    if own:
-        named["arguments"] = {**recipe.model.arguments, **named.get("arguments", {}), **own}
-    return with_settings(recipe, named), code
-
-
-def _told(changes: Settings) -> dict[str, Any]:
-    """Changes as JSON: a module is told by its name, and text that is no more than it by itself."""
-    return {
-        name: value if isinstance(value, (str, int, float, bool, list, dict)) else _short(value)
-        for name, value in changes.items()
-    }
-
-
-def _short(value: Any) -> str:
-    return (
-        value.__name__
-        if hasattr(value, "__name__")
-        else type(value).__name__
-        if hasattr(value, "forward")
-        else str(value)
-    )
 
 
 def _against_first(variants: Sequence[str], measure: str) -> tuple[Difference, ...]:
@@ -377,7 +287,7 @@ def _line(done: Trial, measure: str) -> str:
     who = f"{done.variant}, seed {done.seed}"
     if not done.values:
         return f"{who}: failed, {done.error}"
-    value = done.values[measure]
+    value = done.values.get(measure, float("nan"))
     said = f"{value:.1f} s" if measure == "seconds" else f"{measure} {value:.2%}"
     return f"{who}: {said} ({done.values['seconds']:.0f} s of training){f', {done.error}' if done.error else ''}"
 
