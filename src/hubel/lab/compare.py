@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hubel.dataset.find import Catalog, scanning
-from hubel.errors import RunError, UsageError
+from hubel.errors import Interrupted, RunError, UsageError
 from hubel.evaluation.contrast import ACCURACY, Compared, Difference, Effect, Question, Row, Trial, effect
 from hubel.events import Event, Note, Progress
 from hubel.evidence import RunRecord
@@ -145,12 +145,17 @@ def comparing(
     if tasks:
         yield Note(text=f"{len(tasks)} trainings, {workers} at a time with {threads} threads each, in {folder}")
         yield Progress(task="trainings", done=len(done), total=len(order))
-    for task, result in spread(work, tasks, workers=workers, threads=threads, on=on):
-        ended = result if isinstance(result, Trial) else failed(task, result)
-        done[task.variant, task.recipe.seed] = ended
-        write_json(folder / "trials.json", [done[each] for each in order if each in done])
-        yield Note(text=_line(ended, measure))
-        yield Progress(task="trainings", done=len(done), total=len(order))
+    try:
+        for task, result in spread(work, tasks, workers=workers, threads=threads, on=on):
+            ended = result if isinstance(result, Trial) else failed(task, result)
+            done[task.variant, task.recipe.seed] = ended
+            write_json(folder / "trials.json", [done[each] for each in order if each in done])
+            yield Note(text=_line(ended, measure))
+            yield Progress(task="trainings", done=len(done), total=len(order))
+    except (KeyboardInterrupt, Interrupted) as error:
+        raise Interrupted(
+            f"Stopped by Ctrl-C; {len(done)} trainings are in {folder}, and the same command goes on."
+        ) from error
     trials = tuple(done[each] for each in order)
     if not any(each.values for each in trials):
         raise RunError(f"No training came to an end: {trials[0].error}")
