@@ -42,7 +42,7 @@ class Own(nn.Module):
             Path(self.marker).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         y: Tensor = self.head(self.body(x).flatten(1))
-        return y
+        return y * float("nan") if self.stop == "nan" and self.training else y
 
 
 def own_code(folder: Path) -> str:
@@ -90,11 +90,13 @@ def test_a_users_own_module_in_processes_gives_the_same_table_as_in_one(tmp_path
 def test_a_failing_variant_is_reported_and_loses_no_other(tmp_path: Path) -> None:
     code = own_code(tmp_path)
     variants = {"sound": {"model": code}, "broken": {"model": code, "stop": "raise"}, "wrong": {"model": "resnet19"}}
+    variants["lost"] = {"model": code, "stop": "nan"}
     found = lab.compare("digits", variants, seeds=1, workers=1, output=tmp_path / "lab", **QUIET)
-    sound, broken, wrong = found.rows
+    sound, broken, wrong, lost = found.rows
     assert sound.value is not None
     assert "no twelfth batch" in broken.error
     assert "there is no network called 'resnet19'" in wrong.error
+    assert "The training was lost" in lost.error
     assert "failed" in (tmp_path / "lab" / "report.html").read_text("utf-8")
     with pytest.raises(RunError, match=r"No training came to an end: there is no network called 'resnet19'"):
         lab.compare("digits", {"wrong": {"model": "resnet19"}}, output=tmp_path / "none", workers=1, **QUIET)

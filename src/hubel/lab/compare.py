@@ -179,7 +179,10 @@ def summed(folder: Path, question: Question, trials: Sequence[Trial], asked: Seq
     for variant, changes in question.variants.items():
         own = [each for each in trials if each.variant == variant and each.values]
         failed = [each.error for each in trials if each.variant == variant and each.error]
-        means = {name: float(np.mean([each.values[name] for each in own])) for name in (own[0].values if own else ())}
+        means = {
+            name: float(np.mean([each.values[name] for each in own if name in each.values]))
+            for name in {name for each in own for name in each.values}
+        }
         rows.append(
             Row(
                 variant=variant,
