@@ -23,7 +23,7 @@ SEEN = 50  # steps after which the course of a training can be judged
     19,
     2,
     "the learning rate is far too low",
-    "raise it tenfold, or let the finder choose (--find-lr)",
+    "raise it tenfold until the loss falls (hubel train --find-lr finds one)",
     known="suspected",
 )
 def rate_too_low(case: Case) -> Seen | None:
