@@ -153,8 +153,9 @@ def router(places: Places) -> APIRouter:
 
     @routes.get("/runs")
     def runs() -> Response:
-        found = [name for name, folder in places.runs().items() if (folder / "model").is_dir()]
-        return _json([*filter(None, [places.code]), *found])
+        found = {name: folder for name, folder in places.runs().items() if (folder / "model").is_dir()}
+        finished_first = sorted(found, key=lambda name: not (found[name] / "manifest.json").exists())
+        return _json([*filter(None, [places.code]), *finished_first])
 
     @routes.get("")
     def overview(run: str, image: str = "") -> Response:
