@@ -67,7 +67,7 @@ class View {
     const runs = await api("/api/network/runs");
     if (!runs.length) throw new Error("None of the folders that the studio was given holds a trained model: hubel train makes one.");
     await this.firstOf(this.run ? [this.run] : runs).finally(() =>
-      this.runs.append(select(runs, this.run, (run) => (location.hash = `#/network?run=${encodeURIComponent(run)}`), { "aria-label": "Run" })));
+      this.runs.append(select(runs, this.run, (run) => (location.hash = `#/network?${new URLSearchParams({ run, layer: this.query.get("layer") ?? "" })}`), { "aria-label": "Run" })));
     const { network, parameters, macs, input, field } = this.network;
     this.title.textContent = network;
     const sees = field ? `, its last map sees ${times(field)} pixels` : "";
