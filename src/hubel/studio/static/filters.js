@@ -1,6 +1,6 @@
 // The filter visualiser: an image, a kernel that slides over it, and the arithmetic of one output pixel.
 import { KERNELS, convolve, patch, pool, resized, size } from "./convolve.js";
-import { ARROWS, api, attempt, colour, drawing, field, h, number, paint, palette, say, select } from "./dom.js";
+import { ARROWS, api, attempt, colour, drawing, field, h, keep, number, paint, palette, say, select } from "./dom.js";
 
 const OPERATIONS = { convolution: "Convolution", max: "Max pooling", average: "Average pooling" };
 const SLICES = ["red", "green", "blue"];
@@ -434,7 +434,7 @@ export async function mount(root, query) {
   function write() {
     const useless = (name, value) => (name === "angle" && state.preset !== "Gabor") || ["own", "own numbers"].includes(value);
     const kept = Object.entries(state).filter(([name, value]) => !useless(name, value));
-    history.replaceState(null, "", `#/filters?${new URLSearchParams(kept)}`);
+    keep("filters", kept);
   }
 
   const scheme = matchMedia("(prefers-color-scheme: dark)");

@@ -1,5 +1,5 @@
 // The network view: a run's layers, what each makes of an image, and the arithmetic of any number in it.
-import { api, attempt, element as el, number, paint, palette, select } from "./dom.js";
+import { api, attempt, element as el, keep, number, paint, palette, select } from "./dom.js";
 
 const WORDS = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const TILES = 128; // maps that are shown at first
@@ -251,8 +251,7 @@ class View {
     this.mark(place);
     await Promise.all([this.explain(), this.showFilter(channel)]);
     const [name] = this.pass.steps[this.at.step];
-    const state = new URLSearchParams({ run: this.run, image: this.image, layer: name, place: place.join(",") });
-    history.replaceState(null, "", `#/network?${state}`);
+    keep("network", { run: this.run, image: this.image, layer: name, place: place.join(",") });
   }
 
   async showFilter(channel) {
