@@ -438,6 +438,9 @@ def _cache_flags(to: argparse.ArgumentParser) -> None:
 
 def _studio_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("folder", metavar="RUN_OR_FOLDER", nargs="?", help="a run, or a folder of runs (default runs)")
+    to.add_argument(
+        "--model", metavar="FILE.py:CLASS", help="a network of your own, untrained, and for runs of its code"
+    )
     to.add_argument("--port", type=int, metavar="N", help="on 127.0.0.1 (default 8757; 0: any that is free)")
     to.add_argument("--no-browser", dest="browser", action="store_false", help="only print the address")
 

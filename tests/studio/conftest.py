@@ -38,7 +38,8 @@ def studio(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("studio") / "runs"
     hubel.train(few_digits, output=folder / "digits", epochs=2, weights="none", seed=0, show_as="none")
     with listening(0) as listener:
-        config = uvicorn.Config(app(folder, token=TOKEN), log_level="error", ws="none", timeout_graceful_shutdown=1)
+        made = app(folder, token=TOKEN)
+        config = uvicorn.Config(made, log_level="error", ws="none", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -47,6 +48,8 @@ def studio(few_digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield Studio(listener.getsockname()[1], folder)
         server.should_exit = True
         thread.join()
+        for training in made.state.trainings.begun.values():
+            training.said.close()
 
 
 @pytest.fixture(scope="package")

@@ -138,3 +138,14 @@ def test_own_images_and_learned_filters(page: Any, studio: Studio, tmp_path: Any
 
     kept = RunRecord.open(studio.folder / "digits").pictures["filters.after"]
     np.testing.assert_allclose(first, kept[0].ravel(), rtol=6e-3)
+
+
+@pytest.mark.parametrize("page", [(1280, "light")], indirect=True)
+def test_the_address_of_another_view_stays(page: Any) -> None:
+    page.evaluate("""async () => {
+        const { keep } = await import("/static/dom.js");
+        location.hash = "#/runs";
+        keep("filters", { preset: "edge" }); // before the view has heard of it
+    }""")
+    page.get_by_role("heading", name="Runs", exact=True).wait_for()
+    assert page.url.split("#")[1].startswith("/runs")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ from PIL import Image
 
 import hubel
 from hubel.evidence import RunRecord
+from hubel.studio import runs
 from studio.conftest import TOKEN, Studio
 
 POINTS = "(document.querySelector('polyline.faint')?.getAttribute('points').split(' ').length ?? 0)"
@@ -55,6 +60,59 @@ def test_a_curve_grows_while_a_training_goes_on(page: Any, live: Path) -> None:
         log.write(steps(range(4, 8)) + steps(range(5, 7)))  # and once more from its beginning, without a state
     page.wait_for_function(f"() => {POINTS} === 6")
     assert "At step 6" in page.locator("[aria-live=polite]").first.inner_text()
+
+
+@pytest.mark.parametrize("page", [(1280, "light")], indirect=True)
+def test_the_curve_of_a_training_that_was_killed_goes_on(page: Any, studio: Studio, few_digits: Path) -> None:
+    folder, step = studio.folder / "killed", "[aria-live=polite]"
+    command = [sys.executable, "-m", "hubel"]
+    begun = [*command, "train", str(few_digits), "--output", str(folder), "--epochs", "40", "--weights", "none"]
+    training = subprocess.Popen(begun, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (folder / "log.jsonl").exists():
+            assert training.poll() is None
+            time.sleep(0.1)
+        go(page, "?run=runs/killed")
+        page.locator(step).get_by_text(re.compile(r"epoch \d+ of 40")).wait_for(timeout=60_000)
+    finally:
+        training.kill()
+        training.wait()
+    assert "Finished" not in page.locator(step).inner_text()
+    read = "e => e.getAttribute('points').split(' ').map(parseFloat)"
+    before = page.locator("polyline.faint").evaluate(read)
+    subprocess.run([*command, "resume", str(folder)], check=True, capture_output=True)
+    page.locator(step).get_by_text("Finished; epoch 40 of 40").wait_for()
+    across = page.locator("polyline.faint").evaluate(read)
+    shutil.rmtree(folder)
+    assert across == sorted(set(across)), "each step is there once"
+    assert len(across) > len(before)
+
+
+@pytest.mark.parametrize("page", [(1280, "light")], indirect=True)
+def test_it_opens_on_a_sound_run_and_a_missing_picture_is_said(page: Any, studio: Studio, monkeypatch: Any) -> None:
+    broken = studio.folder / "a-broken"
+    shutil.copytree(studio.folder / "digits", broken)
+    (broken / "model" / "model.safetensors").write_bytes(b"damaged")
+    (broken / "plan.json").write_text("{")
+    try:
+        go(page, "")
+        page.get_by_role("row").filter(has=page.get_by_role("link", name="runs/a-broken")).wait_for()
+        assert not page.get_by_label("Show the curves of runs/a-broken").is_checked()
+        assert page.get_by_label("Show the curves of runs/digits").is_checked()
+        page.get_by_role("link", name="Network").click()
+        page.locator(".net-value output").wait_for()
+        assert page.get_by_label("Run", exact=True).input_value() == "runs/digits"
+        assert page.get_by_text("Opened instead of what can’t be").is_visible()
+    finally:
+        shutil.rmtree(broken)
+    runs._record.cache_clear()  # a record that was read keeps its pictures
+    monkeypatch.setattr(RunRecord, "thumbnails", {})
+    go(page, "?run=runs/digits")
+    page.locator(".matrix button").first.click()
+    card = page.locator(".opened .cards li").first
+    card.get_by_text("The run keeps no picture of this one").wait_for()
+    assert card.locator(".path").inner_text() in RunRecord.open(studio.folder / "digits").paths
+    assert card.get_by_role("button", name="Explain").count() == 0
 
 
 def test_a_cell_opens_its_images_and_one_is_explained(page: Any, studio: Studio) -> None:

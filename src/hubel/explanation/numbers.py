@@ -111,6 +111,9 @@ class _Recorder:
 
     def seen(self, function: Any, call: Call, row: int | None, place: str) -> None:
         known = replace(call, arguments=tree_map_only(Tensor, self._source, call.arguments))
+        if call.raw.startswith(("empty", "new_empty")):  # until it is written, chance stands there
+            for tensor in call.outputs:
+                tensor.zero_()
         for tensor in (*call.outputs, *call.written):
             self.sharing[tensor.untyped_storage()._cdata][id(tensor)] = tensor
         if not call.raw.startswith("new_") and any(isinstance(v, Made) for v in tree_leaves(known.arguments)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import torch
 from torch import nn
@@ -62,12 +63,24 @@ def what_if(
     try:
         trace = follow(changed, input)
     except ForwardError as error:
+        if sides := _sides(error.why):
+            like = f"1×1 convolution with stride {conv.stride[0]}" if stride is not None else "convolution like it"
+            raise UsageError(
+                f"So changed, the two sides of {error.place or 'an addition'} are {' and '.join(sides)} and no longer "
+                f"fit: the path beside {layer} would have to change alike, as by a {like} on the shortcut."
+            ) from error
         given = f", {'×'.join(map(str, error.shape))}" if error.shape else ""
         raise UsageError(
             f"So changed, the network no longer fits together: {error.place or 'its own forward'} ({error.kind}) can't "
             f"take what it is given{given}."
         ) from error
     return summary_of(trace, changed, input, name=type(model).__name__)
+
+
+def _sides(why: str) -> list[str]:
+    """Channels × height × width of the two maps that torch could not add, where that is what it said."""
+    shapes = re.findall(r"\[\d+, (\d+, \d+, \d+)\]", why) if "broadcast" in why else []
+    return [shape.replace(", ", "×") for shape in shapes] if len(shapes) == 2 else []
 
 
 def _keeping(conv: nn.Conv2d) -> tuple[int, int]:

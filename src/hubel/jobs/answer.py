@@ -31,7 +31,7 @@ from hubel.jobs.hardware import find_device
 from hubel.jobs.recipe import Recipe, with_settings
 from hubel.nn.foreign import code_name, is_code, load_code
 from hubel.nn.loading import pretrained
-from hubel.nn.saved import load_model
+from hubel.nn.saved import load_model, read_card
 from hubel.nn.weights import read_weights
 from hubel.nn.zoo import Builder
 from hubel.records import ModelCard
@@ -213,6 +213,13 @@ def load_folder(path: str | Path, *, device: str = "auto", code: Builder | None 
     target = find_device(device)
     model, card = load_model(folder, target, code=code)
     return Classifier(model=model, card=card, device=str(target))
+
+
+def load_either(path: str | Path, device: str = "auto", code: Builder | None = None) -> Classifier | OnnxClassifier:
+    """Load a folder as `load_folder` does, with the user's own network where the folder asks for one."""
+    inner = Path(path, "model") if Path(path, "model").is_dir() else Path(path)
+    asks = code is not None and is_code(read_card(inner).architecture)
+    return load_folder(path, device=device, code=code if asks else None)
 
 
 def from_weights(

@@ -14,11 +14,9 @@ from hubel.errors import DataError, UsageError
 from hubel.evaluation.paired import Comparison, compared
 from hubel.events import Event, Note
 from hubel.evidence import RunRecord
-from hubel.jobs.answer import Answering, load_folder
+from hubel.jobs.answer import Answering, load_either
 from hubel.jobs.evaluate import answering
-from hubel.nn.foreign import is_code
 from hubel.nn.loading import shared_classes
-from hubel.nn.saved import read_card
 from hubel.nn.zoo import Builder
 
 Array = npt.NDArray[Any]
@@ -41,7 +39,7 @@ def comparing(
     names = (str(places[0] or "the first model"), str(places[1] or "the second model"))
     if source is not None:
         catalog = yield from scanning(source, to_learn=False)
-        models = [each if isinstance(each, Answering) else _loaded(Path(each), device, code) for each in (a, b)]
+        models = [each if isinstance(each, Answering) else load_either(Path(each), device, code) for each in (a, b)]
         classes = models[0].classes
         shared = _shared(classes, models[1].classes, names)
         _, paths, (labels, _), logits = yield from answering(catalog, models, places)
@@ -61,12 +59,6 @@ def comparing(
         yield Note(text=f"Compared on the {len(shared)} classes that both models know, {len(known):,} images.")
     right = [each[known][:, shared[:, k]].argmax(1) == place[labels[known]] for k, each in enumerate(logits)]
     return compared(names, right[0], right[1], [paths[i] for i in known], [classes[i] for i in labels[known]])
-
-
-def _loaded(place: Path, device: str, code: Builder | None) -> Answering:
-    inner = place / "model" if (place / "model").is_dir() else place
-    asks = code is not None and is_code(read_card(inner).architecture)
-    return load_folder(place, device=device, code=code if asks else None)
 
 
 def _shared(a: Sequence[str], b: Sequence[str], names: Sequence[str]) -> Array:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
+import torch
 from torch import nn
 
 from hubel.errors import UsageError
@@ -15,9 +17,10 @@ from hubel.geometry.rows import ForwardError
 from hubel.geometry.summary import summarise
 from hubel.geometry.trace import follow
 from hubel.jobs.answer import Classifier, load_folder
-from hubel.nn.foreign import code_name, is_code, load_code
+from hubel.nn.dry_run import COMMON, answer
+from hubel.nn.foreign import IMAGENET, code_name, is_code, load_code
 from hubel.nn.zoo import Builder, build, native, outline
-from hubel.records import Summary
+from hubel.records import ModelCard, Preprocess, Summary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,34 @@ def inspecting(network: Any, asked: Asked, *, code: Builder | None = None) -> Su
     except UsageError as error:
         raise UsageError(f"{error}{_where(make, own, shape)}") from error
     return _summary(model, network, asked, native=own)
+
+
+def untrained(name: str) -> Classifier:
+    """The network of ``FILE.py:CLASS`` with new weights, always the same, as if it was trained on ten classes.
+
+    It is made for images as `inspecting` takes them, or else for the first of the usual sizes that gets through it.
+
+    Raises:
+        UsageError: there is no such code, or it can't be built, or takes none of these.
+    """
+    if not is_code(name):
+        raise UsageError(f"--model {name}: a network of your own is named as FILE.py:CLASS, such as net.py:Net.")
+    code, refused = load_code(name), list[UsageError]()
+    for channels, side in product((3, 1), (IMAGENET[1], 32, 64, 128, *COMMON)):
+        asked: Any = {"classes": None, "channels": channels, "size": (side, side), "code": code}
+        try:
+            outline(name, **asked)
+        except UsageError as error:
+            refused.append(error)
+            continue
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build(name, **asked).eval()
+        classes = tuple(f"class {index}" for index in range(answer(model, (channels, side, side)).shape[1]))
+        half = (0.5,) * channels
+        shown = Preprocess(size=(side, side), channels=channels, mean=half, std=half)
+        return Classifier(model, ModelCard(architecture=name, arguments={}, classes=classes, preprocess=shown))
+    raise refused[0]
 
 
 def _summary(model: nn.Module, name: str, asked: Asked, native: Any) -> Summary:

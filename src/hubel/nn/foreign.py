@@ -24,6 +24,7 @@ from hubel.nn.layers import he_init
 
 TORCHVISION, TIMM, CODE = "torchvision/", "timm/", ".py:"
 IMAGENET = (3, 224, 224)
+USUAL = 10  # classes of a network whose constructor must be told and nobody says how many
 Size = tuple[int, int]
 Arguments = dict[str, Any]
 # Auxiliary outputs are for a loss that hubel doesn't compute; the initialisation is stated because torchvision warns.
@@ -162,7 +163,7 @@ def build_own(
             raise UsageError(f"{name} exists already, so it can't be given {', '.join(arguments)}: give its class.")
         model = copy.deepcopy(maker)
     else:
-        known = {CHANNELS: channels, SIZES: size} | ({} if classes is None else {CLASSES: classes})
+        known = {CHANNELS: channels, SIZES: size, CLASSES: classes}
         given = _constructor_arguments(maker, name, known, arguments)
         try:
             model = maker(**given)
@@ -244,7 +245,12 @@ def _constructor_arguments(
     if unknown and all(parameter.kind is not parameter.VAR_KEYWORD for parameter in taken.values()):
         raise UsageError(f"{name} has no argument {unknown[0]!r}: it takes {', '.join(taken) or 'none'}.")
     called = {next((word for word in words if word in taken), ""): value for words, value in known.items()}
-    return {**{word: value for word, value in called.items() if word}, **arguments}
+    told = {
+        word: USUAL if value is None else value
+        for word, value in called.items()
+        if word and (value is not None or taken[word].default is inspect.Parameter.empty)
+    }
+    return {**told, **arguments}
 
 
 def _check_answer(model: nn.Module, name: str, classes: int | None, channels: int, size: Size) -> None:

@@ -97,10 +97,19 @@ def _too_large() -> Refused:
 
 
 class Places:
-    """The given folders, and the runs in them, each known by its path from the folder that holds it."""
+    """The given folders, and the runs in them, each known by its path from the folder that holds it.
 
-    def __init__(self, *folders: str | Path) -> None:
-        self.folders = tuple(Path(folder) for folder in folders)
+    Attributes:
+        code: the user's own network, as ``FILE.py:CLASS``; no other code is run.
+    """
+
+    def __init__(self, *folders: str | Path, code: str | None = None) -> None:
+        self.folders, self.code = tuple(Path(folder) for folder in folders), code
+
+    def written(self, weights: Path | None) -> float:
+        """When a network was last written: its weights, or the code that is used for it."""
+        files = (weights, self.code and Path(self.code.rpartition(":")[0]))
+        return max((file.stat().st_mtime for file in files if file and file.exists()), default=0.0)
 
     def runs(self) -> dict[str, Path]:
         """Name → folder of every run: the given folder itself, or those up to two levels below it."""

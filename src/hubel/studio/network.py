@@ -1,4 +1,4 @@
-"""The studio's network view: a run's network, layer by layer and number by number."""
+"""The studio's network view: a network, a run's or the user's own, layer by layer and number by number."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ from hubel.explanation.numbers import Numbers, numbers_of
 from hubel.geometry.effective import boxes
 from hubel.geometry.summary import summarise, summary_of
 from hubel.geometry.what_if import what_if
-from hubel.jobs.answer import Classifier, load_folder
+from hubel.jobs.answer import Classifier, load_either
 from hubel.jobs.explain import inside
+from hubel.jobs.inspect import untrained
+from hubel.nn.foreign import load_code
 from hubel.nn.ops import CONVOLUTIONS
 from hubel.records import Summary
 from hubel.studio.guard import Places
@@ -42,21 +44,24 @@ UPLOADS = 8  # that are kept; older ones are forgotten
 
 @dataclass(eq=False)
 class Opened:
-    """A run or model folder, opened: its network, its images, and what was worked out about them so far."""
+    """A run's network or the user's own, opened: its network, its images, and what was worked out about them so far."""
 
-    folder: Path
-    written: float  # when its weights were
+    folder: Path | None  # None for the user's own network, untrained
+    code: str | None
+    written: float  # when its weights or the code were
     uploads: dict[str, Pixels] = field(default_factory=dict)
     passes: dict[str, Numbers] = field(default_factory=dict)
     running: threading.RLock = field(default_factory=threading.RLock)  # the network: one at a time
 
     @cached_property
     def classifier(self) -> Classifier:
-        return inside(load_folder(self.folder, device="cpu"))
+        if self.folder is None:
+            return untrained(str(self.code))
+        return inside(load_either(self.folder, "cpu", load_code(self.code) if self.code else None))
 
     @cached_property
     def record(self) -> RunRecord | None:
-        return RunRecord.open(self.folder) if (self.folder / "evidence").is_dir() else None
+        return RunRecord.open(self.folder) if self.folder and (self.folder / "evidence").is_dir() else None
 
     @property
     def size(self) -> tuple[int, int, int]:
@@ -143,13 +148,14 @@ def router(places: Places) -> APIRouter:
     routes, kept = APIRouter(prefix="/api/network"), lru_cache(maxsize=2)(Opened)
 
     def opened(run: str) -> Opened:
-        folder = places.run(run)
-        weights = folder / "model" / "model.safetensors"
-        return kept(folder, weights.stat().st_mtime if weights.exists() else 0.0)
+        folder = None if run == places.code else places.run(run)
+        return kept(folder, places.code, places.written(folder and folder / "model" / "model.safetensors"))
 
     @routes.get("/runs")
     def runs() -> Response:
-        return _json([name for name, folder in places.runs().items() if (folder / "model").is_dir()])
+        found = {name: folder for name, folder in places.runs().items() if (folder / "model").is_dir()}
+        finished_first = sorted(found, key=lambda name: not (found[name] / "manifest.json").exists())
+        return _json([*filter(None, [places.code]), *finished_first])
 
     @routes.get("")
     def overview(run: str, image: str = "") -> Response:

@@ -215,12 +215,12 @@ def _thinned(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @router.get("/layers")
-def layers(run: Run) -> dict[str, Any]:
+def layers(request: Request, run: Run) -> dict[str, Any]:
     """The explanation methods, and layers whose maps can be looked at, the last ahead."""
     from hubel.explanation.methods import METHODS
     from hubel.nn.stages import find_stages
 
-    classifier = _classifier(run)
+    classifier = _classifier(request.app.state.places, run)
     preprocess = classifier.card.preprocess
     with explaining:
         stages = find_stages(classifier.model, (preprocess.channels, *preprocess.size))
@@ -234,14 +234,16 @@ async def explain(
 ) -> dict[str, Any]:
     """Explain the image that is the request's body."""
     content = await request.body()
-    return await run_in_threadpool(_explained, run, content, method, layer, label)
+    return await run_in_threadpool(_explained, request.app.state.places, run, content, method, layer, label)
 
 
-def _explained(run: Path, content: bytes, method: str, layer: str | None, label: str | None) -> dict[str, Any]:
+def _explained(
+    places: Places, run: Path, content: bytes, method: str, layer: str | None, label: str | None
+) -> dict[str, Any]:
     from hubel.jobs.explain import explanations
 
     record = _finished(run) if (run / "manifest.json").exists() else None
-    classifier = _classifier(run)
+    classifier = _classifier(places, run)
     with explaining:
         found = next(iter(explanations(classifier, record, [content], method=method, layer=layer, label=label)))
     if found.error:
@@ -256,17 +258,17 @@ def _explained(run: Path, content: bytes, method: str, layer: str | None, label:
     }
 
 
-def _classifier(run: Path) -> Classifier:
-    model = run / "model"
-    return _loaded(run, model.stat().st_mtime if model.exists() else 0.0)
+def _classifier(places: Places, run: Path) -> Classifier:
+    return _loaded(run, places.code, places.written(run / "model"))
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(run: Path, changed: float) -> Classifier:  # noqa: ARG001
-    from hubel.jobs.answer import load_folder
+def _loaded(run: Path, code: str | None, changed: float) -> Classifier:  # noqa: ARG001
+    from hubel.jobs.answer import load_either
     from hubel.jobs.explain import inside
+    from hubel.nn.foreign import load_code
 
-    return inside(load_folder(run))
+    return inside(load_either(run, code=load_code(code) if code else None))
 
 
 @router.get("/compare")

@@ -19,10 +19,10 @@ from hubel.studio.guard import Guard, Places
 PAGE = Path(str(files("hubel.studio").joinpath("static")))
 
 
-def app(*folders: str | Path, token: str) -> FastAPI:
+def app(*folders: str | Path, token: str, code: str | None = None) -> FastAPI:
     """Make the studio of some folders; without the token, nothing can be changed or asked of a model."""
     made = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    made.state.places, made.state.trainings = Places(*folders), trainings.Trainings()
+    made.state.places, made.state.trainings = Places(*folders, code=code), trainings.Trainings()
     made.add_middleware(Guard, token=token)
     made.add_exception_handler(HubelError, _explained)
     made.add_exception_handler(RequestValidationError, _explained)

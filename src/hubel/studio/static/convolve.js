@@ -5,10 +5,10 @@
 export const size = (n, { kernel, stride, padding, dilation }) =>
   Math.floor((n + 2 * padding - dilation * (kernel - 1) - 1) / stride) + 1;
 
-function padded({ planes, channels, height, width }, padding, fill) {
-  if (!padding) return { planes, height, width };
+/** With a frame, and room behind the last pixel; in 64 bits, which JavaScript computes in. */
+function padded({ planes, channels, height, width }, padding, fill, room = 0) {
   const [tall, wide] = [height + 2 * padding, width + 2 * padding];
-  const made = new Float32Array(channels * tall * wide).fill(fill);
+  const made = new Float64Array(channels * tall * wide + room).fill(fill);
   for (let c = 0; c < channels; c++) {
     for (let y = 0; y < height; y++) {
       const row = (c * height + y) * width;
@@ -33,26 +33,50 @@ export function convolve(whole, every, settings) {
   const { kernel, stride, padding, dilation } = settings;
   const [image, weights] = merged(whole, every);
   const [height, width] = [size(image.height, settings), size(image.width, settings)];
-  const from = padded(image, padding, 0);
-  const [source, planes] = [from.planes, new Float32Array(height * width)];
+  const from = padded(image, padding, 0, 6 * dilation);
+  const planes = new Float64Array(height * width);
   const taps = []; // four numbers of a row of the kernel at a time
   for (let at = 0; at < weights.length; at += kernel) {
     const [c, u] = [Math.floor(at / kernel ** 2), Math.floor(at / kernel) % kernel];
     for (let v = 0; v < kernel; v += 4) {
       const four = [0, 1, 2, 3].map((n) => (v + n < kernel ? weights[at + v + n] : 0));
-      const apart = [1, 2, 3].map((n) => (Math.min(v + n, kernel - 1) - v) * dilation);
-      if (four.some(Boolean)) taps.push([(c * from.height + u * dilation) * from.width + v * dilation, ...four, ...apart]);
+      if (four.some(Boolean)) taps.push([(c * from.height + u * dilation) * from.width + v * dilation, ...four]);
     }
   }
   for (let i = 0; i < height; i++) {
-    for (const [start, w0, w1, w2, w3, d1, d2, d3] of taps) {
-      let read = start + i * stride * from.width;
-      for (let write = i * width; write < (i + 1) * width; write++, read += stride) {
-        planes[write] += w0 * source[read] + w1 * source[read + d1] + w2 * source[read + d2] + w3 * source[read + d3];
-      }
+    for (const [start, w0, w1, w2, w3] of taps) {
+      const [read, write, end] = [start + i * stride * from.width, i * width, (i + 1) * width];
+      if (stride > 1) stroll(from.planes, read, stride, planes, write, 1, end, dilation, w0, w1, w2, w3);
+      else for (let n = 0; n < dilation; n++) slide(from.planes, read + n, planes, write + n, end, dilation, w0, w1, w2, w3);
     }
   }
   return { planes, channels: 1, height, width };
+}
+
+/** Four weights, d apart, over a row: each output, `step` apart, adds what it reads. */
+function stroll(source, read, stride, planes, write, step, end, d, w0, w1, w2, w3) {
+  for (; write < end; write += step, read += stride) {
+    planes[write] += w0 * source[read] + w1 * source[read + d] + w2 * source[read + 2 * d] + w3 * source[read + 3 * d];
+  }
+}
+
+/** The same at stride 1, for outputs d apart: four of them share what they read, and so do the next four. */
+function slide(source, read, planes, write, end, d, w0, w1, w2, w3) {
+  let [a, b, c] = [source[read], source[read + d], source[read + 2 * d]];
+  for (; write + 3 * d < end; write += 4 * d, read += 4 * d) {
+    const e = source[read + 3 * d];
+    const f = source[read + 4 * d];
+    const g = source[read + 5 * d];
+    const h = source[read + 6 * d];
+    planes[write] += w0 * a + w1 * b + w2 * c + w3 * e;
+    planes[write + d] += w0 * b + w1 * c + w2 * e + w3 * f;
+    planes[write + 2 * d] += w0 * c + w1 * e + w2 * f + w3 * g;
+    planes[write + 3 * d] += w0 * e + w1 * f + w2 * g + w3 * h;
+    a = f;
+    b = g;
+    c = h;
+  }
+  stroll(source, read, d, planes, write, d, end, d, w0, w1, w2, w3);
 }
 
 /** Max or average of each channel's window; padding counts as −∞ or as 0, as in PyTorch. */

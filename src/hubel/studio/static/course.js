@@ -19,8 +19,8 @@ function inline(text) {
 
 /** Headings, paragraphs and code; whatever else Markdown can do, the course doesn't. */
 function blocks(text) {
-  return text.split(/(```python\n[\s\S]*?```)/).flatMap((part) => {
-    if (part.startsWith("```")) return [element("pre", { tabindex: 0 }, element("code", {}, part.slice(10, -3).trimEnd()))];
+  return text.split(/(```\w*\n[\s\S]*?```)/).flatMap((part) => {
+    if (part.startsWith("```")) return [element("pre", { tabindex: 0 }, element("code", {}, part.slice(part.indexOf("\n") + 1, -3).trimEnd()))];
     return part.split(/\n\n+/).filter((each) => each.trim()).map((each) => {
       const heading = /^(#+) (.*)/.exec(each.trim());
       return heading ? element(`h${heading[1].length}`, {}, heading[2]) : element("p", {}, inline(each.trim().replaceAll("\n", " ")));
@@ -59,4 +59,5 @@ export async function mount(root, query) {
     element("article", { class: "course-page" }, blocks(text),
       element("details", {}, element("summary", {}, "Answer"), blocks(answer), button, said),
       element("p", { class: "course-next" }, at > 0 && link(names[at - 1], `← ${title(names[at - 1])}`), at + 1 < names.length && link(names[at + 1], `${title(names[at + 1])} →`))));
+  steps.scrollLeft = steps.children[at].offsetLeft - steps.offsetLeft - 40; // on a phone the list is a row that scrolls
 }

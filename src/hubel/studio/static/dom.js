@@ -73,6 +73,12 @@ export async function attempt(work) {
   }
 }
 
+/** Keep a view's settings in the address, unless it already leads to another view, which is about to open. */
+export function keep(view, settings) {
+  const there = location.hash.replace(/^#\/?/, "").split("?")[0] || "filters";
+  if (there === view) history.replaceState(null, "", `#/${view}?${new URLSearchParams(settings)}`);
+}
+
 /** A labelled control. */
 export function field(label, control, ...more) {
   return element("label", { class: "field" }, element("span", {}, label), control, ...more);

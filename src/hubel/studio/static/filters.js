@@ -1,6 +1,6 @@
 // The filter visualiser: an image, a kernel that slides over it, and the arithmetic of one output pixel.
 import { KERNELS, convolve, patch, pool, resized, size } from "./convolve.js";
-import { ARROWS, api, attempt, drawing, field, h, number, paint, palette, say, select } from "./dom.js";
+import { ARROWS, api, attempt, colour, drawing, field, h, keep, number, paint, palette, say, select } from "./dom.js";
 
 const OPERATIONS = { convolution: "Convolution", max: "Max pooling", average: "Average pooling" };
 const SLICES = ["red", "green", "blue"];
@@ -81,7 +81,7 @@ export async function mount(root, query) {
     [own, state.image] = [file.files[0], "own"];
     load();
   } });
-  let [runs, drawn, writing] = [[], "", 0];
+  let [runs, drawn, edited, framed, writing] = [[], "", "", null, 0];
 
   function controls() {
     const set = (name) => (value) => { state[name] = value; change(); };
@@ -150,14 +150,26 @@ export async function mount(root, query) {
   const planes = () => image?.channels ?? 1;
 
   function editor() {
-    if (state.operation !== "convolution") return parts.editor.replaceChildren();
+    if (state.operation !== "convolution") return void [edited = "", parts.editor.replaceChildren()];
     const [k, area] = [state.kernel, state.kernel ** 2];
     const color = palette(-1, 1);
     const top = Math.max(...weights.map(Math.abs), 1e-9);
+    const text = (value) => number(value, k > SHOWN ? 1 : k > ROOMY ? 2 : 3).replace("−", "-");
+    const shownNow = weights.slice(slice === 3 ? 0 : slice * area).slice(0, area);
+    const now = JSON.stringify([k, slice, planes(), learned?.filters.length]);
+    if (now === edited) { // the same boxes, other numbers: making them anew would take longer than all the arithmetic
+      parts.editor.querySelectorAll(".grid input").forEach((box, at) => {
+        if (box.value !== text(shownNow[at])) box.value = text(shownNow[at]);
+        for (const [name, value] of Object.entries(tint(color, shownNow[at] / top))) box.style.setProperty(name, value);
+      });
+      const filter = parts.editor.querySelector("[name=filter]");
+      if (filter) filter.value = Math.max(0, learned.filter);
+      return;
+    }
+    edited = now;
     const cell = (value, at) => {
       const label = `row ${Math.floor(at / k) + 1}, column ${(at % k) + 1}`;
-      const text = number(value, k > SHOWN ? 1 : k > ROOMY ? 2 : 3).replace("−", "-");
-      const box = h.input({ inputmode: "decimal", value: text, "aria-label": label, style: tint(color, value / top), onchange: () => {
+      const box = h.input({ inputmode: "decimal", value: text(value), "aria-label": label, style: tint(color, value / top), onchange: () => {
         const asked = Number(box.value.replace(",", ".").replace("−", "-"));
         if (!Number.isFinite(asked)) return say(`${box.value} is no number: write one such as -0.5.`);
         say();
@@ -167,13 +179,11 @@ export async function mount(root, query) {
       } });
       return box;
     };
-    const start = slice === 3 ? 0 : slice * area;
-    const focused = [...parts.editor.querySelectorAll(".grid input")].indexOf(document.activeElement);
     parts.editor.replaceChildren(...[
       h.h2("Kernel"),
       planes() === 3 && h.div({ class: "choices", role: "group", "aria-label": "Slice of the kernel" }, [...SLICES, "all"].map((name, at) =>
         h.button({ "aria-pressed": String(slice === at), onclick: () => { slice = at; editor(); } }, name))),
-      h.div({ class: "grid", role: "group", "aria-label": "Kernel", style: { "--k": k } }, weights.slice(start, start + area).map(cell)),
+      h.div({ class: "grid", role: "group", "aria-label": "Kernel", style: { "--k": k } }, shownNow.map(cell)),
       learned && h.div({ class: "learned" },
         field(`filter of ${learned.filters.length}`, h.input({
           type: "number", name: "filter", min: 0, max: learned.filters.length - 1, value: Math.max(0, learned.filter),
@@ -184,8 +194,6 @@ export async function mount(root, query) {
         })),
         h.p({ class: "quiet" }, "The image is normalised as the network sees it; this is its first layer’s answer, before bias and batch norm.")),
     ].filter(Boolean));
-    if (focused >= 0) parts.editor.querySelectorAll(".grid input")[focused]?.focus();
-    return undefined;
   }
 
   // --- work ------------------------------------------------------------------------------------------------------
@@ -265,8 +273,11 @@ export async function mount(root, query) {
     return "";
   }
 
-  function draw() {
+  function drawInput() {
     const p = state.padding;
+    const now = JSON.stringify([p, colour("second")]);
+    if (framed?.image === image && framed.now === now) return;
+    framed = { image, now };
     const [tall, wide, area] = [image.height + 2 * p, image.width + 2 * p, image.height * image.width];
     const inside = (y, x) => y >= p && x >= p && y < image.height + p && x < image.width + p;
     const margin = palette(-1, 1)(-0.16);
@@ -278,8 +289,16 @@ export async function mount(root, query) {
     paint(input.canvas, frame, tall, wide);
     const depth = image.channels === 3 ? "3 channels" : "1 channel";
     input.caption.textContent = `${image.height} × ${image.width} pixels, ${depth}${p ? `; padded by ${p}` : ""}`;
-    let [low, high] = [Infinity, -Infinity];
-    for (const value of output.planes) [low, high] = [Math.min(low, value), Math.max(high, value)];
+  }
+
+  function draw() {
+    drawInput();
+    let [low, high, quiet] = [Infinity, -Infinity, 0];
+    for (const value of output.planes) {
+      if (value < low) low = value;
+      if (value > high) high = value;
+      if (value <= 0) quiet++;
+    }
     const colours = output.channels === 3 ? undefined : { low, high, power: 0.6 };
     paint(response.canvas, output.planes, output.height, output.width, colours);
     const legend = low < 0 ? "; orange is below zero, blue above" : "";
@@ -288,8 +307,7 @@ export async function mount(root, query) {
     rectified.figure.hidden = state.operation !== "convolution";
     if (rectified.figure.hidden) return;
     paint(rectified.canvas, output.planes.map((value) => Math.max(0, value)), output.height, output.width, colours);
-    const quiet = output.planes.reduce((sum, value) => sum + Number(value <= 0), 0) / output.planes.length;
-    rectified.caption.textContent = `max(0, response): ${Math.round(100 * quiet)} % of the pixels are 0`;
+    rectified.caption.textContent = `max(0, response): ${Math.round((100 * quiet) / output.planes.length)} % of the pixels are 0`;
     rectified.still = rectified.canvas.getContext("2d").getImageData(0, 0, output.width, output.height);
   }
 
@@ -416,7 +434,7 @@ export async function mount(root, query) {
   function write() {
     const useless = (name, value) => (name === "angle" && state.preset !== "Gabor") || ["own", "own numbers"].includes(value);
     const kept = Object.entries(state).filter(([name, value]) => !useless(name, value));
-    history.replaceState(null, "", `#/filters?${new URLSearchParams(kept)}`);
+    keep("filters", kept);
   }
 
   const scheme = matchMedia("(prefers-color-scheme: dark)");

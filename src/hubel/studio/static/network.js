@@ -1,19 +1,22 @@
 // The network view: a run's layers, what each makes of an image, and the arithmetic of any number in it.
-import { api, attempt, element as el, number, paint, palette, select } from "./dom.js";
+import { api, attempt, element as el, keep, number, paint, palette, select } from "./dom.js";
 
 const WORDS = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
 const TILES = 128; // maps that are shown at first
 const times = (sizes) => sizes.join(" × ");
 const short = (value) => (value === null ? "not finite" : number(value, 4).replace(/^-/, "−"));
 
-
 // A map in the colours of its own range; a single number in those of its layer.
 function plane(canvas, { bytes, height, width, ranges, range }, channel) {
   const [low, high] = ranges[channel], single = height * width === 1;
-  const values = Float32Array.from(bytes.subarray(channel * height * width, (channel + 1) * height * width), (byte) => low + (byte / 255) * (high - low));
+  const known = Float32Array.from({ length: 256 }, (_, byte) => low + (byte / 255) * (high - low));
+  const [values, start] = [new Float32Array(height * width), channel * height * width];
+  for (let at = 0; at < values.length; at++) values[at] = known[bytes[start + at]];
   paint(canvas, values, height, width, single ? { low: -Math.max(...range.map(Math.abs)), high: Math.max(...range.map(Math.abs)) } : { low, high });
   return canvas;
-}// In a small cell: two digits, no zero before the point.
+}
+
+// In a small cell: two digits, no zero before the point.
 const tiny = (value) => {
   const size = Math.abs(value), text = size < 0.1 ? value.toFixed(size < 0.01 ? 3 : 2) : number(value, 2);
   return text.replace("-", "−").replace(/^−?0\.0+$/, value ? "~0" : "0").replace(/^(−?)0\./, "$1.");
@@ -63,24 +66,39 @@ class View {
         this.layers, this.layer, this.sum));
     const runs = await api("/api/network/runs");
     if (!runs.length) throw new Error("None of the folders that the studio was given holds a trained model: hubel train makes one.");
-    this.run ||= runs[0];
-    this.runs.append(select(runs, this.run, (run) => (location.hash = `#/network?run=${encodeURIComponent(run)}`), { "aria-label": "Run" }));
-    this.network = await this.get("", { image: this.query.get("image") ?? "" });
+    await this.firstOf(this.run ? [this.run] : runs).finally(() =>
+      this.runs.append(select(runs, this.run, (run) => (location.hash = `#/network?${new URLSearchParams({ run, layer: this.query.get("layer") ?? "" })}`), { "aria-label": "Run" })));
     const { network, parameters, macs, input, field } = this.network;
     this.title.textContent = network;
     const sees = field ? `, its last map sees ${times(field)} pixels` : "";
     this.facts.textContent = `${WORDS.format(parameters)} parameters, ${WORDS.format(macs)} multiply-accumulates for ${times(input)}${sees}.`;
-    this.listImages();
     this.listLayers();
     const asked = this.query.get("image"), known = Object.keys(this.network.images);
     await this.choose(known.includes(asked) ? asked : known[0]);
+    this.listImages(); // after the first number, which would have to wait for all these pictures
     attempt(async () => this.showTimes(await this.get("/times")));
+  }
+
+  // Open the first run that can be; where none can, say why the first one can't.
+  async firstOf(runs) {
+    const refused = [];
+    for (this.run of runs) {
+      try {
+        this.network = await this.get("", { image: this.query.get("image") ?? "" });
+        if (refused.length) this.sees.before(el("p", { class: "net-quiet" }, `Opened instead of what can’t be: ${refused[0].message}`));
+        return;
+      } catch (error) {
+        refused.push(error);
+      }
+    }
+    [this.run] = runs;
+    throw refused[0];
   }
 
   // ---- the image
 
   listImages() {
-    const chosen = (name) => el("button", { type: "button", "data-image": name, onclick: () => attempt(() => this.choose(name)) },
+    const chosen = (name) => el("button", { type: "button", "data-image": name, "aria-pressed": String(name === this.image), onclick: () => attempt(() => this.choose(name)) },
       el("img", { src: this.url("/picture", { image: name }), alt: this.network.images[name].label, loading: "lazy", title: this.network.images[name].name }));
     const file = el("input", { type: "file", accept: "image/*", class: "sr", id: "net-file", onchange: () => attempt(() => this.upload(file.files[0])) });
     this.images.replaceChildren(el("label", { for: "net-file", class: "net-upload" }, file, "Your image"), ...Object.keys(this.network.images).map(chosen));
@@ -179,9 +197,10 @@ class View {
       el("p", {}, `${last && layer.detail ? `${layer.detail}: ` : ""}${last ? `${times(layer.input_shape)} → ` : ""}${times(shape)}, from ${short(about.minimum)} to ${short(about.maximum)}${height * width > 1 ? `; ${share}` : ""}.`),
       ...(last && layer.conv ? [this.whatIf(row)] : []),
       el("div", { class: "net-two" }, el("div", {}, this.plane, this.reading), this.filter), this.gallery);
+    const chosen = this.select(place ?? this.first(shape)); // it asks for the number while the maps are drawn
     this.tiles(TILES);
-    place ??= this.first(shape);
-    await this.select(place);
+    this.pressed();
+    await chosen;
   }
 
   // Where to start: the middle of the first map that is not dead; of the answer, its class.
@@ -232,8 +251,7 @@ class View {
     this.mark(place);
     await Promise.all([this.explain(), this.showFilter(channel)]);
     const [name] = this.pass.steps[this.at.step];
-    const state = new URLSearchParams({ run: this.run, image: this.image, layer: name, place: place.join(",") });
-    history.replaceState(null, "", `#/network?${state}`);
+    keep("network", { run: this.run, image: this.image, layer: name, place: place.join(",") });
   }
 
   async showFilter(channel) {

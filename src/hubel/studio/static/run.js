@@ -114,11 +114,7 @@ function confusion(run, said, panel) {
 }
 
 function cards(run, images, classes, panel) {
-  const [kept, others] = [images.filter((image) => image.shown), images.filter((image) => !image.shown)];
-  const name = (image) => h.li(`${image.path}: ${image.answer} ${percent(image.confidence, 0)}`);
-  return h.div(
-    others.length > 0 && h.details(h.summary(`${others.length} of which the run keeps no picture`), h.ul({ class: "names" }, others.map(name))),
-    h.ul({ class: "cards" }, kept.map((image) => card(run, image, classes, panel))));
+  return h.ul({ class: "cards" }, images.map((image) => card(run, image, classes, panel)));
 }
 
 function card(run, image, classes, panel) {
@@ -132,9 +128,11 @@ function card(run, image, classes, panel) {
   const others = [["", "choose…"], ...classes.filter((name) => name !== image.label)];
   const relabel = h.details({ class: "relabel" }, h.summary("Wrong label?"),
     select(others, "", correct, { "aria-label": `Right label of ${image.path}` }));
-  return h.li(h.img({ src: source, alt: image.path, loading: "lazy", class: "px" }),
+  const picture = image.shown ? h.img({ src: source, alt: image.path, loading: "lazy", class: "px" })
+    : h.div({ class: "no-picture" }, "The run keeps no picture of this one; the file is where the data lie.");
+  return h.li(picture,
     h.b(image.answer), ` ${percent(image.confidence, 0)}`, h.br(), image.label !== image.answer && `label ${image.label}`,
-    h.span({ class: "path" }, image.path), h.button({ class: "small-button", onclick: explain }, "Explain"), relabel);
+    h.span({ class: "path" }, image.path), image.shown && h.button({ class: "small-button", onclick: explain }, "Explain"), relabel);
 }
 
 function findings(said) {

@@ -98,7 +98,10 @@ async function list(root, query, ends) {
       const how = [h.code("hubel train photos/"), " makes one, or start one above."];
       return table.replaceChildren(h.p(`No runs yet in ${folders.join(", ")}: `, how));
     }
-    if (!query.has("compare") && !chosen.length) chosen = runs.slice(0, going.size ? 1 : 2).map((run) => run.name);
+    if (!query.has("compare") && !chosen.length) {
+      const sound = runs.filter((run) => ["training", "finished"].includes(run.state));
+      chosen = (sound.length ? sound : runs).slice(0, going.size ? 1 : 2).map((run) => run.name);
+    }
     const focused = document.activeElement?.dataset?.run;
     const head = COLUMNS.map((text, at) => h.th({ class: at > 2 ? "n" : "", scope: "col" }, text));
     table.replaceChildren(h.table({ class: "rows" }, h.thead(h.tr(h.td(), head)), h.tbody(runs.map(row))));
