@@ -120,6 +120,13 @@ def test_ray_gives_the_same_table(tmp_path: Path) -> None:
     assert table(found) == table(lab.compare("digits", variants, seeds=1, workers=1, output=tmp_path / "here", **QUIET))
 
 
+def test_an_address_without_a_cluster_is_refused_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    for address in ("127.0.0.1:1", "nowhere", "ray://127.0.0.1:99999"):
+        with pytest.raises(UsageError, match="no Ray cluster answers there"):
+            lab.compare("digits", {"a": {}}, on=address, output=tmp_path / "lab", **QUIET)
+
+
 def test_what_is_compared_is_read_from_the_command_line() -> None:
     assert parsed(["augment=none;crop=4,flip"], []) == {
         "none": {"augment": "none"},

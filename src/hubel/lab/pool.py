@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -102,6 +103,8 @@ def _on_ray(
         raise UsageError("--on needs the package ray: pip install 'hubel[ray]'.") from error
     import torch
 
+    if on != RAY:
+        _reach(on)
     own: dict[str, Any] = {"num_cpus": workers * threads} if on == RAY else {"address": on}
     if not ray.is_initialized():
         try:
@@ -126,3 +129,14 @@ def _on_ray(
             ray.cancel(running, force=True)
         if on == RAY:
             ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Look whether anything answers at an address: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"--on {address}: no Ray cluster answers there; expected ray, or HOST:PORT ({error})."
+        ) from error
