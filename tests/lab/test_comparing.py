@@ -140,7 +140,9 @@ def test_what_is_compared_is_read_from_the_command_line() -> None:
             parsed(*wrong)
 
 
-def test_claims_are_listed_and_one_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_claims_are_listed_and_one_is_tried(
+    few_digits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["lab", "list", "--json"]) == 0
     claims = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {"degradation", "batch-norm", "transfer"} <= {each["claim"] for each in claims}
@@ -150,6 +152,17 @@ def test_claims_are_listed_and_one_is_tried(tmp_path: Path, capsys: pytest.Captu
     assert "plain, with batch norm: 20 layers have more gradient than 56: refuted, " in said
     page = (tmp_path / "g" / "report.html").read_text("utf-8")
     assert "It would be refuted if" in page
+    assert (
+        main(
+            ["lab", "run", "first-gradient", "--data", str(few_digits), "--seeds", "1", "--output", str(tmp_path / "o")]
+        )
+        == 0
+    )
+    assert (
+        main(["lab", "run", "first-gradient", "--data", "digits", "--images", "0", "--output", str(tmp_path / "z")])
+        == 2
+    )
+    capsys.readouterr()
     assert main(["lab", "run", "magic"]) == 2
     assert "There is no claim 'magic': known are degradation" in capsys.readouterr().err
 

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hubel.dataset.find import scanning
 from hubel.errors import UsageError
 from hubel.evaluation.contrast import ACCURACY, TRAINING_ERROR, Compared, Difference, Trial
+from hubel.events import outcome
 from hubel.jobs.recipe import Recipe
 from hubel.lab.compare import comparing, shown
 from hubel.lab.trial import Task, prepared_for, trial
@@ -253,7 +255,8 @@ def run(
     Args:
         claim: its name, as `claims` has it. source: your images; the claim's own when None.
         short: in a minute, on 600 of the digits, with two seeds: to see how it goes, not whether it is true.
-        seeds, images: others than the claim's own. The rest is as for `compare`.
+        seeds, images: others than the claim's own, which takes fewer images where there are not so many.
+        The rest is as for `compare`.
 
     Raises:
         UsageError: there is no such claim.
@@ -264,13 +267,19 @@ def run(
     recipe = dict(what.recipe)
     if short:
         recipe |= what.short or {"epochs": 4}
-        images = images or recipe.pop("images", SHORT)
+        few = recipe.pop("images", SHORT)
+        images = few if images is None else images
         seeds, source = seeds or 2, source or "digits"
+    place = os.fspath(what.data if source is None else source)
+    if images is None and what.images is not None:
+        found = outcome(scanning(place))
+        there = len(found.paths) if found.parts is None else found.parts.count("train")
+        images = what.images if what.images < there else None
     work = comparing(
-        os.fspath(what.data if source is None else source),
+        place,
         variants={name: _settings(what, name) for name in what.variants},
-        seeds=seeds or what.seeds,
-        images=images or what.images,
+        seeds=what.seeds if seeds is None else seeds,
+        images=images,
         measure=what.measure,
         recipe=base_of(Recipe(), recipe),
         differences=what.differences,
