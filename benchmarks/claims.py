@@ -38,7 +38,11 @@ def table(folder: Path, output: Path) -> None:
             f"{each.words}: {each.verdict}, {difference_text(each, measure)}" for each in found.differences
         )
         print(f"| {name} | {found.verdict} | {said} | {values} |")
-        kept = {"rows": [{**to_json(row), "error": row.error[:23]} for row in found.rows], "differences": to_json(found.differences), "hardware": found.hardware}
+        kept = {
+            "rows": [{**to_json(row), "error": row.error[:23]} for row in found.rows],
+            "differences": to_json(found.differences),
+            "hardware": found.hardware,
+        }
         rows[name] = {"verdict": found.verdict, "images": found.question.images, **kept}
     write(output, {"machine": machine(), "versions": versions(), "claims": rows})
 
