@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 def test_what_does_not_fit_is_refused_from_shapes_alone(
     network: str, settings: dict[str, int], side: int, batch: int, least: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hardware, "_memory", lambda _: 8.0 * 2**30)
+    monkeypatch.setattr(hardware, "memory_of", lambda _: 8.0 * 2**30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     model = outline(network, classes=2, channels=3, size=(side, side), **settings)
     answer(model, (3, side, side))
@@ -41,5 +41,5 @@ def test_what_does_not_fit_is_refused_from_shapes_alone(
 
 
 def test_what_fits_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hardware, "_memory", lambda _: 8.0 * 2**30)
+    monkeypatch.setattr(hardware, "memory_of", lambda _: 8.0 * 2**30)
     check_memory(outline("resnet18", classes=2, channels=3, size=(224, 224)), (3, 224, 224), 64, CPU)
