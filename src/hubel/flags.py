@@ -9,6 +9,8 @@ from typing import Any
 
 from hubel.nn.config import parse_argument
 
+MEASURES = ("accuracy", "validation accuracy", "training error", "seconds")  # of a comparison
+
 
 def add_weights(to: argparse.ArgumentParser) -> None:
     """Flags for published weights in the place of RUN."""
@@ -80,6 +82,56 @@ def add_settings(to: argparse.ArgumentParser, sections: set[str], only: set[str]
             default = "" if setting.default in (None, {}) else f" (default {_word(setting.default)})"
             help_ = (setting.help + default).replace("%", "%%")
             groups[setting.section].add_argument(setting.flag, dest=setting.name, help=help_, **_options(setting.kind))
+
+
+def add_lab_flags(to: argparse.ArgumentParser) -> None:
+    """What can be done in the lab, each with its own flags."""
+    whats = to.add_subparsers(title="what", metavar="WHAT", dest="what", required=True)
+
+    def what(name: str, text: str) -> argparse.ArgumentParser:
+        return whats.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
+
+    one = what("compare", "train variants of a recipe with several seeds, and say what that shows")
+    one.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
+    one.add_argument(
+        "--vary",
+        action="append",
+        metavar="NAME=A,B",
+        help="a setting, or an argument of the network's; repeated: all combinations (; divides values with commas)",
+    )
+    one.add_argument(
+        "--variant",
+        action="append",
+        metavar="NAME=VALUE",
+        help="what is special about one variant, beside the recipe as it is; may be repeated",
+    )
+    one.add_argument("--measure", choices=MEASURES, help="what the table is about (default accuracy)")
+    one.add_argument("-c", "--recipe", metavar="FILE", help="recipe.yaml of settings that all have, or a run's folder")
+    _add_trials(one)
+    add_settings(one, sections={"", "data", "model", "train"})
+    one = what("run", "try a claim of the textbooks")
+    one.add_argument("claim", metavar="CLAIM", help="its name, as hubel lab list has it")
+    one.add_argument("--data", dest="source", metavar="DATA", help="your own images (default: the claim's own)")
+    one.add_argument("--short", action="store_true", help="in a minute, on so few images that it shows little")
+    _add_trials(one)
+    one = what("list", "the claims of the textbooks that can be tried")
+    add_json(one)
+    one = what("fault", "a training with a planted mistake beside a healthy one")
+    one.add_argument("name", metavar="NAME", help="of the mistake, as hubel doctor --rules lists them")
+    one.add_argument("--way", type=int, choices=(1, 2), help="how it is planted (default 1)")
+    one.add_argument("--severity", type=int, choices=(1, 2, 3), help="how grave it is (default 2)")
+    one.add_argument("--seed", type=int, metavar="N", help="of weights and order (default 0)")
+    add_json(one)
+
+
+def _add_trials(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--seeds", type=int, metavar="N", help="trainings of each variant (default 3)")
+    to.add_argument("--images", type=int, metavar="N", help="train on so many, the same share of every class")
+    to.add_argument("--workers", type=int, metavar="N", help="processes side by side (default: as many as cores)")
+    to.add_argument("--on", metavar="ray|ADDRESS", help="a Ray cluster instead: one of this machine, or an address")
+    add_output(to, "FOLDER", "the lab's folder (default runs/lab-NAME); what is finished there is not done again")
+    to.add_argument("--overwrite", action="store_true", help="replace an earlier comparison in that folder")
+    add_json(to)
 
 
 class _AddArgument(argparse.Action):

@@ -21,6 +21,7 @@ from hubel.flags import (
     add_conv_flags,
     add_device,
     add_json,
+    add_lab_flags,
     add_output,
     add_places,
     add_run_flags,
@@ -29,7 +30,6 @@ from hubel.flags import (
 )
 
 STARTED = time.monotonic()  # as near to the start of the process as an import gets
-MEASURES = ("accuracy", "validation accuracy", "training error", "seconds")  # of a comparison
 Given = dict[str, Any]  # what the command line gave, by the names of the function's parameters
 
 
@@ -329,55 +329,6 @@ def _doctor_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("arguments", metavar="ARGS", nargs=argparse.REMAINDER, help="of the script")
 
 
-def _lab_flags(to: argparse.ArgumentParser) -> None:
-    whats = to.add_subparsers(title="what", metavar="WHAT", dest="what", required=True)
-
-    def what(name: str, text: str) -> argparse.ArgumentParser:
-        return whats.add_parser(name, help=text, description=text, argument_default=argparse.SUPPRESS)
-
-    one = what("compare", "train variants of a recipe with several seeds, and say what that shows")
-    one.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
-    one.add_argument(
-        "--vary",
-        action="append",
-        metavar="NAME=A,B",
-        help="a setting, or an argument of the network's; repeated: all combinations (; divides values with commas)",
-    )
-    one.add_argument(
-        "--variant",
-        action="append",
-        metavar="NAME=VALUE",
-        help="what is special about one variant, beside the recipe as it is; may be repeated",
-    )
-    one.add_argument("--measure", choices=MEASURES, help="what the table is about (default accuracy)")
-    one.add_argument("-c", "--recipe", metavar="FILE", help="recipe.yaml of settings that all have, or a run's folder")
-    _add_lab_flags(one)
-    add_settings(one, sections={"", "data", "model", "train"})
-    one = what("run", "try a claim of the textbooks")
-    one.add_argument("claim", metavar="CLAIM", help="its name, as hubel lab list has it")
-    one.add_argument("--data", dest="source", metavar="DATA", help="your own images (default: the claim's own)")
-    one.add_argument("--short", action="store_true", help="in a minute, on so few images that it shows little")
-    _add_lab_flags(one)
-    one = what("list", "the claims of the textbooks that can be tried")
-    add_json(one)
-    one = what("fault", "a training with a planted mistake beside a healthy one")
-    one.add_argument("name", metavar="NAME", help="of the mistake, as hubel doctor --rules lists them")
-    one.add_argument("--way", type=int, choices=(1, 2), help="how it is planted (default 1)")
-    one.add_argument("--severity", type=int, choices=(1, 2, 3), help="how grave it is (default 2)")
-    one.add_argument("--seed", type=int, metavar="N", help="of weights and order (default 0)")
-    add_json(one)
-
-
-def _add_lab_flags(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--seeds", type=int, metavar="N", help="trainings of each variant (default 3)")
-    to.add_argument("--images", type=int, metavar="N", help="train on so many, the same share of every class")
-    to.add_argument("--workers", type=int, metavar="N", help="processes side by side (default: as many as cores)")
-    to.add_argument("--on", metavar="ray|ADDRESS", help="a Ray cluster instead: one of this machine, or an address")
-    add_output(to, "FOLDER", "the lab's folder (default runs/lab-NAME); what is finished there is not done again")
-    to.add_argument("--overwrite", action="store_true", help="replace an earlier comparison in that folder")
-    add_json(to)
-
-
 def _tune_flags(to: argparse.ArgumentParser) -> None:
     to.add_argument("source", metavar="DATA", help="folder, CSV, or a set's name such as cifar10")
     to.add_argument("-c", "--recipe", metavar="FILE", help="recipe.yaml of settings that are not searched")
@@ -495,7 +446,10 @@ VERBS: dict[str, Verb] = {
         "what is wrong with a run, a folder of images, or your own training script", "jobs.api", _doctor_flags, _doctor
     ),
     "lab": _row(
-        "try recipes, textbook claims and mistakes on your own images, with intervals", "lab.compare", _lab_flags, _lab
+        "try recipes, textbook claims and mistakes on your own images, with intervals",
+        "lab.compare",
+        add_lab_flags,
+        _lab,
     ),
     "tune": _row("search for a better recipe, and say on test images whether it is one", "lab.tune", _tune_flags),
     "rename": _row("give classes of a run other names", "jobs.api", _rename_flags, _rename),

@@ -19,7 +19,7 @@ from hubel.jobs.recipe import Recipe, as_flags, read_recipe, with_settings
 from hubel.jobs.run import Run
 from hubel.jobs.train import first_process, prepared, restarted, resuming, training
 from hubel.records import Finding, Scores, Summary
-from hubel.report.terminal import Show, show, tracked
+from hubel.report.terminal import Show, show, shown, tracked
 from hubel.runs import RunFolder, make_folder, write_json, write_text
 
 if TYPE_CHECKING:
@@ -88,14 +88,7 @@ def prepare(
         HubelError: in one sentence.
     """
     chosen, code = _chosen(recipe, changes)
-    found: list[Dataset] = []
-
-    def events() -> Iterator[Event]:
-        found.append((yield from prepared(os.fspath(source), chosen, code)))
-
-    for _ in show(events(), show_as):
-        pass
-    return found[0]
+    return shown(prepared(os.fspath(source), chosen, code), show_as)
 
 
 def _chosen(recipe: Recipe | Source | None, changes: dict[str, Any]) -> tuple[Recipe, Any]:
@@ -404,19 +397,13 @@ def compare(
     """
     from hubel.jobs.compare import comparing
 
-    found: list[Comparison] = []
     sides = [os.fspath(each) if isinstance(each, (str, os.PathLike)) else each for each in (a, b)]
-
-    def events() -> Iterator[Event]:
-        place = None if source is None else os.fspath(source)
-        found.append((yield from comparing(sides[0], sides[1], place, device, _code_of(model))))
-
-    for _ in show(events(), show_as):
-        pass
+    place = None if source is None else os.fspath(source)
+    found = shown(comparing(sides[0], sides[1], place, device, _code_of(model)), show_as)
     if output is not None:
         file = Path(output)
-        write_json(file if file.suffix == ".json" else make_folder(file) / "comparison.json", found[0])
-    return found[0]
+        write_json(file if file.suffix == ".json" else make_folder(file) / "comparison.json", found)
+    return found
 
 
 def inspect(
@@ -481,15 +468,8 @@ def export(
     """
     from hubel.jobs.export import exporting
 
-    outcome: list[Exported] = []
-
-    def events() -> Iterator[Event]:
-        path = None if output is None else os.fspath(output)
-        outcome.append((yield from exporting(os.fspath(run), to, path, images, code=_code_of(model))))
-
-    for _ in show(events(), show_as):
-        pass
-    return outcome[0]
+    path = None if output is None else os.fspath(output)
+    return shown(exporting(os.fspath(run), to, path, images, code=_code_of(model)), show_as)
 
 
 def report(run: Source) -> Path:

@@ -17,10 +17,10 @@ from hubel.errors import UsageError
 from hubel.evaluation.contrast import ACCURACY, TRAINING_ERROR, Compared, Difference, Trial
 from hubel.events import outcome
 from hubel.jobs.recipe import Recipe
-from hubel.lab.compare import comparing, shown
+from hubel.lab.compare import comparing
 from hubel.lab.trial import Task, prepared_for, trial
 from hubel.lab.variants import base_of, grid
-from hubel.report.terminal import Show
+from hubel.report.terminal import Show, shown
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +23,10 @@ from hubel.lab.pool import spread, workers_and_threads
 from hubel.lab.trial import Task, failed, trial
 from hubel.lab.variants import Settings, base_of, recipe_of, told
 from hubel.report.lab import lab_lines, write_page
-from hubel.report.terminal import Show, show
+from hubel.report.terminal import Show, shown
 from hubel.runs import make_folder, read_record, write_json, write_text
 from hubel.text import csv_text
 
-T = TypeVar("T")
 MOST_REPORTED = 10_000  # images, where the data has no test part of its own
 
 
@@ -82,18 +81,6 @@ def compare(
         on=on,
     )
     return shown(work, show_as)
-
-
-def shown(work: Generator[Event, None, T], how: Show) -> T:
-    """Run a generator of events to its end, print the events, and return its result."""
-    found: list[T] = []
-
-    def events() -> Generator[Event, None, None]:
-        found.append((yield from work))
-
-    for _ in show(events(), how):
-        pass
-    return found[0]
 
 
 def comparing(

@@ -16,11 +16,11 @@ from hubel.evaluation.contrast import Compared
 from hubel.events import EpochRow, Event, Note, Planned, Progress
 from hubel.jobs.recipe import Recipe, read_recipe, settings, to_yaml, with_settings
 from hubel.jobs.train import training
-from hubel.lab.compare import comparing, shown
+from hubel.lab.compare import comparing
 from hubel.lab.pool import spread, with_threads, workers_and_threads
 from hubel.lab.trial import Task, prepared_for
 from hubel.lab.variants import base_of
-from hubel.report.terminal import Show
+from hubel.report.terminal import Show, shown
 from hubel.runs import make_folder, write_text
 
 SEEDS = 3  # of the default and of the recipe that was found, in the end

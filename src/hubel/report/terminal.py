@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Literal, TypeVar
 
 from rich.console import Console
@@ -58,6 +58,18 @@ def show(events: Iterable[Event], how: Show = "auto") -> Iterator[Event]:
             yield event
     finally:
         screen.close()
+
+
+def shown(work: Generator[Event, None, T], how: Show) -> T:
+    """Run a generator of events to its end, print the events, and return its result."""
+    found: list[T] = []
+
+    def events() -> Generator[Event, None, None]:
+        found.append((yield from work))
+
+    for _ in show(events(), how):
+        pass
+    return found[0]
 
 
 def tracked(items: Iterable[T], total: int, task: str) -> Iterator[T]:
