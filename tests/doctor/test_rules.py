@@ -174,6 +174,39 @@ def test_causes_come_before_symptoms() -> None:
     assert diagnose(both)[0].code == "not-cleared"
 
 
+@pytest.mark.parametrize(
+    ("sick", "code", "helps"),
+    [
+        (case(look={"outputs": 1, "in_unit": True}, step={"logit": True}), "head-and-loss", "the sigmoid out"),
+        (case(look={"outputs": 1}, step={"averaged": True, "labels": (16, 16)}), "head-and-loss", "queeze the outputs"),
+        (case(step={"norm": 0.0, "update": 2e-5}), "no-step", "not between it and step()"),
+        (case(look={"unsteady": True}), "train-while-evaluating", "training=self.training"),
+    ],
+    ids=["sigmoid", "spread", "cleared between", "functional dropout"],
+)
+def test_the_remedy_fits_what_was_seen(sick: Case, code: str, helps: str) -> None:
+    first = diagnose(sick)[0]
+    assert first.code == code
+    assert helps in first.message
+    assert helps in first.remedy
+
+
+def test_labels_that_images_tell_nothing_of_are_suspected() -> None:
+    """Where the loss stays at chance with steps of a usual size; not where thumbnails do tell the classes apart."""
+    stuck = {"loss": 2.3, "accuracy": 0.1, "update": 1e-3}
+    poor = [replace(CHECKUP, accuracy=0.1, train_accuracy=0.1, loss=2.3, train_loss=2.3, recalls=())]
+    for told, expected in ((0.1, "labels-unpaired"), (0.3, "stuck")):
+        assert diagnose(case(steps=240, step=stuck, checkups=poor, telling=(told, 256)))[0].code == expected
+
+
+def test_images_that_only_training_reorders_are_no_fault_of_the_labels() -> None:
+    other = [replace(each, inputs=replace(INPUTS, near=0.4)) for each in evaluated()]
+    unknown = [replace(CHECKUP, accuracy=0.1, loss=4.0, train_accuracy=0.9)] * 3
+    found = [finding.code for finding in diagnose(case(checkups=unknown, evaluations=other))]
+    assert found[0] == "other-validation"
+    assert "labels-unpaired" not in found
+
+
 def test_every_rule_has_words() -> None:
     for each in RULES.values():
         assert not each.cause.endswith(".")

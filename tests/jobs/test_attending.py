@@ -67,7 +67,7 @@ def test_numbers_that_break_are_gone_back_from(
     monkeypatch.setattr(Doctor, "taken", broken)
     said = events(few_digits, tmp_path / "broken", epochs=40, heal=True)
     [healed] = [event.text for event in said if isinstance(event, Note) and "Healed" in event.text]
-    assert "with half of the rate" in healed
+    assert "with 0.5 times the rate" in healed
     assert hubel.Run(tmp_path / "broken").scores.accuracy > 0.6
 
 

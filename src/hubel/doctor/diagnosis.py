@@ -35,12 +35,13 @@ def _order(rule: Rule, seen: Seen, since: int) -> tuple[float, ...]:
 
 
 def _finding(rule: Rule, seen: Seen, case: Case) -> Finding:
+    remedy = seen.remedy or rule.remedy
     return Finding(
         code=rule.code,
         severity="note" if seen.note else rule.severity,
-        message=f"{seen.words[0].upper()}{seen.words[1:]}: {rule.cause}. {rule.remedy[0].upper()}{rule.remedy[1:]}.",
+        message=f"{seen.words[0].upper()}{seen.words[1:]}: {rule.cause}. {remedy[0].upper()}{remedy[1:]}.",
         cause=rule.cause,
-        remedy=rule.remedy,
+        remedy=remedy,
         step=case.now,
         known=rule.known,
         evidence={**seen.evidence, **({"where": list(seen.where)} if seen.where else {})},

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hubel.doctor.diagnosis import diagnose
-from hubel.doctor.probes import Loss, checkup, first_broken, judged, look
+from hubel.doctor.probes import Loss, checkup, first_broken, judged, look, telling
 from hubel.doctor.signs import Case, Checkup, Evaluated, Intent, Taken
 from hubel.records import Finding
 
@@ -122,6 +122,10 @@ class Doctor:
         have = sum(len(kept) for _, kept in self._trained)
         if have < HELD_OUT:
             self._trained.append((images[: HELD_OUT - have].detach().clone(), labels[: HELD_OUT - have].clone()))
+        elif self.case.telling is None:
+            alike = images.ndim == 4 and all(kept.shape[1:] == images.shape[1:] for kept, _ in self._trained)
+            parts = zip(*self._trained, strict=True)
+            self.case.telling = telling(*(torch.cat(part) for part in parts)) if alike else (1.0, 0)
 
     def check(self) -> Iterator[Finding]:
         """Answer for held-out images, and for as many that were trained on; yields what is new."""

@@ -20,6 +20,7 @@ from hubel.learning.engine import Batches, TrainState, fit
 STEPS = 16  # of each arm
 BUDGET = 0.1  # of a training's steps may go into forks
 CLEAR, LITTLE = 2.0, 0.01  # standard errors, and share, by which the losses of an arm have to be lower
+NEARLY_ALL = 7 / 8  # share of batches, or images, in which the losses are lower by so much
 TINY = 1e-9  # nats
 
 
@@ -29,7 +30,8 @@ class Verdict:
 
     Attributes:
         remedy: what the treated arm had. without, treated: mean loss, of the last half of the steps or of held-out
-            images. better: whether the treated arm's is clearly lower, batch by batch or image by image.
+            images. better: whether the treated arm's is clearly lower, batch by batch or image by
+            image.
         steps: taken in both together. seconds: what it cost.
     """
 
@@ -87,11 +89,12 @@ def decide(
     else:
         gain = np.log(np.maximum(without, TINY) / np.maximum(changed, TINY))
     error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else float("inf")
+    clear = gain.mean() > CLEAR * error or (gain > LITTLE).mean() >= NEARLY_ALL  # a loss that leaps has a large error
     return Verdict(
         remedy=remedy,
         without=float(without.mean()),
         treated=float(changed.mean()),
-        better=bool(gain.mean() > max(CLEAR * error, LITTLE)),
+        better=bool(clear and gain.mean() > LITTLE),
         steps=2 * steps,
         seconds=time.perf_counter() - began,
     )

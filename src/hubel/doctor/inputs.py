@@ -10,6 +10,8 @@ from hubel.doctor.rules import Seen, rule
 from hubel.doctor.signs import Case, Inputs
 
 RAW, TWICE, FLAT = 10.0, 3.0, 0.05  # root mean square of raw values; deviations after two normalisations
+LESS = 0.15  # correlation of neighbouring pixels, by which training images differ from validation images
+STUCK, USUAL = 200, (1e-4, 0.03)  # steps in which something should have been learned; shares that a step changes
 APART = 0.5  # deviations between training and validation images
 LEAST = 200  # held-out images that say something about shares
 
@@ -88,6 +90,11 @@ def other_validation(case: Case) -> Seen | None:
                 f"images {x.mean[0]:.2f} and {x.std[0]:.2f}",
                 strength=0.9,
             )
+        if abs(x.near - there.near) > LESS and _unknown_alone(case):
+            return Seen(
+                words=f"neighbouring pixels of validation images are alike to {there.near:.2f}, of training images to "
+                f"{x.near:.2f}, and only training images are recognised"
+            )
     return None
 
 
@@ -104,19 +111,32 @@ def labels_unpaired(case: Case) -> Seen | None:
     agree = [step.agree for step in case.steps if step.agree is not None and math.isfinite(step.loss)][:10]
     if len(agree) >= 10 and case.classes > 2 and float(np.mean(agree)) < 0.5:
         return Seen(words=f"the loss gets the labels that the loader gave for {np.mean(agree):.0%} of the images only")
-    late = [c for c in case.checkups if c.n >= 50][-3:]
-    if len(late) < 3 or other_validation(case):
+    if _unknown_alone(case) and not other_validation(case):
+        c = case.checkups[-1]
+        return Seen(
+            words=f"training images are right in {c.train_accuracy:.0%}, held-out ones in {c.accuracy:.0%} (chance)",
+            strength=0.7,
+        )
+    if case.telling is None or case.now < STUCK or case.learned():
         return None
+    (right, n), moved = case.telling, float(np.median(case.updates() or [0.0]))
+    usual = max(max(case.counts, default=0) / max(sum(case.counts), 1), 1 / case.classes)
+    if not USUAL[0] < moved < USUAL[1] or n < LEAST or right > usual + 1.64 * math.sqrt(usual * (1 - usual) / n):
+        return None
+    words = f"the loss stays at ln K, and the nearest class mean of small copies is right in {right:.0%} of {n} images"
+    return Seen(words=words, strength=0.4, depth=2)
+
+
+def _unknown_alone(case: Case) -> bool:
+    """Whether training images are recognised, and held-out ones not at all."""
+    late = [c for c in case.checkups if c.n >= 50][-3:]
     for c in late:
         chance, common = max(max(c.shares, default=0.0), 1 / case.classes), max(case.counts, default=0)
         bound = chance + 2.6 * math.sqrt(chance * (1 - chance) / c.n)
         least = max(bound, common / max(sum(case.counts), 1)) + 0.15
         if c.accuracy > bound or c.train_accuracy < least or not c.train_loss < 0.9 * case.chance < c.loss:
-            return None
-    return Seen(
-        words=f"training images are right in {c.train_accuracy:.0%}, held-out ones in {c.accuracy:.0%} (chance)",
-        strength=0.7,
-    )
+            return False
+    return len(late) == 3
 
 
 @rule(
@@ -210,6 +230,8 @@ def imbalance(case: Case) -> Seen | None:
 @rule("unshuffled", 14, 0, "batches are not shuffled", "shuffle the training images (DataLoader(..., shuffle=True))")
 def unshuffled(case: Case) -> Seen | None:
     """A shuffled batch holds its share of the classes, as many as chance gives it."""
+    if any(step.averaged for step in case.steps):  # then nothing is known of labels
+        return None
     rows, counts = [step.labels for step in case.steps[:60] if sum(step.labels) > 1], case.counts
     if len(rows) < 3 or sum(count > 0 for count in counts) < 2:
         return None
@@ -248,7 +270,8 @@ def labels_range(case: Case) -> Seen | None:
     if "out of bounds" in case.raised or "out-of-bounds" in case.raised:
         return Seen(words="a label is larger than the number of outputs allows", strength=1.0)
     total = sum(case.counts)
-    if (total < 64 * case.classes and total < 400) or (case.classes == 1 and not any(step.norm for step in case.steps)):
+    single = case.classes == 1 and not any(step.norm for step in case.steps)
+    if (total < 64 * case.classes and total < 400) or single or any(step.averaged for step in case.steps):
         return None
     used = [k for k, count in enumerate(case.counts) if count]
     if len(used) == 1:

@@ -13,6 +13,7 @@ from hubel.doctor.signs import Case
 SLOW, FAST = 1e-5, 0.1  # shares of the weights that a step changes
 HEAVY = 0.97  # momentum
 SHRINKING = 5e-3  # share of the weights that decay takes in a step, momentum counted in
+MILD = 0.02  # weight decay that is usual
 UNEVEN = 30.0  # times as much as usual, that an image counts
 HUGE = 30.0  # deviation of outputs at the start
 SEEN = 50  # steps after which the course of a training can be judged
@@ -40,9 +41,10 @@ def rate_too_high(case: Case) -> Seen | None:
     losses, known = case.losses(), case.updates()
     if len(losses) < 10 or over_regularised(case) or oscillation(case):
         return None
-    rate, dead = case.steps[-1].lr, dead_channels(case)  # what an earlier, larger rate did is no fault of it
+    learned, dead = case.ever_learned(), dead_channels(case)
+    rate = case.steps[-1].lr if learned else math.inf  # what an earlier, larger rate did is no fault of this one
     jumps = [step.update for step in case.steps if step.update and step.update > FAST and step.lr < 3 * rate]
-    if case.ever_learned() and not (dead and max(jumps, default=0.0) > 3 * FAST):
+    if learned and not (dead and max(jumps, default=0.0) > 3 * FAST):
         return None
     low, late = min(losses), [x if math.isfinite(x) else math.inf for x in losses[-10:]]
     climbs = float(np.median(late)) > max(1.5 * low, 1.3 * case.chance)
@@ -231,7 +233,13 @@ def over_regularised(case: Case) -> Seen | None:
     if look is None or case.now < 20:
         return None
     poor = look.eval_loss > 0.3 * case.chance and not case.learned()  # what learns on is not outweighed
-    if look.shrink > SHRINKING and max(case.updates()[:3], default=0.0) < max(FAST, 2 * look.shrink) and poor:
+    usual = look.shrink < MILD * case.steps[-1].lr / max(1 - look.momentum, 1e-3)  # then the rate is what is too high
+    if (
+        look.shrink > SHRINKING
+        and not usual
+        and max(case.updates()[:3], default=0.0) < max(FAST, 2 * look.shrink)
+        and poor
+    ):
         return Seen(words=f"weight decay takes {look.shrink:.1%} of the weights in each step", strength=0.9)
     if look.decay > 1 and len([1 for each in case.looks if each.decay > 1]) >= 2 and poor and case.ever_learned():
         return Seen(

@@ -40,9 +40,14 @@ def not_cleared(case: Case) -> Seen | None:
     "call optimizer.step() after loss.backward(), with this network's parameters",
 )
 def no_step(case: Case) -> Seen | None:
-    """Backward passes without a step; or steps that leave every weight as it is."""
+    """Backward passes without a step; steps without a gradient; or steps that leave every weight as it is."""
     if case.idle >= max(IDLE, 2 * case.intent.accumulate):
         return Seen(words=f"{case.idle} backward passes without a step", strength=1.0)
+    has = any(layer.gradient for look in case.looks for layer in look.layers)
+    norms = [step.norm for step in case.steps if step.norm is not None]
+    if has and len(norms) >= EARLY and not any(norms):
+        words = "in no step was a gradient left when the optimizer came to it"
+        return Seen(words=words, strength=1.0, remedy="clear gradients before backward(), not between it and step()")
     known, rates = case.updates(), [step.lr for step in case.steps]
     if len(known) >= EARLY and max(known) == 0 and max(rates[-EARLY:]) > 0:
         return Seen(words=f"{len(known)} steps changed no weight", strength=1.0)
@@ -68,7 +73,8 @@ def train_while_evaluating(case: Case) -> Seen | None:
     """Answers then depend on the batch and on chance, and evaluation changes the statistics of norms."""
     wrong = [each for each in case.evaluations if each.in_train_mode]
     if case.looks and case.looks[0].unsteady:
-        return Seen(words="the same images get other answers each time, even in eval mode", strength=0.8)
+        words = "the same images get other answers each time, even in eval mode"
+        return Seen(words=words, strength=0.8, remedy="give F.dropout training=self.training, or make it an nn.Dropout")
     if not wrong:
         return None
     return Seen(

@@ -45,6 +45,12 @@ def head_and_loss(case: Case) -> Seen | None:
         return Seen(words="a ReLU cuts off all outputs below 0, and cross-entropy takes them for logits", strength=0.9)
     if sum(step.squared for step in case.steps) >= 3 and case.now >= SLOW and not case.learned():
         return Seen(words="the loss is the squared error of the outputs, which hardly moves a classifier", strength=0.5)
+    if look.outputs == 1 and look.in_unit and sum(step.logit for step in case.steps) >= 3:
+        words = "the output lies in 0 to 1, as from a sigmoid, and the loss takes it for a logit"
+        return Seen(words=words, strength=0.9, remedy="take the sigmoid out, or take BCELoss")
+    if sum(step.averaged for step in case.steps) >= 3:
+        words = "every image is given the batch's mean label: outputs (N, 1) and labels (N,) are spread over each other"
+        return Seen(words=words, strength=1.0, remedy="squeeze the outputs, or give the labels a second axis")
     norms = [step.norm for step in case.steps if step.norm is not None]
     if look.outputs == 1 and len(norms) >= 3 and max(norms) == 0:
         return Seen(words="one output for cross-entropy: its gradient is 0 whatever happens", strength=1.0)
@@ -133,7 +139,8 @@ def detached(case: Case) -> Seen | None:
     """A parameter that is used, wants a gradient and gets none."""
     if case.unreached >= 3 and not case.steps:
         words = f"in {case.unreached} steps, no gradient came back to the outputs: backward() isn't called"
-        return Seen(words=f"{words}, or on a loss that isn't made of them", strength=1.0)
+        words += ", or on a loss that isn't made of them"
+        return Seen(words=words, strength=1.0, remedy="call loss.backward(), and take .detach() out before it")
     look = case.looks[0] if case.looks else None
     if look is None or not look.cut:
         return None

@@ -16,8 +16,8 @@ from hubel.doctor.probes import DROPOUTS
 from hubel.learning.engine import Batches, TrainState
 from hubel.records import Finding
 
-USUAL, LARGE = 1e-3, 1e-2  # share of the weights that a healthy step changes, and a large one
-MOST, LEAST, CALM = 1e4, 1e-5, 1 / 3  # times the rate: bounds, and what calms a training that swings
+USUAL, LARGE = 1e-3, 3e-3  # share of the weights that a healthy step changes, and a large one
+MOST, LEAST, CALM = 1e4, 1e-4, 1 / 3  # times the rate: bounds, and what calms a training that swings
 DECAY, DROPOUT, MOMENTUM = 5e-4, 0.2, 0.9  # what is usual
 EARLY = 2  # steps up to which a fault is one of the start, not of the rate
 ANEW = ("constant-start", "bad-head-start", "dead-channels", "saturation", "vanishing", "exploding")
@@ -66,7 +66,7 @@ def remedy_for(
     """
     code = finding.code
     if code == "oscillation" and any(_momentum(group) > MOMENTUM for group in _groups(state)):
-        return Remedy(words=f"momentum is {MOMENTUM}", change=partial(_calm, state))
+        return Remedy(words=f"momentum is {MOMENTUM}", change=lambda: _all(calm(state)))
     factor = _factor(code, updates)
     if factor is not None:
         words, sound = f"the rate is {_times(factor)} times what was planned", code == "rate-too-high"
@@ -90,10 +90,15 @@ def _factor(code: str, updates: Sequence[float]) -> float | None:
     if code == "oscillation":
         return CALM
     if code == "rate-too-high":
-        return float(np.clip(LARGE / max([u for u in updates if np.isfinite(u)], default=0.1), LEAST, 0.1))
+        return lower_rate(updates)
     if code == "rate-too-low" and updates:
         return float(np.clip(USUAL / max(float(np.median(updates)), 1e-12), 10.0, MOST))
     return None
+
+
+def lower_rate(updates: Sequence[float]) -> float:
+    """What the rate is multiplied by, a tenth at most, so that the largest step is one of the large healthy ones."""
+    return float(np.clip(LARGE / max([u for u in updates if np.isfinite(u)], default=0.1), LEAST, 0.1))
 
 
 def _times(factor: float) -> str:
@@ -122,15 +127,16 @@ def _all(undos: Sequence[Undo]) -> Undo:
     return back
 
 
-def _calm(state: TrainState) -> Undo:
-    """The usual momentum; what was gathered with the heavy one is forgotten."""
+def calm(state: TrainState) -> list[Undo]:
+    """The usual momentum where it is heavier, and forget what was gathered with that. Returns the ways back, if any."""
     undos = []
     for group in _groups(state):
         if _momentum(group) > MOMENTUM:
             usual = {"momentum": MOMENTUM} if "momentum" in group else {"betas": (MOMENTUM, group["betas"][1])}
             undos.append(_set(group, **usual))
-    _forget(state)
-    return _all(undos)
+    if undos:
+        _forget(state)
+    return undos
 
 
 def _loosen(state: TrainState) -> Undo:

@@ -20,7 +20,7 @@ class Seen:
     Attributes:
         words: a clause with the figures. strength: 0 to 1, which of two causes of the same depth comes first.
         note: whether it is no more than one. depth: in place of the rule's, where what was seen is the mistake itself.
-        where: names of layers, or of images.
+        where: names of layers, or of images. remedy: in place of the rule's.
     """
 
     words: str
@@ -28,6 +28,7 @@ class Seen:
     where: tuple[str, ...] = ()
     note: bool = False
     depth: int | None = None
+    remedy: str = ""
     evidence: dict[str, Any] = field(default_factory=dict)
 
 

@@ -133,7 +133,8 @@ class Taken:
         paired: whether the gradient at the outputs is that of cross-entropy on them (its rows sum to zero); twice: of
             cross-entropy on a softmax of them; picked: of picking one output for each image; binary: of cross-entropy
             on each output alone, where that lies in 0 to 1. squared: of a squared error; summed: of losses that
-            are added up over the batch.
+            are added up over the batch; logit: of cross-entropy on one output, a logit; averaged: of a squared error of
+            one output that has the batch's mean label for every image.
         uneven: how many times as much as usual the image counts that counts most, for its error.
         at_once: images of its smallest pass. agree: share of the labels that are those which the loader gave; None:
             it gave none.
@@ -156,6 +157,8 @@ class Taken:
     binary: bool = False
     summed: bool = False
     squared: bool = False
+    logit: bool = False
+    averaged: bool = False
     uneven: float = 1.0
     at_once: int = 0
     agree: float | None = None
@@ -223,6 +226,7 @@ class Case:
         idle: backward passes since the last step. unreached: steps for which no gradient came back to the outputs.
         alive: passes whose graphs are kept alive.
         broken: what brought numbers about that are not finite. raised: an exception that ended the training, in words.
+        telling: share of the training images that the nearest mean of a class, of others' thumbnails, gets right; of n.
         doubles: held-out images that were met in training, of so many that were compared.
         given: training images of each class, where the loop says so.
     """
@@ -237,6 +241,7 @@ class Case:
     alive: int = 0
     broken: str = ""
     raised: str = ""
+    telling: tuple[float, int] | None = None
     doubles: int = 0
     compared: int = 0
     given: tuple[int, ...] = ()

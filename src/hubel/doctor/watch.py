@@ -207,7 +207,7 @@ class _Eyes:
         norm = None
         if self.doctor.step < THEN or self.doctor.step % MEASURED == 0 or self.doctor.affordable():
             grads = [p.grad for p in self.doctor.model.parameters() if p.grad is not None]
-            norm = nn.utils.get_total_norm(grads) if grads else None
+            norm = nn.utils.get_total_norm(grads) if grads else 0.0
         rates = [group["lr"] for each in self.doctor.optimizers for group in each.param_groups]
         told = {"lr": float(max(rates)), "norm": norm, "seconds": now - self.last, "waited": self.waited}
         told |= self.waiting

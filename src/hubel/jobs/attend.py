@@ -12,7 +12,7 @@ from torch import Tensor
 from hubel.dataset.tensors import normalise, to_tensor
 from hubel.doctor.doctor import HELD_OUT, Doctor
 from hubel.doctor.fork import BUDGET, STEPS, Verdict, decide
-from hubel.doctor.remedies import Remedy, Undo, remedy_for
+from hubel.doctor.remedies import MOMENTUM, Remedy, Undo, calm, lower_rate, remedy_for
 from hubel.doctor.signs import Checkup, Intent
 from hubel.events import EpochEnd, EpochRow, Note, Step
 from hubel.jobs.training import Training
@@ -237,14 +237,16 @@ class _Visit:
         return lost
 
     def returned(self) -> Note:
-        """Go back from numbers that are not finite, with half of the rate; a tenth where nothing was learned at it."""
-        factor, said = (0.5, "half") if self.doctor.case.ever_learned() else (0.1, "a tenth")
+        """Go back from numbers that are not finite, with a lower rate and no more than the usual momentum."""
+        learned = self.doctor.case.ever_learned()
+        factor = 0.5 if learned else lower_rate(self.doctor.case.updates())
         lost = self.back()
         self.training.state.rate *= factor
         self.returns += 1
         self.doctor.forget("broken-numbers")
         self.told.discard("broken-numbers")
-        text = f"Healed broken numbers: back to the weights of {lost} steps before, with {said} of the rate."
+        text = f"Healed broken numbers: back to the weights of {lost} steps before, with {factor:.2g} times the rate"
+        text += f" and momentum {MOMENTUM}." if calm(self.training.state) else "."
         self.training.record.notes += (text,)
         return Note(text=text)
 
