@@ -131,6 +131,16 @@ PROGRAMS: dict[str, tuple[str, Change]] = {  # what has to come first; settings 
     ),
     "no zero_grad": ("not-cleared", ({"optimizer": SGD}, (("        optimizer.zero_grad()\n", ""),))),
     "no step": ("no-step", ({}, (("        optimizer.step()\n", ""),))),
+    "cleared before the step": (
+        "no-step",
+        (
+            {},
+            (
+                ("        optimizer.zero_grad()\n", ""),
+                ("        optimizer.step()\n", "        optimizer.zero_grad()\n        optimizer.step()\n"),
+            ),
+        ),
+    ),
     "no train()": ("eval-while-training", ({"norm": True, "epochs": 3}, (("    model.train()\n", ""),))),
     "no eval()": ("train-while-evaluating", ({"norm": True, "dropout": 0.5}, (("    model.eval()\n", ""),))),
     "optimizer of another network": ("not-in-optimizer", ({"before": "model = Net()"}, ())),

@@ -96,7 +96,7 @@ CLAIMS: dict[str, Claim] = {
         ),
         recipe={"size": 16, "epochs": 10, "augment": "shift=0.06,flip"},
         seeds=3,
-        minutes=15,
+        minutes=25,
         measure=TRAINING_ERROR,
         short={"size": 16, "epochs": 2},
     ),
@@ -221,7 +221,7 @@ CLAIMS: dict[str, Claim] = {
         data="imagenette",
         images=300,
         seeds=3,
-        minutes=20,
+        minutes=5,
         short={"size": 32, "images": 100},
     ),
     "coarse-details": Claim(
@@ -232,7 +232,7 @@ CLAIMS: dict[str, Claim] = {
         recipe={"epochs": 5, "augment": "none", "batch_size": 128, "width": 16},
         own=dict.fromkeys(("pool=1", "pool=2", "pool=4"), "coarse"),
         seeds=3,
-        minutes=15,
+        minutes=8,
     ),
 }
 
