@@ -54,8 +54,8 @@ def test_a_script_that_fails_or_trains_nothing_is_said_to(tmp_path: Path, capsys
     mended = SCRIPT.replace("    loss.backward()", "    optimizer.zero_grad()\n    loss.backward()")
     assert main(["doctor", str(written(tmp_path, mended)), "0.01"]) == 0
     assert "Nothing is wrong with the training in train.py" in capsys.readouterr().out
-    assert main(["doctor", str(written(tmp_path, mended.replace("< 5", "< 0"))), "0.01"]) == 0
-    assert "It ended with AssertionError: too large" in capsys.readouterr().out
+    assert main(["doctor", str(written(tmp_path, mended.replace("< 5", "< 0"))), "0.01"]) == 1
+    assert "It ended with AssertionError: too large: mend that first." in capsys.readouterr().err
     assert main(["doctor", str(written(tmp_path, "print('hello')"))]) == 0
     assert "trained no network on images" in capsys.readouterr().out
     with pytest.raises(UsageError, match="does not exist"):

@@ -12,7 +12,7 @@ from hubel.doctor.diagnosis import diagnose
 from hubel.doctor.rules import RULES
 from hubel.doctor.script import watch_script
 from hubel.doctor.signs import Case, Checkup, Taken
-from hubel.errors import RunError, UsageError
+from hubel.errors import HubelError, RunError, UsageError
 from hubel.events import EpochRow, Event, Note
 from hubel.evidence import RunRecord
 from hubel.records import Finding, by_kind
@@ -46,7 +46,7 @@ def examining_script(script: Path, arguments: Sequence[str]) -> Iterator[Event]:
     except UsageError:
         raise
     except SystemExit as end:
-        ended = f" It ended with exit code {end.code}." if end.code else ""
+        ended = f" It ended with exit code {end.code}" if end.code else ""
     except Exception as error:  # the script's own: it is said, with what was found until then
         ended = f" It ended with {type(error).__name__}: {error}"
     last = doctor.said() if doctor else []
@@ -54,7 +54,10 @@ def examining_script(script: Path, arguments: Sequence[str]) -> Iterator[Event]:
     found = last + [each for each in found if each.code not in still and each.known == "measured"]
     yield from found
     if doctor is None and not found:
-        yield Note(text=f"{script.name} trained no network on images (N, C, H, W).{ended}")
+        none = f"{script.name} trained no network on images (N, C, H, W).{ended}"
+        if ended:
+            raise HubelError(f"{none}: mend that first.")
+        yield Note(text=none)
     elif not found:
         yield Note(text=f"Nothing is wrong with the training in {script.name}, by {len(RULES)} rules.{ended}")
     elif ended:
