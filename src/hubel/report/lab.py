@@ -19,7 +19,7 @@ NAME = 34
 COSTS = {  # a row's attribute → title and format of its axis
     "parameters": ("weights", "~s"),
     "macs": ("multiply-accumulates", "~s"),
-    "seconds": ("seconds of training", "~g"),
+    "seconds": ("seconds of training", "~f"),
 }
 DIFFERENT = 1.05  # times as much, at least, to be worth a picture
 SHARES = ("accuracy", "validation accuracy", TRAINING_ERROR)  # are told in percent, their differences in points
@@ -112,7 +112,8 @@ def values_chart(found: Compared) -> Any:
 
     names = list(dict.fromkeys(name for row in found.rows for name in row.settings))
     share = found.question.measure in SHARES
-    two = len(names) == 2 and all(len(row.settings) == 2 for row in found.rows)
+    grid = len(names) == 2 and all(len(row.settings) == 2 for row in found.rows)
+    two = grid and all(len({str(row.settings[name]) for row in found.rows}) > 1 for name in names)
     rows = [
         {
             "row": str(row.settings[names[0]]) if two else row.variant,
