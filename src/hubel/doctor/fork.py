@@ -30,8 +30,7 @@ class Verdict:
 
     Attributes:
         remedy: what the treated arm had. without, treated: mean loss, of the last half of the steps or of held-out
-            images. better: whether the treated arm's is clearly lower, batch by batch or image by
-            image.
+            images. better: whether the treated arm's is clearly lower, batch by batch or image by image.
         steps: taken in both together. seconds: what it cost.
     """
 
